@@ -1,0 +1,165 @@
+"""Cases: what a folder holds, and a dataset in which one bad case does not stop the others."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import torch
+from monai.data import Dataset
+from pydicom.errors import InvalidDicomError
+
+from .errors import InputError, cause_of
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".mha", ".nrrd")
+EXPECTED = f"expected images ({', '.join(IMAGE_SUFFIXES)}), a folder for each case, or folders of DICOM series"
+
+
+def find_cases(path: str | os.PathLike, pattern: str = "*") -> list[dict[str, str]]:
+    """The cases below a folder: every image file, and every folder of DICOM files as one case.
+
+    A case is named after its file; after its folder where that holds no other image; with the folders above it where it
+    lies deeper. Hidden files and folders are passed over.
+
+    Args:
+        path: a folder, or a single image file.
+        pattern: which file names to take, such as ``"FLAIR*"``; for DICOM, which folder names.
+
+    Returns:
+        Dictionaries with ``case``, a name that serves as a folder's, and ``image``, a path; or instead of a path
+        ``error``, why it cannot be used.
+
+    Raises:
+        InputError: there is no such folder, or no case in it.
+    """
+    root = Path(path)
+    if not str(path) or not root.exists():
+        raise InputError(f"The folder {str(path)!r} does not exist; {EXPECTED}.")
+    if root.is_file():
+        return [{"case": _stem(root), "image": str(root)}]
+    cases = list(_walk(root, root, pattern))
+    if not cases:
+        raise InputError(f"There are no cases in {root} (file names {pattern!r}); {EXPECTED}.")
+    seen: dict[str, int] = {}
+    for case in cases:
+        name = case["case"]
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1:
+            case["case"] = f"{name}_{seen[name]}"
+    return cases
+
+
+def split_cases(
+    normals: Sequence[dict[str, str]], validation_dir: str | os.PathLike | None, fraction: float, seed: int, pattern: str = "*"
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Set normal cases apart for validation and calibration.
+
+    Args:
+        normals: the normal cases.
+        validation_dir: folder of held-out normals; where given, all of ``normals`` are for fitting.
+        fraction: share of ``normals`` held out otherwise, in whole cases and at least one.
+        seed: of the draw.
+        pattern: see `find_cases`.
+
+    Returns:
+        Cases to fit on, cases to validate on.
+
+    Raises:
+        InputError: too few cases to set one apart, or a fraction out of range.
+    """
+    if validation_dir:
+        return list(normals), find_cases(validation_dir, pattern)
+    if not 0 < fraction < 1:
+        raise InputError(f"validation_fraction must lie between 0 and 1; got {fraction}.")
+    if len(normals) < 2:
+        raise InputError("Calibration needs held-out normals: give at least two normal cases, or validation_dir; got one.")
+    held_out = min(max(1, round(fraction * len(normals))), len(normals) - 1)
+    order = torch.randperm(len(normals), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen = set(order[:held_out])
+    return (
+        [case for index, case in enumerate(normals) if index not in chosen],
+        [normals[index] for index in sorted(chosen)],
+    )
+
+
+class CaseDataset(Dataset):
+    """A dataset of cases that yields what went wrong instead of raising it.
+
+    Items are what the transform makes of a case, or ``{"case": name, "error": sentence}``.
+
+    Args:
+        data: cases as from `find_cases`.
+        transform: preprocessing.
+    """
+
+    def _transform(self, index: int) -> Any:
+        case = self.data[index]
+        if "error" in case:
+            return case
+        try:
+            return super()._transform(index)
+        except Exception as error:
+            return {"case": case.get("case", str(index)), "error": sentence(error)}
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong with a case, in one sentence."""
+    cause = cause_of(error)
+    if isinstance(cause, InputError):
+        return str(cause)
+    reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    return f"it could not be processed ({reason[:200]}); check that the file is whole and opens in a viewer"
+
+
+def raise_failed(failed: Mapping[str, str], n_cases: int, others: str) -> None:
+    """Say at the end which cases failed.
+
+    Args:
+        failed: a sentence by case.
+        n_cases: how many cases there were.
+        others: what became of the others.
+
+    Raises:
+        InputError: one or more failed.
+    """
+    if failed:
+        listed = "".join(f"\n  {case}: {why}" for case, why in failed.items())
+        raise InputError(f"{len(failed)} of {n_cases} cases failed ({others}):{listed}")
+
+
+def _walk(folder: Path, root: Path, pattern: str) -> Iterator[dict[str, str]]:
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    images = [e for e in entries if e.is_file() and _suffix(e) and fnmatch.fnmatch(e.name, pattern)]
+    above = "_".join(folder.relative_to(root).parts)
+    for image in images:
+        alone = above and len(images) == 1
+        yield {"case": above if alone else "_".join(filter(None, [above, _stem(image)])), "image": str(image)}
+    if not images:
+        series = {uid for entry in entries if entry.is_file() and (uid := _series_uid(entry))}
+        name = above or folder.resolve().name
+        if len(series) > 1:
+            yield {"case": name, "error": f"the folder holds {len(series)} DICOM series; expected one in each folder"}
+        elif series and fnmatch.fnmatch(folder.name, pattern):
+            yield {"case": name, "image": str(folder)}
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(entry, root, pattern)
+
+
+def _suffix(path: Path) -> str:
+    return next((suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix)), "")
+
+
+def _stem(path: Path) -> str:
+    return path.name[: len(path.name) - len(_suffix(path))]
+
+
+def _series_uid(path: Path) -> str | None:
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]).get("SeriesInstanceUID")
+    except (InvalidDicomError, OSError, ValueError):
+        return None

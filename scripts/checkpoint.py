@@ -1,0 +1,58 @@
+"""The file with everything fitted: `model.pt`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from .errors import InputError
+from .network import PatchAnomalyNetwork
+
+
+def save_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> None:
+    """Write a network's state dict; the file appears whole or not at all.
+
+    Args:
+        network: what to save.
+        path: the file; its folder is made where it is missing.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        torch.save(network.state_dict(), partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> PatchAnomalyNetwork:
+    """Load what `save_network` wrote.
+
+    Args:
+        network: a network with the settings under which the file was fitted.
+        path: the file.
+
+    Returns:
+        The same network.
+
+    Raises:
+        InputError: no such file, not such a file, one fitted under other settings, or not calibrated.
+    """
+    fit = "fit it with `python -m monai.bundle run training --config_file configs/train.json --dataset_dir NORMALS`"
+    if not Path(path).is_file():
+        raise InputError(f"There is no fitted model {path}; {fit}, or give ckpt_path.")
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+        own, found = set(network.state_dict()), set(state_dict)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"The fitted model {path} cannot be read ({reason}); {fit}.") from error
+    if own != found:
+        raise InputError(f"{path} is not a model of this network ({len(own ^ found)} entries differ); {fit}.")
+    network.load_state_dict(state_dict)
+    if not network.calibration.is_fitted(network.score_index):
+        raise InputError(f"{path} is not calibrated for the score {network.score!r}; {fit}.")
+    return network

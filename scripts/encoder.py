@@ -1,0 +1,171 @@
+"""The frozen DINOv2 encoder: images in, patch embeddings out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import nn
+
+from .errors import InputError
+
+PATCH_SIZE = 14
+PRETRAINED_GRID = 37  # DINOv2's position embeddings were learned on 37 x 37 patches (518 px)
+
+_TIMM_NAMES = {
+    f"dinov2_vit{letter}14{suffix}": f"vit_{size}_patch14_{registers}dinov2"
+    for letter, size in {"s": "small", "b": "base", "l": "large", "g": "giant"}.items()
+    for suffix, registers in {"": "", "_reg": "reg4_"}.items()
+}
+
+
+class DINOv2PatchEncoder(nn.Module):
+    """L2-normalised DINOv2 patch embeddings (Oquab et al., 2023, arXiv 2304.07193).
+
+    Patch tokens equal those of the official implementation: position embeddings are resampled as the official code
+    does, bicubically with scale ``(n + 0.1) / 37`` and no antialiasing; for the models with register tokens to ``n``
+    with antialiasing.
+
+    Args:
+        name: official model name, ``dinov2_vit{s,b,l,g}14`` with or without ``_reg``.
+        image_size: length in pixels to which the network resizes the smaller edge of an image, a multiple of 14.
+            The encoder itself takes every size that is a multiple of 14.
+        layers: blocks whose tokens are used, as indices into the blocks; ``(-1,)`` is the last one. The final norm is
+            applied to each, each is l2-normalised, then they are concatenated and normalised once more.
+        vit_options: overrides of timm's model arguments (``depth``, ``embed_dim``, ...), for small test models.
+
+    Raises:
+        InputError: an unknown ``name``, an ``image_size`` that is not a positive multiple of 14, no such layer.
+    """
+
+    def __init__(
+        self,
+        name: str = "dinov2_vits14",
+        image_size: int = 448,
+        layers: Sequence[int] = (-1,),
+        vit_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if name not in _TIMM_NAMES:
+            raise InputError(f"The encoder's name must be one of {', '.join(_TIMM_NAMES)}; got {name!r}.")
+        if image_size < PATCH_SIZE or image_size % PATCH_SIZE:
+            raise InputError(f"image_size must be a positive multiple of {PATCH_SIZE}, such as 448; got {image_size}.")
+        self.name = name
+        self.image_size = int(image_size)
+        self.vit = timm.create_model(
+            _TIMM_NAMES[name],
+            pretrained=False,
+            num_classes=0,
+            img_size=PRETRAINED_GRID * PATCH_SIZE,
+            **(vit_options or {}),
+        )
+        depth = len(self.vit.blocks)
+        if not layers or not all(-depth <= layer < depth for layer in layers):
+            raise InputError(f"layers must name blocks between {-depth} and {depth - 1}; got {tuple(layers)}.")
+        self.layers: list[int] = [layer % depth for layer in layers]
+        self.n_features: int = self.vit.embed_dim * len(self.layers)
+        self.has_registers = self.vit.reg_token is not None
+        self.weights_digest = ""  # of what was loaded; empty while the weights are random
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Embed the patches of images.
+
+        Args:
+            images: ``[B,3,H,W]`` in [0,1], H and W multiples of 14.
+
+        Returns:
+            l2-normalised embeddings ``[B,D,H/14,W/14]``, D features of every layer side by side.
+
+        Raises:
+            ValueError: H or W is not a positive multiple of 14.
+        """
+        embeddings = [F.normalize(tokens, dim=1) for tokens in self.patch_tokens(images)]
+        return F.normalize(torch.cat(embeddings, dim=1), dim=1)
+
+    @torch.jit.export
+    def patch_tokens(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Patch tokens after the final norm, not l2-normalised.
+
+        Args:
+            images: ``[B,3,H,W]`` in [0,1], H and W multiples of 14.
+
+        Returns:
+            A ``[B,D,H/14,W/14]`` tensor for each entry of ``layers``.
+
+        Raises:
+            ValueError: H or W is not a positive multiple of 14.
+        """
+        height, width = images.shape[-2], images.shape[-1]
+        if height < 14 or width < 14 or height % 14 != 0 or width % 14 != 0:
+            raise ValueError(f"The encoder takes images whose sides are multiples of 14 pixels; got {height} x {width}.")
+        h, w = height // 14, width // 14
+        x = self.vit.patch_embed.proj((images - self.mean) / self.std).flatten(2).transpose(1, 2)
+        x = self._with_prefix_and_positions(x, h, w)
+        of_block: dict[int, torch.Tensor] = {}
+        for index, block in enumerate(self.vit.blocks):
+            if index <= max(self.layers):
+                x = block(x)
+                if index in self.layers:
+                    of_block[index] = x
+        tokens: list[torch.Tensor] = []
+        for index in self.layers:
+            patches = self.vit.norm(of_block[index])[:, self.vit.num_prefix_tokens :]
+            tokens.append(patches.transpose(1, 2).reshape(images.shape[0], -1, h, w))
+        return tokens
+
+    def _with_prefix_and_positions(self, x: torch.Tensor, h: int, w: int) -> torch.Tensor:
+        """Patches ``[B,h*w,D]`` -> class, register and patch tokens ``[B,1+R+h*w,D]`` with positions added."""
+        batch = x.shape[0]
+        cls_token = self.vit.cls_token
+        positions = self.vit.pos_embed
+        if not self.has_registers:  # with registers, timm has added its position to the class token already
+            cls_token = cls_token + positions[:, :1]
+            positions = positions[:, 1:]
+        prefix = [cls_token.expand(batch, -1, -1)]
+        registers = self.vit.reg_token
+        if registers is not None:
+            prefix.append(registers.expand(batch, -1, -1))
+        return torch.cat(prefix + [x + self._resample(positions, h, w)], dim=1)
+
+    def _resample(self, positions: torch.Tensor, h: int, w: int) -> torch.Tensor:
+        """Position embeddings ``[1,37*37,D]`` resampled to ``[1,h*w,D]``."""
+        grid = 37
+        if h == grid and w == grid:
+            return positions
+        image = positions.transpose(1, 2).reshape(1, -1, grid, grid)
+        if self.has_registers:
+            image = F.interpolate(image, size=[h, w], mode="bicubic", antialias=True)
+        else:
+            image = F.interpolate(image, scale_factor=[(h + 0.1) / grid, (w + 0.1) / grid], mode="bicubic")
+        return image.flatten(2).transpose(1, 2)
+
+    @torch.jit.unused
+    def load_official_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Load a checkpoint of the official repository, strictly.
+
+        Args:
+            state_dict: parameters under the official names (``blocks.0.attn.qkv.weight``, ...).
+
+        Raises:
+            InputError: a parameter is missing, not known, or of another shape.
+        """
+        expected = "register_tokens" if self.has_registers else "no register_tokens"
+        if ("register_tokens" in state_dict) != self.has_registers:
+            raise InputError(f"{self.name} expects weights with {expected}; choose the weights of that model.")
+        try:
+            self.vit.load_state_dict(checkpoint_filter_fn(dict(state_dict), self.vit), strict=True)
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"These are not the weights of {self.name}: {reason[:300]}") from error
+
+    def train(self, mode: bool = True) -> DINOv2PatchEncoder:
+        """Stay in evaluation mode: the encoder is frozen."""
+        return super().train(False)

@@ -1,0 +1,44 @@
+"""How wrong input is said: one sentence to the user, not a page of traceback."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message is one sentence: what was expected, what came, and what to do.
+    """
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The error that the user can act on, among those that ``error`` was raised from.
+
+    Args:
+        error: an exception, possibly wrapped by MONAI's transforms or config parser.
+
+    Returns:
+        The first `InputError` in the chain, otherwise the innermost exception.
+    """
+    while not isinstance(error, InputError):
+        inner = error.__cause__ or error.__context__
+        if inner is None:
+            break
+        error = inner
+    return error
+
+
+def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    cause = cause_of(error)
+    if isinstance(cause, InputError):
+        print(f"error: {cause}", file=sys.stderr)
+    else:
+        _previous(kind, error, trace)
+
+
+# `python -m monai.bundle run` wraps what its configs raise; this prints the sentence inside. Only an exception that ends
+# the process gets here, so a server that imports the bundle (MONAI Label, MONAI Deploy) is not affected.
+_previous = sys.excepthook
+sys.excepthook = _say

@@ -1,0 +1,159 @@
+"""The network: images in, calibrated anomaly maps out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .calibration import ScoreCalibration, check_target_fpr
+from .encoder import PATCH_SIZE, DINOv2PatchEncoder
+from .errors import InputError
+from .mixture import SCORE_KINDS, DirichletProcessMixture
+
+
+class PatchAnomalyNetwork(nn.Module):
+    """How unlike normal each pixel of an image is (Schulthess & Konukoglu, 2025, arXiv 2509.19997).
+
+    Images of any size are resized so that the smaller edge is the encoder's ``image_size``, padded to whole patches,
+    embedded, scored patch by patch against the mixture, and the scores are brought back bilinearly to every pixel.
+    All that is fitted is in the state dict, with the settings it was fitted under; loading it into a network with other
+    settings raises.
+
+    Args:
+        encoder: gives patch embeddings.
+        mixture: the model of normal embeddings.
+        score: kind of anomaly score, see `DirichletProcessMixture.anomaly_score`.
+        target_fpr: share of normal patches beyond the decision limit.
+
+    Raises:
+        InputError: a score that the mixture does not have, or a target out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: DINOv2PatchEncoder,
+        mixture: DirichletProcessMixture,
+        score: str = "cosine",
+        target_fpr: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if score not in mixture.score_kinds:
+            raise InputError(f"score must be one of {', '.join(mixture.score_kinds)}; got {score!r}.")
+        check_target_fpr(target_fpr)
+        if encoder.n_features != mixture.n_features:
+            raise InputError(
+                f"n_features of the mixture must be the encoder's {encoder.n_features}; got {mixture.n_features}."
+            )
+        self.encoder = encoder
+        self.mixture = mixture
+        self.calibration = ScoreCalibration()
+        self.score = score
+        self.score_index = SCORE_KINDS.index(score)
+        self.target_fpr = float(target_fpr)
+        self.image_size = encoder.image_size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Calibrated anomaly maps: 0 is a typical normal patch, 1 the decision limit.
+
+        Args:
+            images: ``[B,C,H,W]`` in [0,1], C 1 or 3, H and W at least 14; or volumes ``[B,C,H,W,D]``, whose slices along
+                the last axis are scored one by one.
+
+        Returns:
+            ``[B,1,H,W]`` or ``[B,1,H,W,D]``.
+
+        Raises:
+            RuntimeError: the network is not fitted or not calibrated.
+            ValueError: images of another shape.
+        """
+        if images.dim() == 5:
+            return torch.stack([self.anomaly_map(images[..., index]) for index in range(images.shape[4])], dim=4)
+        return self.anomaly_map(images)
+
+    def anomaly_map(self, images: torch.Tensor) -> torch.Tensor:
+        """Calibrated maps ``[B,1,H,W]`` of images ``[B,C,H,W]``; see `forward`."""
+        if not self.calibration.is_fitted(self.score_index):
+            raise RuntimeError(
+                "This network is not fitted and calibrated. Run `python -m monai.bundle run training --config_file "
+                "configs/train.json` on normal images and load the models/model.pt that it writes."
+            )
+        scores = self.patch_scores(self.embed(images), self.score)
+        scores = self.calibration(scores, self.score_index, self.target_fpr)
+        return self._to_pixels(scores, images.shape[2], images.shape[3])
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Patch embeddings of images of any size.
+
+        Args:
+            images: ``[B,C,H,W]`` in [0,1], C 1 or 3.
+
+        Returns:
+            ``[B,D,h,w]`` on the patch grid of the resized and padded image.
+
+        Raises:
+            ValueError: another number of channels, or an image smaller than one patch.
+        """
+        if images.dim() != 4 or (images.shape[1] != 1 and images.shape[1] != 3):
+            raise ValueError(f"Images must be of shape [B, 1 or 3, H, W]; got {list(images.shape)}.")
+        if images.shape[2] < 14 or images.shape[3] < 14:
+            raise ValueError(f"Images must have at least 14 x 14 pixels; got {list(images.shape[2:])}.")
+        height, width = self._resized(images.shape[2], images.shape[3])
+        x = images.expand(-1, 3, -1, -1)
+        if height != images.shape[2] or width != images.shape[3]:
+            x = F.interpolate(x, size=[height, width], mode="bilinear", antialias=True)
+        x = F.pad(x, [0, -width % 14, 0, -height % 14], mode="replicate")
+        return self.encoder(x)
+
+    def patch_scores(self, embeddings: torch.Tensor, kind: str) -> torch.Tensor:
+        """Raw anomaly scores ``[B,1,h,w]`` of patch embeddings ``[B,D,h,w]``."""
+        b, d, h, w = embeddings.shape
+        samples = embeddings.permute(0, 2, 3, 1).reshape(-1, d)
+        return self.mixture.anomaly_score(samples, kind).reshape(b, 1, h, w)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """The size at which the smaller edge is ``image_size``."""
+        shorter = min(height, width)
+        return (
+            (height * self.image_size + shorter // 2) // shorter,
+            (width * self.image_size + shorter // 2) // shorter,
+        )
+
+    def _to_pixels(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Patch scores ``[B,1,h,w]`` -> pixels ``[B,1,H,W]``: the way of `embed` back, padding left behind."""
+        padded = [scores.shape[2] * 14, scores.shape[3] * 14]
+        resized = self._resized(height, width)
+        maps = F.interpolate(scores, size=padded, mode="bilinear")[:, :, : resized[0], : resized[1]]
+        return F.interpolate(maps, size=[height, width], mode="bilinear", antialias=True)
+
+    def settings(self) -> dict[str, Any]:
+        """What the fit depends on, by config id where there is one."""
+        return {
+            "encoder_name": self.encoder.name,
+            "layers": list(self.encoder.layers),
+            "image_size": self.image_size,
+            "n_components": self.mixture.n_components,
+            "n_features": self.mixture.n_features,
+            "covariance_type": self.mixture.covariance_type,
+        }
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Settings and the digest of the encoder's weights, saved beside the buffers."""
+        return {"settings": self.settings(), "weights_digest": self.encoder.weights_digest}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over a saved state.
+
+        Raises:
+            InputError: it was fitted under other settings.
+        """
+        saved, own = state["settings"], self.settings()
+        for name in own:
+            if saved.get(name) != own[name]:
+                raise InputError(
+                    f"The checkpoint was fitted with {name}={saved.get(name)}, this network has {name}={own[name]}; "
+                    f"give the same value (as `--{name} {saved.get(name)}`) or fit again."
+                )
+        self.encoder.weights_digest = state["weights_digest"]

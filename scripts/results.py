@@ -1,0 +1,172 @@
+"""What an inference run leaves in its output folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.engines.utils import IterationEvents
+from monai.transforms import Orientation
+from skimage.measure import label
+
+from .network import PatchAnomalyNetwork
+from .overlay import overlay_png
+
+AXES = "PLS"  # rows run to the back, columns to the left, slices upwards: axial slices as radiologists see them
+logger = logging.getLogger(__name__)
+
+
+class CaseWriter:
+    """Writes the mask, the map and a picture of each case, and a summary of the run.
+
+    ``<case>/<case>_mask.nii.gz``, ``<case>/<case>_map.nii.gz`` and ``<case>/<case>_overlay.png``; a case's folder appears
+    whole or not at all. ``summary.json`` is renewed after every case.
+
+    Args:
+        output_dir: where they go.
+        network: named in the summary by its settings and its weights.
+        settings: the run's settings, for the summary.
+        spatial_dim: axis of the oriented volume across which slices were taken.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        network: PatchAnomalyNetwork,
+        settings: Mapping[str, Any],
+        spatial_dim: int = 2,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.network = network
+        self.settings = dict(settings)
+        self.spatial_dim = spatial_dim
+        self.cases: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a `CaseEvaluator`; what fails here is a failure of the case."""
+        engine.add_event_handler(Events.STARTED, lambda: self.cases.clear())
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_summary)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the files of the cases of an iteration."""
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            entry = self.write_case(batch["case"], output["image"], output["map"], output["pred"])
+            self.cases.append(entry)
+            volume = entry["anomalous_volume_ml"]
+            logger.info(
+                f"{entry['case']}: score {entry['image_score']:.2f}, {entry['n_regions']} regions"
+                + (f", {volume:.2f} mL" if volume is not None else "")
+            )
+
+    def write_case(self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor) -> dict[str, Any]:
+        """Write the files of one case.
+
+        Args:
+            case: its name.
+            image: what was scored ``[C,...]`` in [0,1], in the orientation of the input.
+            anomaly_map: calibrated map ``[1,...]`` likewise.
+            mask: ``[1,...]`` likewise.
+
+        Returns:
+            The case's entry in the summary.
+        """
+        scores = anomaly_map[0].cpu().numpy().astype(np.float32)
+        binary = mask[0].cpu().numpy().astype(np.uint8)
+        affine = np.eye(4)
+        given = np.asarray(image.meta.get("original_affine", image.affine), dtype=float)
+        affine[: len(given) - 1, : len(given) - 1] = given[:-1, :-1]
+        affine[: len(given) - 1, 3] = given[:-1, -1]
+
+        partial = self.output_dir / f".{case}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            nib.save(nib.Nifti1Image(binary, affine), partial / f"{case}_mask.nii.gz")
+            nib.save(nib.Nifti1Image(scores, affine), partial / f"{case}_map.nii.gz")
+            entry = {"case": case, **measurements(scores, binary, affine, self.spatial_dim)}
+            (partial / f"{case}_overlay.png").write_bytes(self._picture(case, image, anomaly_map, entry["image_score"]))
+            _replace(partial, self.output_dir / case)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return entry
+
+    def write_summary(self, engine: Engine) -> None:
+        """Write ``summary.json`` with the cases so far."""
+        summary = {
+            "note": "Not a medical device: for research, not for diagnosis.",
+            "cases": self.cases,
+            "failed": getattr(engine, "failed", {}),
+            "settings": {**self.settings, **self.network.settings()},
+            "encoder_weights_digest": self.network.encoder.weights_digest,
+            "versions": {name: version(name) for name in ("monai", "torch", "timm", "numpy", "nibabel")},
+        }
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        partial = self.output_dir / ".summary.json.partial"
+        partial.write_text(json.dumps(summary, indent=4) + "\n")
+        os.replace(partial, self.output_dir / "summary.json")
+
+    def _picture(self, case: str, image: MetaTensor, anomaly_map: MetaTensor, score: float) -> bytes:
+        oriented = Orientation(axcodes=AXES[: image.ndim - 1], labels=None)
+        shown, scores = oriented(image.cpu()), oriented(anomaly_map.cpu())
+        spacing = [float(length) for length in shown.pixdim]
+        if shown.ndim == 4:
+            shown, scores = shown.movedim(self.spatial_dim + 1, 3), scores.movedim(self.spatial_dim + 1, 3)
+            del spacing[self.spatial_dim]
+        else:
+            shown, scores = shown.unsqueeze(3), scores.unsqueeze(3)
+        title = f"{case}   image score {score:.2f}   not for diagnosis"
+        return overlay_png(np.asarray(shown), np.asarray(scores[0]), (spacing[0], spacing[1]), title)
+
+
+def measurements(scores: np.ndarray, mask: np.ndarray, affine: np.ndarray, spatial_dim: int) -> dict[str, Any]:
+    """The numbers that describe a case.
+
+    Args:
+        scores: calibrated map of an image or a volume.
+        mask: the same shape, 0 or 1.
+        affine: of both, ``[4,4]``, in mm.
+        spatial_dim: axis of the oriented volume across which slices were taken.
+
+    Returns:
+        ``image_score`` (mean of the highest hundredth of the map, in units of the limit), ``anomalous_volume_ml`` (None
+        for an image, which has no thickness), ``anomalous_fraction``, ``n_regions`` (connected through faces, edges and
+        corners), ``slices`` (indices, from 0, of those that the mask touches along ``slice_axis`` of the array).
+    """
+    highest = max(1, round(scores.size / 100))
+    numbers: dict[str, Any] = {
+        "image_score": float(np.partition(scores, -highest, axis=None)[-highest:].mean()),
+        "anomalous_volume_ml": None,
+        "anomalous_fraction": float(mask.mean()),
+        "n_regions": int(label(mask, return_num=True)[1]),
+        "shape": list(scores.shape),
+    }
+    if scores.ndim == 3:
+        world_axis = "LPS".index(AXES[spatial_dim])
+        axis = int(np.flatnonzero(nib.orientations.io_orientation(affine)[:, 0] == world_axis)[0])
+        others = tuple(dim for dim in range(3) if dim != axis)
+        numbers["anomalous_volume_ml"] = float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
+        numbers["slice_axis"] = axis
+        numbers["slices"] = np.flatnonzero(mask.any(others)).tolist()
+    return numbers
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Move a folder to where an older one may stand."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(source, target)
+    shutil.rmtree(old, ignore_errors=True)

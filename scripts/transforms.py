@@ -1,0 +1,87 @@
+"""Dictionary transforms that MONAI lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from .errors import InputError
+
+
+class CheckImaged(MapTransform):
+    """Refuses what cannot be scored, and drops the alpha channel of a two-dimensional image.
+
+    Args:
+        keys: channel-first images ``[C,H,W]`` or ``[C,H,W,D]``.
+        allow_missing_keys: whether a key may be missing.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Check the images of a case.
+
+        Raises:
+            InputError: a series of volumes, a number of channels other than 1 or 3, values that are not finite, or a
+                single grey value throughout.
+        """
+        checked = dict(data)
+        for key in self.key_iterator(checked):
+            checked[key] = _check(checked[key])
+        return checked
+
+
+class ScaleForegroundPercentilesd(MapTransform):
+    """Scales intensities to [0,1] between two percentiles of the foreground, all voxels that are not zero.
+
+    A background of zeros, large or small, so has no say, and a skull-stripped scan keeps its contrast. Channels are
+    scaled together: colours stay.
+
+    Args:
+        keys: images of any shape.
+        lower: percentile that becomes 0; what lies below is clipped.
+        upper: percentile that becomes 1; what lies above is clipped.
+        allow_missing_keys: whether a key may be missing.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, lower: float = 0.5, upper: float = 99.5, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if not 0 <= lower < upper <= 100:
+            raise InputError(f"Percentiles must satisfy 0 <= lower < upper <= 100; got {lower} and {upper}.")
+        self.lower = lower
+        self.upper = upper
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Scale the images of a case."""
+        scaled = dict(data)
+        for key in self.key_iterator(scaled):
+            image = scaled[key].float()
+            values = image.cpu().numpy()
+            low, high = np.percentile(values[values != 0], [self.lower, self.upper])
+            if not high > low:  # hardly any foreground, or a drawing in one grey value
+                low, high = values.min(), values.max()
+            scaled[key] = ((image - float(low)) / float(high - low)).clamp(0, 1)
+        return scaled
+
+
+def _check(image: torch.Tensor) -> torch.Tensor:
+    if image.ndim == 3 and len(image) in (2, 4):
+        image = image[: len(image) - 1]
+    if len(image) not in (1, 3):
+        raise InputError(
+            f"the image has {len(image)} volumes or channels per voxel; expected one 2-D or 3-D image with 1 or 3 "
+            "channels, so split a 4-D series into its volumes"
+        )
+    if image.ndim not in (3, 4):
+        raise InputError(f"the image has {image.ndim - 1} dimensions; expected 2 or 3")
+    n_bad = int((~torch.isfinite(image)).sum())
+    if n_bad:
+        raise InputError(f"{n_bad} voxels are NaN or infinite; expected finite intensities, so repair them first")
+    if image.amax() == image.amin():
+        raise InputError(f"every voxel is {float(image.amin()):g}; expected an image with some contrast")
+    return image

