@@ -1,7 +1,5 @@
 """What the scores of normal patches look like, and the decision limit that follows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 
@@ -26,6 +24,9 @@ class ScoreCalibration(nn.Module):
         rates: false-positive rates ``[L]``, falling; the target of the calibration is among them.
         quantiles: ``(1 - rate)`` quantiles ``[kinds, L]`` of raw scores, NaN where not calibrated.
     """
+
+    rates: torch.Tensor
+    quantiles: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,5 +101,6 @@ def check_target_fpr(target_fpr: float) -> None:
     """Raise `InputError` unless a target false-positive rate is one for which a limit can be had."""
     if not FALSE_POSITIVE_RATES[-1] <= target_fpr < FALSE_POSITIVE_RATES[0]:
         raise InputError(
-            f"target_fpr must be at least {FALSE_POSITIVE_RATES[-1]} and below {FALSE_POSITIVE_RATES[0]}; got {target_fpr}."
+            f"target_fpr must be at least {FALSE_POSITIVE_RATES[-1]} and below {FALSE_POSITIVE_RATES[0]}; "
+            f"got {target_fpr}."
         )

@@ -54,7 +54,11 @@ def find_cases(path: str | os.PathLike, pattern: str = "*") -> list[dict[str, st
 
 
 def split_cases(
-    normals: Sequence[dict[str, str]], validation_dir: str | os.PathLike | None, fraction: float, seed: int, pattern: str = "*"
+    normals: Sequence[dict[str, str]],
+    validation_dir: str | os.PathLike | None,
+    fraction: float,
+    seed: int,
+    pattern: str = "*",
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Set normal cases apart for validation and calibration.
 
@@ -76,7 +80,9 @@ def split_cases(
     if not 0 < fraction < 1:
         raise InputError(f"validation_fraction must lie between 0 and 1; got {fraction}.")
     if len(normals) < 2:
-        raise InputError("Calibration needs held-out normals: give at least two normal cases, or validation_dir; got one.")
+        raise InputError(
+            "Calibration needs held-out normals: give at least two normal cases, or validation_dir; got one."
+        )
     held_out = min(max(1, round(fraction * len(normals))), len(normals) - 1)
     order = torch.randperm(len(normals), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen = set(order[:held_out])
@@ -160,6 +166,8 @@ def _stem(path: Path) -> str:
 
 def _series_uid(path: Path) -> str | None:
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]).get("SeriesInstanceUID")
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]).get(
+            "SeriesInstanceUID"
+        )
     except (InvalidDicomError, OSError, ValueError):
         return None

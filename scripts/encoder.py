@@ -1,7 +1,5 @@
 """The frozen DINOv2 encoder: images in, patch embeddings out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +41,9 @@ class DINOv2PatchEncoder(nn.Module):
         InputError: an unknown ``name``, an ``image_size`` that is not a positive multiple of 14, no such layer.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(
         self,
         name: str = "dinov2_vits14",
@@ -57,19 +58,20 @@ class DINOv2PatchEncoder(nn.Module):
             raise InputError(f"image_size must be a positive multiple of {PATCH_SIZE}, such as 448; got {image_size}.")
         self.name = name
         self.image_size = int(image_size)
-        self.vit = timm.create_model(
+        vit: Any = timm.create_model(
             _TIMM_NAMES[name],
             pretrained=False,
             num_classes=0,
             img_size=PRETRAINED_GRID * PATCH_SIZE,
             **(vit_options or {}),
         )
-        depth = len(self.vit.blocks)
+        self.vit = vit
+        depth = len(vit.blocks)
         if not layers or not all(-depth <= layer < depth for layer in layers):
             raise InputError(f"layers must name blocks between {-depth} and {depth - 1}; got {tuple(layers)}.")
-        self.layers: list[int] = [layer % depth for layer in layers]
-        self.n_features: int = self.vit.embed_dim * len(self.layers)
-        self.has_registers = self.vit.reg_token is not None
+        self.layers = [layer % depth for layer in layers]
+        self.n_features = vit.embed_dim * len(self.layers)
+        self.has_registers = vit.reg_token is not None
         self.weights_digest = ""  # of what was loaded; empty while the weights are random
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
@@ -105,7 +107,9 @@ class DINOv2PatchEncoder(nn.Module):
         """
         height, width = images.shape[-2], images.shape[-1]
         if height < 14 or width < 14 or height % 14 != 0 or width % 14 != 0:
-            raise ValueError(f"The encoder takes images whose sides are multiples of 14 pixels; got {height} x {width}.")
+            raise ValueError(
+                f"The encoder takes images whose sides are multiples of 14 pixels; got {height} x {width}."
+            )
         h, w = height // 14, width // 14
         x = self.vit.patch_embed.proj((images - self.mean) / self.std).flatten(2).transpose(1, 2)
         x = self._with_prefix_and_positions(x, h, w)
@@ -129,11 +133,12 @@ class DINOv2PatchEncoder(nn.Module):
         if not self.has_registers:  # with registers, timm has added its position to the class token already
             cls_token = cls_token + positions[:, :1]
             positions = positions[:, 1:]
-        prefix = [cls_token.expand(batch, -1, -1)]
+        tokens = [cls_token.expand(batch, -1, -1)]
         registers = self.vit.reg_token
         if registers is not None:
-            prefix.append(registers.expand(batch, -1, -1))
-        return torch.cat(prefix + [x + self._resample(positions, h, w)], dim=1)
+            tokens.append(registers.expand(batch, -1, -1))
+        tokens.append(x + self._resample(positions, h, w))
+        return torch.cat(tokens, dim=1)
 
     def _resample(self, positions: torch.Tensor, h: int, w: int) -> torch.Tensor:
         """Position embeddings ``[1,37*37,D]`` resampled to ``[1,h*w,D]``."""
@@ -166,6 +171,6 @@ class DINOv2PatchEncoder(nn.Module):
             reason = " ".join(str(error).split())
             raise InputError(f"These are not the weights of {self.name}: {reason[:300]}") from error
 
-    def train(self, mode: bool = True) -> DINOv2PatchEncoder:
+    def train(self, mode: bool = True) -> "DINOv2PatchEncoder":
         """Stay in evaluation mode: the encoder is frozen."""
         return super().train(False)

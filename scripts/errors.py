@@ -38,7 +38,7 @@ def _say(kind: type[BaseException], error: BaseException, trace: TracebackType |
         _previous(kind, error, trace)
 
 
-# `python -m monai.bundle run` wraps what its configs raise; this prints the sentence inside. Only an exception that ends
-# the process gets here, so a server that imports the bundle (MONAI Label, MONAI Deploy) is not affected.
+# `python -m monai.bundle run` wraps what its configs raise; this prints the sentence inside. Only an exception that
+# ends the process gets here, so a server that imports the bundle (MONAI Label, MONAI Deploy) is not affected.
 _previous = sys.excepthook
 sys.excepthook = _say

@@ -105,9 +105,10 @@ class ThresholdCalibrator:
     def __call__(self, engine: Engine) -> None:
         """Calibrate."""
         mixture = self.network.mixture
+        device = mixture.means.device
         scores: dict[str, list[np.ndarray]] = {kind: [] for kind in mixture.score_kinds}
         for batch in self.data_loader:
-            embeddings = batch.to(engine.state.device, torch.float32)
+            embeddings = batch.to(device, torch.float32)
             for kind, values in scores.items():
                 values.append(mixture.anomaly_score(embeddings, kind).cpu().numpy())
         self.network.calibration.fit(

@@ -17,12 +17,12 @@ from .errors import InputError
 class DPMMInferer(Inferer):
     """Applies a two-dimensional network to the slices of volumes, or to images as they are.
 
-    Slices with a single grey value hold nothing to look at: the network does not see them and their map is 0, the value
-    of a typical normal patch.
+    Slices with a single grey value hold nothing to look at: the network does not see them and their map is 0, the
+    value of a typical normal patch.
 
     Args:
-        spatial_dim: axis of a volume across which slices are taken; 2, the last, gives axial slices of a volume oriented
-            as the bundle's preprocessing does.
+        spatial_dim: axis of a volume across which slices are taken; 2, the last, gives axial slices of a volume
+            oriented as the bundle's preprocessing does.
         slice_batch_size: how many slices the network sees at once.
         progress: whether to show a bar of the slices.
 

@@ -1,7 +1,5 @@
 """The network: images in, calibrated anomaly maps out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -9,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .calibration import ScoreCalibration, check_target_fpr
-from .encoder import PATCH_SIZE, DINOv2PatchEncoder
+from .encoder import DINOv2PatchEncoder
 from .errors import InputError
 from .mixture import SCORE_KINDS, DirichletProcessMixture
 
@@ -59,8 +57,8 @@ class PatchAnomalyNetwork(nn.Module):
         """Calibrated anomaly maps: 0 is a typical normal patch, 1 the decision limit.
 
         Args:
-            images: ``[B,C,H,W]`` in [0,1], C 1 or 3, H and W at least 14; or volumes ``[B,C,H,W,D]``, whose slices along
-                the last axis are scored one by one.
+            images: ``[B,C,H,W]`` in [0,1], C 1 or 3, H and W at least 14; or volumes ``[B,C,H,W,D]``, whose slices
+                along the last axis are scored one by one.
 
         Returns:
             ``[B,1,H,W]`` or ``[B,1,H,W,D]``.

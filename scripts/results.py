@@ -13,7 +13,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
@@ -30,8 +29,8 @@ logger = logging.getLogger(__name__)
 class CaseWriter:
     """Writes the mask, the map and a picture of each case, and a summary of the run.
 
-    ``<case>/<case>_mask.nii.gz``, ``<case>/<case>_map.nii.gz`` and ``<case>/<case>_overlay.png``; a case's folder appears
-    whole or not at all. ``summary.json`` is renewed after every case.
+    ``<case>/<case>_mask.nii.gz``, ``<case>/<case>_map.nii.gz`` and ``<case>/<case>_overlay.png``; a case's folder
+    appears whole or not at all. ``summary.json`` is renewed after every case.
 
     Args:
         output_dir: where they go.
@@ -61,7 +60,8 @@ class CaseWriter:
 
     def __call__(self, engine: Engine) -> None:
         """Write the files of the cases of an iteration."""
-        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+        state: Any = engine.state
+        for batch, output in zip(state.batch, state.output, strict=True):
             entry = self.write_case(batch["case"], output["image"], output["map"], output["pred"])
             self.cases.append(entry)
             volume = entry["anomalous_volume_ml"]
@@ -119,7 +119,8 @@ class CaseWriter:
 
     def _picture(self, case: str, image: MetaTensor, anomaly_map: MetaTensor, score: float) -> bytes:
         oriented = Orientation(axcodes=AXES[: image.ndim - 1], labels=None)
-        shown, scores = oriented(image.cpu()), oriented(anomaly_map.cpu())
+        shown: Any = oriented(image.cpu())
+        scores = oriented(anomaly_map.cpu())
         spacing = [float(length) for length in shown.pixdim]
         if shown.ndim == 4:
             shown, scores = shown.movedim(self.spatial_dim + 1, 3), scores.movedim(self.spatial_dim + 1, 3)

@@ -83,9 +83,15 @@ class OnlineEMTrainer(Trainer):
     def _iteration(self, engine: OnlineEMTrainer, batchdata: torch.Tensor) -> dict[str, float]:
         mixture = engine.network.mixture
         embeddings = batchdata.to(engine.state.device)
-        log_likelihood = mixture.partial_fit(embeddings, step_size_at(self.schedule, self.step_size, int(mixture.n_steps) + 1))
+        log_likelihood = mixture.partial_fit(
+            embeddings, step_size_at(self.schedule, self.step_size, int(mixture.n_steps) + 1)
+        )
         engine.state.output = {Keys.LOSS: -log_likelihood, LOG_LIKELIHOOD: log_likelihood}
-        for event in (IterationEvents.FORWARD_COMPLETED, IterationEvents.LOSS_COMPLETED, IterationEvents.MODEL_COMPLETED):
+        for event in (
+            IterationEvents.FORWARD_COMPLETED,
+            IterationEvents.LOSS_COMPLETED,
+            IterationEvents.MODEL_COMPLETED,
+        ):
             engine.fire_event(event)
         return engine.state.output
 
@@ -101,7 +107,11 @@ class LikelihoodEvaluator(Evaluator):
     """
 
     def __init__(
-        self, device: torch.device | str, val_data_loader: DataLoader, network: PatchAnomalyNetwork, val_handlers: Any = None
+        self,
+        device: torch.device | str,
+        val_data_loader: DataLoader,
+        network: PatchAnomalyNetwork,
+        val_handlers: Any = None,
     ) -> None:
         super().__init__(
             device=device,

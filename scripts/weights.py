@@ -59,7 +59,9 @@ def find_weights(name: str, models_dir: Path) -> Path:
         InputError: there is neither.
     """
     if name != MODEL_NAME:
-        raise InputError(f"Only the weights of {MODEL_NAME} are downloaded; for {name} give weights_path, its official file.")
+        raise InputError(
+            f"Only the weights of {MODEL_NAME} are downloaded; for {name} give weights_path, its official file."
+        )
     for file in (OFFICIAL_FILE, CONVERTED_FILE):
         if (models_dir / file).is_file():
             return models_dir / file

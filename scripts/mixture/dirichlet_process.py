@@ -1,7 +1,5 @@
 """A Dirichlet process mixture of Gaussians, fitted by online EM."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -39,7 +37,16 @@ class DirichletProcessMixture(nn.Module):
         InputError: an argument out of its range.
     """
 
-    __jit_unused_properties__ = ["is_fitted", "n_active"]
+    __jit_unused_properties__ = ("is_fitted", "n_active")
+
+    means: torch.Tensor
+    covariances: torch.Tensor
+    stick_fractions: torch.Tensor
+    weight_concentration: torch.Tensor
+    resp_statistic: torch.Tensor
+    first_statistic: torch.Tensor
+    second_statistic: torch.Tensor
+    n_steps: torch.Tensor
 
     def __init__(
         self,
@@ -132,7 +139,10 @@ class DirichletProcessMixture(nn.Module):
         if not bool(self.stick_fractions.any()):
             raise RuntimeError("The mixture has no start; call `initialize` before `partial_fit`.")
         log_weights = log_stick_weights(self.stick_fractions)
-        resp_sum, first_sum, second_sum, log_likelihood = 0.0, 0.0, 0.0, 0.0
+        resp_sum = torch.zeros_like(self.resp_statistic)
+        first_sum = torch.zeros_like(self.first_statistic)
+        second_sum = torch.zeros_like(self.second_statistic)
+        log_likelihood = torch.zeros((), dtype=torch.float64, device=x.device)
         for rows in x.split(ROWS_AT_ONCE):
             log_joint = diagonal.log_density(rows, self.means, self.covariances).add_(log_weights)
             log_norm = log_joint.logsumexp(1, keepdim=True)

@@ -1,0 +1,45 @@
+# Thin: it sets up the environment and prints the commands that do the work, so that they can be run without it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help venv weights demo test check format benchmark requirements clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
+
+venv: .venv/installed ## the environment in .venv
+
+.venv/installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt
+	touch $@
+
+weights: venv ## the encoder's weights in models/
+	$(BIN)/python -m scripts.download_weights
+
+demo: weights ## fit on built-in normals, segment unseen cases, leave masks, overlays and a table
+	$(BIN)/python -m demo
+
+test: weights check ## everything that is checked
+	$(BIN)/python -m pytest
+
+check: venv ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: venv ## bring the code into form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: weights ## speed and memory of inference
+	$(BIN)/python -m benchmarks.inference
+
+requirements: venv ## pin anew what requirements*.in name
+	$(BIN)/uv pip compile --universal --python-version 3.10 --no-annotate --no-header -o requirements.txt requirements.in
+	$(BIN)/uv pip compile --universal --python-version 3.10 --no-annotate --no-header -o requirements-dev.txt requirements-dev.in
+
+clean: ## all but the weights
+	rm -rf .venv demo_output

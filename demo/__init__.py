@@ -1,0 +1,1 @@
+"""The bundle on a built-in population: no data needed."""

@@ -1,0 +1,118 @@
+"""A population of brains made from one template, some of them with lesions.
+
+No patient's data can be shipped, so each subject is nilearn's packaged MNI152 T1 template under random anatomy (affine
+and elastic), acquisition (bias field, contrast) and Rician noise, from a seed of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.transforms import (
+    Compose,
+    GaussianSmooth,
+    Rand3DElastic,
+    RandAdjustContrast,
+    RandBiasField,
+    RandRicianNoise,
+)
+from nilearn.datasets import load_mni152_template
+
+SLAB = slice(40, 52, 2)  # six axial slices through the ventricles, 4 mm apart
+N_NORMAL, N_VALIDATION, N_HEALTHY, N_LESIONED = 20, 6, 3, 5
+
+
+def write_population(folder: Path) -> None:
+    """Write normal, validation and unseen subjects as NIfTI, and the masks of the lesions.
+
+    Args:
+        folder: gets ``normal/``, ``validation/``, ``unseen/`` with ``healthy-*`` and ``lesion-*``, and ``masks/``.
+    """
+    template = load_mni152_template(resolution=2)
+    affine = template.affine.copy()
+    affine[:, 3] += affine[:, 2] * SLAB.start
+    affine[:, 2] *= SLAB.step
+    brain = torch.from_numpy(template.get_fdata(dtype=np.float32))
+    brain = (brain / brain.max()).clamp(min=0)
+    for group, name, seed, with_lesion in _subjects():
+        image, mask = subject(brain, seed, with_lesion)
+        for kind, data in ((group, (1000 * image).round().to(torch.int16)), ("masks", mask.to(torch.uint8))):
+            if kind != "masks" or with_lesion:
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                nib.save(nib.Nifti1Image(data.numpy()[..., SLAB], affine), folder / kind / f"{name}.nii.gz")
+
+
+def subject(brain: torch.Tensor, seed: int, with_lesion: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """One subject.
+
+    Args:
+        brain: the template ``[X,Y,Z]`` in [0,1], 0 outside.
+        seed: decides everything random.
+        with_lesion: whether to insert one.
+
+    Returns:
+        Image ``[X,Y,Z]`` from 0 upwards, and lesion mask of the same shape.
+    """
+    anatomy = Rand3DElastic(
+        sigma_range=(5, 7),
+        magnitude_range=(40, 90),
+        prob=1,
+        rotate_range=(0.06, 0.06, 0.08),
+        translate_range=(2, 2, 1),
+        scale_range=(0.06, 0.06, 0.06),
+        padding_mode="zeros",
+    ).set_random_state(seed)
+    image = torch.Tensor(anatomy(brain.unsqueeze(0)))
+    inside = image > 0.05
+    mask = torch.zeros_like(image)
+    if with_lesion:
+        mask = lesion(inside[0], np.random.default_rng(seed)).unsqueeze(0)
+        bright = seed % 2 == 0
+        image = torch.lerp(image, torch.full_like(image, 1.25 if bright else 0.25), 0.85 * GaussianSmooth(0.7)(mask))
+    acquisition = Compose(
+        [
+            RandBiasField(prob=1, coeff_range=(0.0, 0.15)),
+            RandAdjustContrast(prob=1, gamma=(0.85, 1.2)),
+            RandRicianNoise(prob=1, std=0.02, sample_std=True),
+        ]
+    ).set_random_state(seed)
+    image = torch.as_tensor(acquisition(image)).clamp(min=0) * inside
+    return image[0], (mask[0] > 0.5) & inside[0]
+
+
+def lesion(inside: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+    """A lumpy ball of 8 to 12 mm radius, inside the brain and the slab.
+
+    Args:
+        inside: brain mask ``[X,Y,Z]`` at 2 mm.
+        generator: source of randomness.
+
+    Returns:
+        ``[X,Y,Z]``, 1 inside the lesion and 0 outside.
+    """
+    depth = torch.nn.functional.avg_pool3d(inside.float()[None, None], 9, stride=1, padding=4)[0, 0]
+    centres = torch.nonzero((depth > 0.95)[..., SLAB.start + 3 : SLAB.stop - 3])
+    centre = centres[generator.integers(len(centres))] + torch.tensor([0, 0, SLAB.start + 3])
+    grid = torch.stack(torch.meshgrid(*(torch.arange(n) for n in inside.shape), indexing="ij"), dim=-1)
+    distance = (grid - centre).float().norm(dim=-1)
+    bumps = torch.from_numpy(generator.standard_normal(inside.shape).astype(np.float32))
+    bumps = GaussianSmooth(2.0)(bumps.unsqueeze(0))[0] * 20
+    return ((distance + bumps.clamp(-1.5, 1.5) < generator.uniform(4.0, 6.0)) & inside).float()
+
+
+def _subjects() -> Iterator[tuple[str, str, int, bool]]:
+    seed = 0
+    groups = (
+        ("normal", "normal", N_NORMAL),
+        ("validation", "validation", N_VALIDATION),
+        ("unseen", "healthy", N_HEALTHY),
+        ("unseen", "lesion", N_LESIONED),
+    )
+    for group, name, count in groups:
+        for index in range(1, count + 1):
+            yield group, f"{name}-{index:02d}", seed, name == "lesion"
+            seed += 1

@@ -1,0 +1,77 @@
+"""Fixtures that several tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from scripts.encoder import DINOv2PatchEncoder
+from scripts.errors import InputError
+from scripts.mixture import DirichletProcessMixture
+from scripts.network import PatchAnomalyNetwork
+from scripts.weights import MODEL_NAME, MODELS_DIR, find_weights
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+TINY_VIT = {"depth": 2, "embed_dim": 32, "num_heads": 2}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real_weights: needs the encoder's real weights (make weights)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    try:
+        find_weights(MODEL_NAME, MODELS_DIR)
+    except InputError as error:
+        skip = pytest.mark.skip(reason=str(error))
+        for item in items:
+            if "real_weights" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with oracles and data, which is not part of the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the oracles and data in {SHARED} are not there")
+    return SHARED
+
+
+def make_encoder(image_size: int = 56, **arguments) -> DINOv2PatchEncoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return DINOv2PatchEncoder(image_size=image_size, vit_options=TINY_VIT, **arguments)
+
+
+def make_fitted_network(score: str = "cosine", target_fpr: float = 0.01, n_components: int = 4) -> PatchAnomalyNetwork:
+    """A tiny network, fitted and calibrated on patches of noise."""
+    encoder = make_encoder()
+    network = PatchAnomalyNetwork(encoder, DirichletProcessMixture(n_components, 32), score, target_fpr)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(6, 3, 56, 56, generator=generator)
+    embeddings = network.embed(images).flatten(2).transpose(1, 2).flatten(0, 1)
+    fit_on, held_out = embeddings[:64], embeddings[64:]
+    network.mixture.initialize(fit_on, generator=generator)
+    for _ in range(3):
+        network.mixture.partial_fit(fit_on, 0.5)
+    scores = {kind: network.mixture.anomaly_score(held_out, kind).numpy() for kind in network.mixture.score_kinds}
+    network.calibration.fit(scores, target_fpr)
+    return network
+
+
+@pytest.fixture
+def tiny_encoder() -> DINOv2PatchEncoder:
+    return make_encoder()
+
+
+@pytest.fixture
+def fitted_network() -> PatchAnomalyNetwork:
+    return make_fitted_network()
+
+
+@pytest.fixture
+def make_network():
+    """Makes fitted tiny networks under other settings."""
+    return make_fitted_network
