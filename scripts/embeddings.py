@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,15 @@ from .network import PatchAnomalyNetwork
 class EmbeddingDataset(Dataset):
     """Embeddings of every slice, in half precision on disk.
 
-    The encoder is frozen, so that a fit of many epochs needs each embedding only once. They are kept in a temporary
-    folder of one file per case, which is memory-mapped and goes with the object.
+    The encoder is frozen, so that a fit of many epochs needs each embedding only once. They are kept in one temporary
+    file without a name, which is memory-mapped and gone with the process, however that ends.
 
     Args:
         cases: items with ``case`` and ``image`` ``[C,H,W]`` or ``[C,H,W,D]``, or with ``case`` and ``error``.
         network: its `embed` gives the embeddings.
         inferer: gives the slices of a volume.
         device: where the network runs.
-        directory: where the temporary folder is made.
+        directory: where the temporary file is made.
         progress: whether to show a progress bar.
 
     Attributes:
@@ -45,38 +45,42 @@ class EmbeddingDataset(Dataset):
         network: PatchAnomalyNetwork,
         inferer: DPMMInferer,
         device: torch.device | str = "cpu",
-        directory: str | os.PathLike | None = None,
+        directory: str | None = None,
         progress: bool = True,
     ) -> None:
         self.failed: dict[str, str] = {}
+        self.n_cases = len(cases)
+        patches_of_slice: list[int] = []
         if directory:
             os.makedirs(directory, exist_ok=True)
-        self._folder = tempfile.TemporaryDirectory(prefix=".embeddings-", dir=directory)
-        self._slices: list[np.ndarray] = []  # [h*w, D] each, views into memory maps
         network.to(device)
-        for index in tqdm(range(len(cases)), desc="embedding", unit="case", disable=not progress):
-            case = cases[index]
-            name = case.get("case", str(index))
-            try:
-                if "error" in case:
-                    raise InputError(case["error"])
-                file = os.path.join(self._folder.name, f"{index}.npy")
-                np.save(file, _embed(case["image"], network, inferer, device))
-                self._slices.extend(np.load(file, mmap_mode="r"))
-            except ValueError as error:
-                self.failed[name] = str(error)
-        if not self._slices:
-            reasons = "; ".join(f"{name}: {why}" for name, why in self.failed.items())
-            raise InputError(f"None of {len(cases)} normal cases could be used. {reasons}")
-        self.n_cases = len(cases)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            for index in tqdm(range(len(cases)), desc="embedding", unit="case", disable=not progress):
+                case = cases[index]
+                try:
+                    if "error" in case:
+                        raise InputError(case["error"])
+                    for embedded in _embed(case["image"], network, inferer, device):
+                        file.write(embedded.tobytes())
+                        patches_of_slice += [embedded.shape[1]] * embedded.shape[0]
+                except ValueError as error:
+                    self.failed[case.get("case", str(index))] = str(error)
+            if not patches_of_slice:
+                reasons = "; ".join(f"{case}: {why}" for case, why in self.failed.items())
+                raise InputError(f"None of {len(cases)} normal cases could be used. {reasons}")
+            file.flush()
+            self._ends = np.cumsum(patches_of_slice)
+            shape = (int(self._ends[-1]), network.encoder.n_features)
+            self._patches = np.memmap(file, np.float16, mode="r", shape=shape)
 
     def __len__(self) -> int:
         """Number of slices."""
-        return len(self._slices)
+        return len(self._ends)
 
     def __getitem__(self, index: int) -> torch.Tensor:
         """Embeddings ``[h*w, D]`` of a slice, half precision."""
-        return torch.from_numpy(np.array(self._slices[index]))
+        start = self._ends[index - 1] if index else 0
+        return torch.from_numpy(np.array(self._patches[start : self._ends[index]]))
 
     def sample(self, n_patches: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw patches uniformly from the whole set.
@@ -88,24 +92,18 @@ class EmbeddingDataset(Dataset):
         Returns:
             ``[n_patches, D]``, single precision.
         """
-        ends = np.cumsum([len(patches) for patches in self._slices])
-        chosen = torch.randperm(int(ends[-1]), generator=generator)[:n_patches].sort().values.numpy()
-        of_slice = np.searchsorted(ends, chosen, side="right")
-        rows = [self._slices[s][i - (ends[s] - len(self._slices[s]))] for s, i in zip(of_slice, chosen, strict=True)]
-        return torch.from_numpy(np.stack(rows).astype(np.float32))
+        chosen = torch.randperm(len(self._patches), generator=generator)[:n_patches].sort().values
+        return torch.from_numpy(self._patches[chosen.numpy()].astype(np.float32))
 
 
 @torch.no_grad()
 def _embed(
     image: torch.Tensor, network: PatchAnomalyNetwork, inferer: DPMMInferer, device: torch.device | str
-) -> np.ndarray:
-    """Embeddings ``[S, h*w, D]`` of the occupied slices of an image."""
+) -> Iterator[np.ndarray]:
+    """Embeddings ``[B, h*w, D]`` of the occupied slices of an image, batch by batch."""
     slices = inferer.slices(image.unsqueeze(0))
-    embedded = [
-        network.embed(slices[chosen].to(device)).flatten(2).transpose(1, 2).half().cpu()
-        for chosen in occupied(slices).split(inferer.slice_batch_size)
-    ]
-    return torch.cat(embedded).numpy()
+    for chosen in occupied(slices).split(inferer.slice_batch_size):
+        yield network.embed(slices[chosen].to(device)).flatten(2).transpose(1, 2).half().cpu().numpy()
 
 
 def raise_failed_cases(embeddings: Sequence[EmbeddingDataset]) -> None:

@@ -21,8 +21,8 @@ from skimage.measure import label
 
 from .network import PatchAnomalyNetwork
 from .overlay import overlay_png
+from .transforms import UPRIGHT
 
-AXES = "PLS"  # rows run to the back, columns to the left, slices upwards: axial slices as radiologists see them
 logger = logging.getLogger(__name__)
 
 
@@ -118,7 +118,7 @@ class CaseWriter:
         os.replace(partial, self.output_dir / "summary.json")
 
     def _picture(self, case: str, image: MetaTensor, anomaly_map: MetaTensor, score: float) -> bytes:
-        oriented = Orientation(axcodes=AXES[: image.ndim - 1], labels=None)
+        oriented = Orientation(axcodes=UPRIGHT[: image.ndim - 1], labels=None)
         shown: Any = oriented(image.cpu())
         scores = oriented(anomaly_map.cpu())
         spacing = [float(length) for length in shown.pixdim]
@@ -154,7 +154,7 @@ def measurements(scores: np.ndarray, mask: np.ndarray, affine: np.ndarray, spati
         "shape": list(scores.shape),
     }
     if scores.ndim == 3:
-        world_axis = "LPS".index(AXES[spatial_dim])
+        world_axis = "LPS".index(UPRIGHT[spatial_dim])
         axis = int(np.flatnonzero(nib.orientations.io_orientation(affine)[:, 0] == world_axis)[0])
         others = tuple(dim for dim in range(3) if dim != axis)
         numbers["anomalous_volume_ml"] = float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Orientationd
 
 from .errors import InputError
+
+# Rows run from front to back, columns from right to left, slices upwards: axial slices as radiologists see them, and
+# pictures as they are.
+UPRIGHT = "PLS"
 
 
 class CheckImaged(MapTransform):
@@ -32,6 +37,24 @@ class CheckImaged(MapTransform):
         for key in self.key_iterator(checked):
             checked[key] = _check(checked[key])
         return checked
+
+
+class OrientUprightd(Orientationd):
+    """Turns images so that their slices stand upright, whatever order their voxels were stored in.
+
+    Args:
+        keys: channel-first images ``[C,H,W]`` or ``[C,H,W,D]`` with an affine.
+        allow_missing_keys: whether a key may be missing.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, axcodes=UPRIGHT, labels=None, allow_missing_keys=allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
+        """Turn the images of a case."""
+        with warnings.catch_warnings():  # of a third axis that a picture does not have
+            warnings.filterwarnings("ignore", message="axcodes")
+            return super().__call__(data, lazy)
 
 
 class ScaleForegroundPercentilesd(MapTransform):

@@ -17,10 +17,6 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 TINY_VIT = {"depth": 2, "embed_dim": 32, "num_heads": 2}
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "real_weights: needs the encoder's real weights (make weights)")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     try:
         find_weights(MODEL_NAME, MODELS_DIR)

@@ -1,0 +1,533 @@
+"""The mixture: the authors' figures, its mathematics, and what it does with bad or odd samples."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scripts.errors import InputError
+from scripts.mixture import DirichletProcessMixture, diagonal, dirichlet_process
+from scripts.mixture.stick_breaking import log_stick_weights, update_concentration, update_fractions
+from scripts.trainer import step_size_at
+
+few = settings(max_examples=25, deadline=None, derandomize=True)
+ORACLES = ["ema_0.2", "exp_0.6", "ema_None"]
+
+
+def samples(n=200, d=5, seed=0, n_clusters=3):
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(n_clusters, d, generator=generator) * 4
+    of = torch.randint(n_clusters, (n,), generator=generator)
+    return centres[of] + torch.randn(n, d, generator=generator) * (0.5 + of.unsqueeze(1))
+
+
+def started(x, k=6, seed=0, **arguments):
+    mixture = DirichletProcessMixture(k, x.shape[1], **arguments)
+    mixture.initialize(x, generator=torch.Generator().manual_seed(seed))
+    return mixture
+
+
+def fitted(x, k=6, n_steps=4, step_size=0.5, **arguments):
+    mixture = started(x, k, **arguments)
+    for _ in range(n_steps):
+        mixture.partial_fit(x, step_size)
+    return mixture
+
+
+def assert_sound(mixture, x):
+    """Everything is finite, variances are positive and weights are probabilities."""
+    for name, value in mixture.state_dict().items():
+        assert torch.isfinite(value).all(), name
+    assert (mixture.covariances >= mixture.reg_covar).all()
+    assert (mixture.stick_fractions >= 0).all() and (mixture.stick_fractions <= 1).all()
+    assert math.isclose(float(mixture.log_weights().exp().sum()), 1, rel_tol=1e-5)
+    for kind in mixture.score_kinds:
+        assert torch.isfinite(mixture.anomaly_score(x, kind)).all(), kind
+
+
+def assert_agrees(found, expected, what):
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * scale, err_msg=what)
+
+
+# The authors' implementation
+
+
+@pytest.fixture(params=ORACLES)
+def oracle(request, shared):
+    with np.load(shared / "oracle" / f"dpmm_diag_{request.param}.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+def of_oracle(oracle):
+    """A mixture at the oracle's start."""
+    data = torch.from_numpy(oracle["data"])
+    k = len(oracle["v0"])
+    mixture = DirichletProcessMixture(
+        k, data.shape[2], weight_concentration=float(oracle["alpha0"]), reg_covar=float(oracle["reg_covar"])
+    )
+    mixture.initialize(data[0], means=torch.from_numpy(oracle["mean0"]))
+    mixture.covariances.copy_(torch.from_numpy(oracle["cov0"]).diagonal(dim1=1, dim2=2))
+    mixture.stick_fractions.copy_(torch.from_numpy(oracle["v0"]))
+    return mixture
+
+
+def step_size(oracle, step):
+    rate = float(oracle["update_rate"])
+    return step_size_at(str(oracle["schedule"]), None if math.isnan(rate) else rate, step)
+
+
+def test_every_step_gives_the_authors_figures(oracle):
+    mixture = of_oracle(oracle)
+    for t, batch in enumerate(torch.from_numpy(oracle["data"])):
+        mixture.partial_fit(batch, step_size(oracle, t + 1))
+        assert_agrees(mixture.means, oracle["mean"][t], f"means after step {t + 1}")
+        assert_agrees(mixture.covariances, oracle["cov"][t], f"covariances after step {t + 1}")
+        assert_agrees(mixture.stick_fractions, oracle["v"][t], f"stick_fractions after step {t + 1}")
+        assert_agrees(mixture.weight_concentration, oracle["alpha"][t], f"weight_concentration after step {t + 1}")
+        assert_agrees(mixture.resp_statistic, oracle["resp_stat"][t], f"resp_statistic after step {t + 1}")
+        mean = float(mixture.score_samples(batch).mean())
+        assert_agrees(mean, oracle["mean_log_likelihood"][t], f"mean log-likelihood after step {t + 1}")
+    assert int(mixture.n_steps) == len(oracle["data"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("cosine", "cosine"), ("euclidean", "euclid"), ("mahalanobis", "mahalanobis")]
+)
+def test_distances_equal_the_authors(oracle, kind, name):
+    mixture = of_oracle(oracle)
+    for t, batch in enumerate(torch.from_numpy(oracle["data"])):
+        mixture.partial_fit(batch, step_size(oracle, t + 1))
+    found = mixture.anomaly_score(torch.from_numpy(oracle["query"]), kind)
+    assert_agrees(found, oracle[name], name)
+
+
+def test_likelihoods_and_weights_equal_the_authors(oracle):
+    mixture = of_oracle(oracle)
+    for t, batch in enumerate(torch.from_numpy(oracle["data"])):
+        mixture.partial_fit(batch, step_size(oracle, t + 1))
+    query = torch.from_numpy(oracle["query"])
+    assert_agrees(mixture.score_samples(query), oracle["sample_score"], "sample_score")
+    assert torch.equal(mixture.anomaly_score(query, "negative_log_likelihood"), -mixture.score_samples(query))
+    assert_agrees(mixture.log_weights(), oracle["log_weights"], "log_weights")
+
+
+# Stick breaking
+
+
+def fractions_of():
+    return st.lists(st.floats(0.001, 0.999), min_size=1, max_size=12)
+
+
+@few
+@given(fractions_of())
+def test_stick_weights_equal_a_loop(fractions):
+    expected, left = [], 1.0
+    for fraction in fractions:
+        expected.append(fraction * left)
+        left *= 1 - fraction
+    found = log_stick_weights(torch.tensor(fractions, dtype=torch.float64)).exp()
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_a_stick_of_0_has_no_weight_and_one_of_1_takes_the_rest():
+    log_weights = log_stick_weights(torch.tensor([0.0, 0.5, 1.0, 0.5]))
+    assert log_weights.exp().tolist() == [0.0, 0.5, 0.5, 0.0]
+
+
+@few
+@given(
+    st.lists(st.floats(0, 1, width=32), min_size=1, max_size=10),
+    st.floats(1, 20),
+    st.integers(1, 5000),
+)
+def test_fraction_update_equals_a_loop(resp, alpha, n):
+    eps = np.finfo(np.float32).eps
+    expected = [r / (r + (alpha - 1) / n + sum(resp[k + 1 :]) + eps) for k, r in enumerate(resp)]
+    found = update_fractions(torch.tensor(resp), torch.tensor(alpha, dtype=torch.float64), n)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@few
+@given(
+    st.lists(st.floats(0, 1, width=32), min_size=2, max_size=10),
+    st.floats(0.5, 20),
+    st.integers(1, 5000),
+)
+def test_concentration_update_equals_a_loop(resp, alpha, n):
+    total = 0.0
+    for k in range(len(resp) - 1):
+        after = sum(resp[k + 1 :])
+        total += scipy.special.digamma(n * (resp[k] + after) + alpha + 1) - scipy.special.digamma(n * after + alpha)
+    found = update_concentration(torch.tensor(resp), torch.tensor(alpha, dtype=torch.float64), n)
+    assert float(found) == pytest.approx((len(resp) - 1) / total, rel=1e-4)
+
+
+def test_a_concentration_below_1_keeps_fractions_in_range():
+    found = update_fractions(torch.tensor([0.5, 1e-6, 0.0]), torch.tensor(0.1), 10)
+    assert (found >= 0).all() and (found <= 1).all()
+
+
+def test_a_single_component_keeps_its_concentration():
+    assert float(update_concentration(torch.tensor([1.0]), torch.tensor(2.0), 10)) == 2.0
+
+
+@few
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=12).filter(any))
+def test_log_weights_normalise(fractions):
+    mixture = DirichletProcessMixture(len(fractions), 2)
+    mixture.stick_fractions.copy_(torch.tensor(fractions))
+    weights = log_stick_weights(mixture.stick_fractions).exp()
+    found = mixture.log_weights().exp()
+    torch.testing.assert_close(found.sum(), torch.tensor(1.0))
+    torch.testing.assert_close(found, weights / weights.sum())
+
+
+# Densities
+
+
+def test_densities_equal_those_of_torch():
+    x, means = samples(50, 4), samples(3, 4, seed=1)
+    variances = torch.rand(3, 4) + 0.1
+    normal = torch.distributions.Independent(torch.distributions.Normal(means, variances.sqrt()), 1)
+    torch.testing.assert_close(diagonal.log_density(x, means, variances), normal.log_prob(x.unsqueeze(1)))
+
+
+def test_squared_mahalanobis_is_not_negative_on_the_mean():
+    means = torch.randn(20, 300) * 100
+    distances = diagonal.squared_mahalanobis(means, means, torch.full_like(means, 1e-3))
+    assert (distances >= 0).all()
+
+
+def test_mixture_density_equals_scipys():
+    x = samples()
+    mixture = fitted(x)
+    weights = log_stick_weights(mixture.stick_fractions).exp().double().numpy()  # unnormalised, as the contract says
+    active = mixture.log_weights().exp().numpy() > 1e-6
+    density = sum(
+        weight * scipy.stats.multivariate_normal(mean, np.diag(variance)).pdf(x)
+        for weight, mean, variance in zip(
+            weights[active], mixture.means[active].numpy(), mixture.covariances[active].numpy(), strict=True
+        )
+    )
+    np.testing.assert_allclose(mixture.score_samples(x), np.log(density), rtol=1e-4)
+
+
+def test_scores_equal_plain_computations():
+    x, query = samples(), samples(30, seed=9)
+    mixture = fitted(x)
+    means, variances = mixture.means[mixture.active()], mixture.covariances[mixture.active()]
+    differences = query.unsqueeze(1) - means
+    plain = {
+        "cosine": 1 - torch.cosine_similarity(query.unsqueeze(1), means.unsqueeze(0), dim=2).amax(1),
+        "euclidean": differences.square().sum(2).sqrt().amin(1),
+        "mahalanobis": (differences.square() / variances).sum(2).sqrt().amin(1),
+    }
+    for kind, expected in plain.items():
+        torch.testing.assert_close(mixture.anomaly_score(query, kind), expected, rtol=1e-3, atol=1e-4)
+
+
+# A step
+
+
+def test_a_step_equals_its_equations():
+    x = samples()
+    mixture = fitted(x, n_steps=1)
+    before = {name: value.clone().double() for name, value in mixture.state_dict().items()}
+    batch, g, eps = samples(70, seed=5).double(), 0.3, torch.finfo(torch.float32).eps
+    log_weights = log_stick_weights(before["stick_fractions"])
+    log_joint = diagonal.log_density(batch, before["means"], before["covariances"]) + log_weights
+    resp = log_joint.softmax(1)
+    r = (1 - g) * before["resp_statistic"] + g * resp.mean(0)
+    m = (1 - g) * before["first_statistic"] + g * resp.T @ batch / 70
+    s = (1 - g) * before["second_statistic"] + g * resp.T @ batch.square() / 70
+    mass = (r + eps).unsqueeze(1)
+    log_likelihood = mixture.partial_fit(batch.float(), g)
+    assert log_likelihood == pytest.approx(float(log_joint.logsumexp(1).mean()), rel=1e-4)
+    torch.testing.assert_close(mixture.resp_statistic.double(), r, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(mixture.means.double(), m / mass, rtol=1e-3, atol=1e-4)
+    variances = s / mass - (m / mass).square() + mixture.reg_covar
+    torch.testing.assert_close(mixture.covariances.double(), variances, rtol=1e-3, atol=1e-4)
+    assert int(mixture.n_steps) == 2
+
+
+def test_the_first_step_of_size_1_forgets_everything_before():
+    x = samples()
+    mixture, other = fitted(x), fitted(x)
+    other.resp_statistic.fill_(7)
+    other.first_statistic.fill_(7)
+    other.second_statistic.fill_(7)
+    mixture.partial_fit(x, 1.0)
+    other.partial_fit(x, 1.0)
+    for name, value in mixture.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, msg=name)
+
+
+@few
+@given(st.integers(0, 10000), st.integers(2, 8))
+def test_likelihood_rises_with_every_batch_step(seed, k):
+    x = samples(seed=seed)
+    mixture = started(x, k, seed, learn_weight_concentration=False, weight_concentration=1.0)
+    likelihoods = [mixture.partial_fit(x, 1.0) for _ in range(8)]
+    assert float(mixture.weight_concentration) == 1.0
+    assert all(after >= before - 1e-4 for before, after in zip(likelihoods, likelihoods[1:], strict=False))
+    assert likelihoods[-1] > likelihoods[0]
+
+
+@few
+@given(st.integers(0, 10000))
+def test_the_order_of_samples_does_not_matter(seed):
+    x = samples(seed=seed)
+    one, other = started(x), started(x)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    for _ in range(3):
+        one.partial_fit(x, 0.7)
+        other.partial_fit(x[order], 0.7)
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 200])
+def test_chunks_give_the_same_step(monkeypatch, rows):
+    x = samples()
+    whole, chunked = started(x), started(x)
+    likelihoods = [whole.partial_fit(x, 0.5) for _ in range(2)]
+    monkeypatch.setattr(dirichlet_process, "ROWS_AT_ONCE", rows)
+    assert [chunked.partial_fit(x, 0.5) for _ in range(2)] == pytest.approx(likelihoods, rel=1e-5)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(chunked.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_alpha_is_learned_only_where_asked():
+    x = samples()
+    assert float(fitted(x, weight_concentration=3.0, learn_weight_concentration=False).weight_concentration) == 3.0
+    assert float(fitted(x, weight_concentration=3.0).weight_concentration) != 3.0
+
+
+def test_a_fit_finds_the_clusters():
+    x = torch.cat([torch.randn(300, 3) * 0.1 + centre for centre in (-4.0, 0.0, 5.0)])
+    mixture = fitted(x, k=12, n_steps=60, step_size=1.0)
+    weights = mixture.log_weights().exp()
+    for centre in (-4.0, 0.0, 5.0):
+        near = (mixture.means - centre).abs().amax(1) < 0.3
+        assert float(weights[near].sum()) == pytest.approx(1 / 3, abs=0.02)
+    assert mixture.anomaly_score(torch.full((1, 3), 2.5), "mahalanobis") > mixture.anomaly_score(x, "mahalanobis").max()
+
+
+def test_a_fit_saved_half_way_goes_on_as_if_never_stopped():
+    x = samples(400)
+    mixture = fitted(x[:200], n_steps=3)
+    file = io.BytesIO()
+    torch.save(mixture.state_dict(), file)
+    file.seek(0)
+    loaded = DirichletProcessMixture(6, 5)
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    assert loaded.is_fitted
+    for step in range(3):
+        batch = x[100 * step : 100 * step + 100]
+        assert loaded.partial_fit(batch, 0.3) == mixture.partial_fit(batch, 0.3)
+    for name, value in mixture.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    assert int(loaded.n_steps) == 6
+
+
+# The start
+
+
+def test_start_takes_means_from_different_samples():
+    x = samples(30)
+    mixture = started(x, k=30)
+    assert {tuple(row) for row in mixture.means.tolist()} == {tuple(row) for row in x.tolist()}
+    torch.testing.assert_close(mixture.covariances, (x.var(0) + 1e-6).expand(30, -1))
+    assert not mixture.is_fitted
+    assert float(mixture.stick_fractions[-1]) == 1
+
+
+def test_start_follows_its_generator():
+    x = samples()
+    assert torch.equal(started(x, seed=1).means, started(x, seed=1).means)
+    assert torch.equal(started(x, seed=1).stick_fractions, started(x, seed=1).stick_fractions)
+    assert not torch.equal(started(x, seed=1).means, started(x, seed=2).means)
+
+
+def test_start_draws_sticks_from_their_prior():
+    x = samples(4000, 1)
+    fractions = started(x, k=4000, weight_concentration=3.0).stick_fractions[:-1]
+    assert scipy.stats.kstest(fractions.numpy(), scipy.stats.beta(1, 3).cdf).pvalue > 1e-3
+
+
+def test_a_new_start_forgets_the_old_fit():
+    x = samples()
+    mixture = fitted(x)
+    mixture.initialize(x, generator=torch.Generator().manual_seed(0))
+    for name, value in started(x).state_dict().items():
+        assert torch.equal(mixture.state_dict()[name], value), name
+
+
+# Components without weight
+
+
+@pytest.mark.parametrize("kind", ["cosine", "euclidean", "mahalanobis", "negative_log_likelihood"])
+def test_components_without_weight_have_no_say(kind):
+    query = torch.tensor([[3.0, 4.0]])
+    mixture = DirichletProcessMixture(2, 2)
+    mixture.means.copy_(torch.tensor([[-5.0, 5.0], [3.0, 4.0]]))  # the second is the query itself
+    alone = DirichletProcessMixture(1, 2)
+    alone.means.copy_(mixture.means[:1])
+
+    def put(weight):
+        mixture.stick_fractions.copy_(torch.tensor([1 - weight, 1.0]))
+        alone.stick_fractions.copy_(mixture.stick_fractions[:1])
+
+    put(5e-7)
+    assert mixture.n_active == 1
+    torch.testing.assert_close(mixture.anomaly_score(query, kind), alone.anomaly_score(query, kind))
+    put(2e-6)
+    assert mixture.n_active == 2
+    assert mixture.anomaly_score(query, kind) < alone.anomaly_score(query, kind) - 0.1
+
+
+def test_active_counts_only_weights_above_the_limit():
+    x = samples()
+    mixture = fitted(x, k=40, n_steps=30, step_size=1.0)
+    expected = int((mixture.log_weights().double().exp() > 1e-6).sum())
+    assert mixture.n_active == expected
+    assert expected < 40
+
+
+# Odd samples
+
+
+def test_identical_patches():
+    x = torch.full((50, 5), 0.3)
+    mixture = fitted(x, n_steps=10)
+    assert_sound(mixture, x)
+    torch.testing.assert_close(mixture.means[mixture.active()], x[: mixture.n_active], rtol=1e-3, atol=1e-4)
+
+
+def test_one_sample_with_means_given():
+    x = samples(1)
+    mixture = DirichletProcessMixture(3, 5)
+    mixture.initialize(x, means=samples(3, seed=2))
+    for _ in range(3):
+        mixture.partial_fit(x, 0.5)
+    assert_sound(mixture, x)
+
+
+def test_half_precision_samples():
+    x = samples().half()
+    mixture = fitted(x)
+    assert_sound(mixture, x.float())
+    assert mixture.means.dtype == torch.float32
+    for name, value in fitted(x.float()).state_dict().items():
+        assert torch.equal(mixture.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("kind", ["cosine", "euclidean", "mahalanobis", "negative_log_likelihood"])
+def test_half_precision_samples_can_be_scored_after_conversion(kind):
+    x = samples()
+    mixture = fitted(x)
+    assert mixture.anomaly_score(x.half().float(), kind).dtype == torch.float32
+
+
+def test_constant_features():
+    x = samples()
+    x[:, 2] = 1000.0
+    mixture = fitted(x, n_steps=10)
+    assert_sound(mixture, x)
+
+
+def test_starving_components():
+    x = torch.cat([samples(100), torch.full((1, 5), 1e3)])
+    mixture = started(x, k=40)
+    for _ in range(50):
+        mixture.partial_fit(x[:100], 0.9)
+    assert_sound(mixture, x)
+    assert mixture.n_active < 40
+
+
+def test_fewer_patches_than_components_raise():
+    with pytest.raises(InputError, match=r"7 components .* got 6.*n_components"):
+        started(samples(6), k=7)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (10, 4), (10,), (2, 10, 5)])
+def test_samples_of_another_shape_raise(shape):
+    mixture = fitted(samples())
+    with pytest.raises(InputError, match=r"\[N, 5\]"):
+        mixture.partial_fit(torch.zeros(shape), 0.5)
+    with pytest.raises(InputError, match=r"\[N, 5\]"):
+        mixture.initialize(torch.zeros(shape))
+
+
+def test_means_of_another_shape_raise():
+    with pytest.raises(InputError, match="means must be of shape"):
+        DirichletProcessMixture(3, 5).initialize(samples(), means=samples(4))
+
+
+@pytest.mark.parametrize("step_size", [0, 2, -0.1, 1.001, math.nan])
+def test_a_step_size_out_of_range_raises(step_size):
+    with pytest.raises(InputError, match="step size"):
+        fitted(samples()).partial_fit(samples(), step_size)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_samples_that_are_not_finite_raise_and_change_nothing(bad):
+    x = samples()
+    mixture = fitted(x)
+    before = {name: value.clone() for name, value in mixture.state_dict().items()}
+    x[3, 2] = bad
+    with pytest.raises(RuntimeError, match="finite"):
+        mixture.partial_fit(x, 0.5)
+    for name, value in mixture.state_dict().items():
+        assert torch.equal(before[name], value), name
+
+
+def test_a_step_before_the_start_raises():
+    with pytest.raises(RuntimeError, match="initialize"):
+        DirichletProcessMixture(3, 5).partial_fit(samples(), 0.5)
+
+
+def test_an_unknown_score_raises():
+    with pytest.raises(ValueError, match="no anomaly score subspace"):
+        fitted(samples()).anomaly_score(samples(), "subspace")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"n_components": 0},
+        {"n_features": 0},
+        {"covariance_type": "tied"},
+        {"weight_concentration": 0.0},
+        {"weight_concentration": -1.0},
+        {"reg_covar": 0.0},
+        {"reg_covar": -1e-6},
+    ],
+)
+def test_wrong_arguments_raise(arguments):
+    (name,) = arguments
+    with pytest.raises(InputError, match=name):
+        DirichletProcessMixture(**{"n_components": 3, "n_features": 5, **arguments})
+
+
+@pytest.mark.parametrize("kind", ["cosine", "euclidean", "mahalanobis", "negative_log_likelihood"])
+def test_scripted_scores_equal_eager(kind):
+    x = samples()
+    mixture = fitted(x)
+
+    class Scores(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mixture = mixture
+            self.kind = kind
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.mixture.anomaly_score(x, self.kind)
+
+    torch.testing.assert_close(torch.jit.script(Scores())(x), mixture.anomaly_score(x, kind))
