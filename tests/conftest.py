@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,8 @@ def make_encoder(image_size: int = 56, **arguments) -> DINOv2PatchEncoder:
         return DINOv2PatchEncoder(image_size=image_size, vit_options=TINY_VIT, **arguments)
 
 
-def make_fitted_network(score: str = "cosine", target_fpr: float = 0.01, n_components: int = 4) -> PatchAnomalyNetwork:
+@functools.cache
+def _fitted_network(score: str, target_fpr: float, n_components: int) -> PatchAnomalyNetwork:
     """A tiny network, fitted and calibrated on patches of noise."""
     encoder = make_encoder()
     network = PatchAnomalyNetwork(encoder, DirichletProcessMixture(n_components, 32), score, target_fpr)
@@ -55,6 +58,10 @@ def make_fitted_network(score: str = "cosine", target_fpr: float = 0.01, n_compo
     scores = {kind: network.mixture.anomaly_score(held_out, kind).numpy() for kind in network.mixture.score_kinds}
     network.calibration.fit(scores, target_fpr)
     return network
+
+
+def make_fitted_network(score: str = "cosine", target_fpr: float = 0.01, n_components: int = 4) -> PatchAnomalyNetwork:
+    return copy.deepcopy(_fitted_network(score, target_fpr, n_components))
 
 
 @pytest.fixture

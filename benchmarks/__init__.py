@@ -1,0 +1,1 @@
+"""Measurements of the bundle; nothing here is a test."""

@@ -1,0 +1,132 @@
+"""The file with everything fitted appears whole or not at all, and says why it cannot be used."""
+
+import pytest
+import torch
+
+from scripts import checkpoint
+from scripts.checkpoint import load_network, save_network
+from scripts.encoder import DINOv2PatchEncoder
+from scripts.errors import InputError
+from scripts.mixture import DirichletProcessMixture
+from scripts.network import PatchAnomalyNetwork
+
+REMEDY = r"fit it with `python -m monai\.bundle run training --config_file configs/train\.json"
+
+
+def unfitted(n_components=4, score="cosine", **vit_options):
+    options = {"depth": 2, "embed_dim": 32, "num_heads": 2, **vit_options}
+    encoder = DINOv2PatchEncoder(image_size=56, vit_options=options)
+    return PatchAnomalyNetwork(encoder, DirichletProcessMixture(n_components, encoder.n_features), score)
+
+
+def test_a_saved_network_is_loaded(fitted_network, tmp_path):
+    path = tmp_path / "new" / "folder" / "model.pt"
+    save_network(fitted_network, path)
+    loaded = unfitted()
+    assert load_network(loaded, path) is loaded
+    images = torch.rand(1, 1, 60, 45)
+    assert torch.equal(loaded(images), fitted_network(images))
+    assert [file.name for file in path.parent.iterdir()] == ["model.pt"]
+
+
+def test_the_file_needs_no_pickled_code(fitted_network, tmp_path):
+    save_network(fitted_network, tmp_path / "model.pt")
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert set(state) == set(fitted_network.state_dict())
+
+
+def test_a_save_that_fails_leaves_the_old_file(fitted_network, tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+    save_network(fitted_network, path)
+    before = path.read_bytes()
+
+    def disk_full(state, file):
+        file.write_bytes(b"half a file")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        save_network(fitted_network, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_save_that_fails_leaves_nothing_where_nothing_was(fitted_network, tmp_path, monkeypatch):
+    def disk_full(state, file):
+        file.write_bytes(b"half a file")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        save_network(fitted_network, tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_save_replaces_the_old_one(make_network, tmp_path):
+    save_network(make_network(), tmp_path / "model.pt")
+    other = make_network()
+    other.mixture.means.add_(1)
+    save_network(other, tmp_path / "model.pt")
+    assert torch.equal(load_network(unfitted(), tmp_path / "model.pt").mixture.means, other.mixture.means)
+
+
+def test_a_missing_file_raises(tmp_path):
+    with pytest.raises(InputError, match=rf"no fitted model .*model\.pt; {REMEDY}.*, or give ckpt_path"):
+        load_network(unfitted(), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 100, b"PK\x03\x04 half a zip"])
+def test_a_corrupt_file_raises(tmp_path, content):
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(InputError, match=rf"cannot be read \(.*\); {REMEDY}"):
+        load_network(unfitted(), tmp_path / "model.pt")
+
+
+def test_a_cut_off_file_raises(fitted_network, tmp_path):
+    path = tmp_path / "model.pt"
+    save_network(fitted_network, path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(InputError, match=f"cannot be read .*{REMEDY}"):
+        load_network(unfitted(), path)
+
+
+@pytest.mark.parametrize("content", [{"a": torch.ones(2)}, {}, [1, 2], torch.ones(3), 5])
+def test_a_file_of_something_else_raises(tmp_path, content):
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"model\.pt .*fit it with"):
+        load_network(unfitted(), tmp_path / "model.pt")
+
+
+def test_a_network_of_another_depth_raises(fitted_network, tmp_path):
+    save_network(fitted_network, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=f"not a model of this network .*{REMEDY}"):
+        load_network(unfitted(depth=3), tmp_path / "model.pt")
+
+
+def test_a_network_of_other_settings_raises(fitted_network, tmp_path):
+    save_network(fitted_network, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="fitted with n_components=4, this network has n_components=7"):
+        load_network(unfitted(7), tmp_path / "model.pt")
+
+
+def test_a_network_of_another_width_raises(fitted_network, tmp_path):
+    save_network(fitted_network, tmp_path / "model.pt")
+    with pytest.raises(InputError):
+        load_network(unfitted(embed_dim=16), tmp_path / "model.pt")
+
+
+def test_a_network_that_was_not_calibrated_raises(tmp_path):
+    network = unfitted()
+    network.mixture.initialize(torch.randn(20, 32))
+    network.mixture.partial_fit(torch.randn(20, 32), 0.5)
+    save_network(network, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=f"not calibrated for the score 'cosine'; {REMEDY}"):
+        load_network(unfitted(), tmp_path / "model.pt")
+
+
+def test_a_score_that_was_not_calibrated_raises(fitted_network, tmp_path):
+    fitted_network.calibration.quantiles[1] = float("nan")
+    save_network(fitted_network, tmp_path / "model.pt")
+    load_network(unfitted(), tmp_path / "model.pt")
+    with pytest.raises(InputError, match="not calibrated for the score 'euclidean'"):
+        load_network(unfitted(score="euclidean"), tmp_path / "model.pt")
