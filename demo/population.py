@@ -61,8 +61,8 @@ def subject(brain: torch.Tensor, seed: int, with_lesion: bool) -> tuple[torch.Te
         sigma_range=(5, 7),
         magnitude_range=(40, 90),
         prob=1,
-        rotate_range=(0.06, 0.06, 0.08),
-        translate_range=(2, 2, 1),
+        rotate_range=(0.03, 0.03, 0.08),
+        translate_range=(2, 2, 0.5),
         scale_range=(0.06, 0.06, 0.06),
         padding_mode="zeros",
     ).set_random_state(seed)
@@ -72,7 +72,7 @@ def subject(brain: torch.Tensor, seed: int, with_lesion: bool) -> tuple[torch.Te
     if with_lesion:
         mask = lesion(inside[0], np.random.default_rng(seed)).unsqueeze(0)
         bright = seed % 2 == 0
-        image = torch.lerp(image, torch.full_like(image, 1.25 if bright else 0.25), 0.85 * GaussianSmooth(0.7)(mask))
+        image = torch.lerp(image, torch.full_like(image, 1.4 if bright else 0.12), 0.85 * GaussianSmooth(0.7)(mask))
     acquisition = Compose(
         [
             RandBiasField(prob=1, coeff_range=(0.0, 0.15)),
@@ -85,7 +85,7 @@ def subject(brain: torch.Tensor, seed: int, with_lesion: bool) -> tuple[torch.Te
 
 
 def lesion(inside: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-    """A lumpy ball of 8 to 12 mm radius, inside the brain and the slab.
+    """A lumpy ball of 10 to 14 mm radius, inside the brain and the slab.
 
     Args:
         inside: brain mask ``[X,Y,Z]`` at 2 mm.
@@ -101,7 +101,7 @@ def lesion(inside: torch.Tensor, generator: np.random.Generator) -> torch.Tensor
     distance = (grid - centre).float().norm(dim=-1)
     bumps = torch.from_numpy(generator.standard_normal(inside.shape).astype(np.float32))
     bumps = GaussianSmooth(2.0)(bumps.unsqueeze(0))[0] * 20
-    return ((distance + bumps.clamp(-1.5, 1.5) < generator.uniform(4.0, 6.0)) & inside).float()
+    return ((distance + bumps.clamp(-1.5, 1.5) < generator.uniform(5.0, 7.0)) & inside).float()
 
 
 def _subjects() -> Iterator[tuple[str, str, int, bool]]:

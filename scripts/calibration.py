@@ -51,10 +51,11 @@ class ScoreCalibration(nn.Module):
             if not len(values):
                 raise InputError("Calibration needs patches of held-out normal images; got none.")
             of_kind = np.quantile(values, 1 - rates)
-            if not of_kind[-1] > of_kind[0]:
+            median, limit = of_kind[0], of_kind[rates == target_fpr][0]
+            if not limit > median:
                 raise InputError(
-                    f"The {kind} scores of the held-out normal patches are all {of_kind[0]:.6g}, so that there is no "
-                    "limit to be found; give validation images with some variation."
+                    f"The {kind} scores of the held-out normal patches have median {median:.6g} and limit {limit:.6g}; "
+                    "the limit must be higher, so give validation images with some variation or a lower target_fpr."
                 )
             quantiles[SCORE_KINDS.index(kind)] = torch.from_numpy(of_kind)
         self.rates.copy_(torch.from_numpy(rates))
@@ -92,9 +93,14 @@ class ScoreCalibration(nn.Module):
 
         Returns:
             The same shape, without unit.
+
+        Raises:
+            RuntimeError: the limit at this rate is not above the median.
         """
-        median = self.quantiles[kind, 0]
-        return (raw - median) / (self.limit(kind, target_fpr) - median)
+        median, limit = self.quantiles[kind, 0], self.limit(kind, target_fpr)
+        if bool(limit <= median):
+            raise RuntimeError("The decision limit is the median of the normal scores: give a lower target_fpr.")
+        return (raw - median) / (limit - median)
 
 
 def check_target_fpr(target_fpr: float) -> None:

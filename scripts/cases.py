@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,14 @@ def find_cases(path: str | os.PathLike, pattern: str = "*") -> list[dict[str, st
     cases = list(_walk(root, root, pattern))
     if not cases:
         raise InputError(f"There are no cases in {root} (file names {pattern!r}); {EXPECTED}.")
-    seen: dict[str, int] = {}
+    taken = {case["case"] for case in cases}
+    seen: set[str] = set()
     for case in cases:
         name = case["case"]
-        seen[name] = seen.get(name, 0) + 1
-        if seen[name] > 1:
-            case["case"] = f"{name}_{seen[name]}"
+        if name in seen:
+            case["case"] = next(new for n in itertools.count(2) if (new := f"{name}_{n}") not in taken)
+        taken.add(case["case"])
+        seen.add(name)
     return cases
 
 
@@ -121,11 +124,11 @@ def sentence(error: BaseException) -> str:
     return f"it could not be processed ({reason[:200]}); check that the file is whole and opens in a viewer"
 
 
-def raise_failed(failed: Mapping[str, str], n_cases: int, others: str) -> None:
+def raise_failed(failed: Collection[tuple[str, str]], n_cases: int, others: str) -> None:
     """Say at the end which cases failed.
 
     Args:
-        failed: a sentence by case.
+        failed: cases and a sentence for each.
         n_cases: how many cases there were.
         others: what became of the others.
 
@@ -133,7 +136,7 @@ def raise_failed(failed: Mapping[str, str], n_cases: int, others: str) -> None:
         InputError: one or more failed.
     """
     if failed:
-        listed = "".join(f"\n  {case}: {why}" for case, why in failed.items())
+        listed = "".join(f"\n  {case}: {why}" for case, why in failed)
         raise InputError(f"{len(failed)} of {n_cases} cases failed ({others}):{listed}")
 
 

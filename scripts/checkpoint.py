@@ -46,11 +46,12 @@ def load_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> Patch
         raise InputError(f"There is no fitted model {path}; {fit}, or give ckpt_path.")
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
-        settings, own, found = state_dict["_extra_state"], set(network.state_dict()), set(state_dict)
+        own, found = set(network.state_dict()), set(state_dict)
+        dict(state_dict["_extra_state"]["settings"])
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"The fitted model {path} cannot be read ({reason}); {fit}.") from error
-    network.set_extra_state(settings)
+    network.set_extra_state(state_dict["_extra_state"])
     if own != found:
         raise InputError(f"{path} is not a model of this network ({len(own ^ found)} entries differ); {fit}.")
     network.load_state_dict(state_dict)

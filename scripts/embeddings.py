@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from .cases import raise_failed
 from .errors import InputError
-from .inferer import DPMMInferer, occupied
+from .inferer import DPMMInferer, occupied_batches
 from .network import PatchAnomalyNetwork
 
 
@@ -102,7 +102,10 @@ def _embed(
 ) -> Iterator[np.ndarray]:
     """Embeddings ``[B, h*w, D]`` of the occupied slices of an image, batch by batch."""
     slices = inferer.slices(image.unsqueeze(0))
-    for chosen in occupied(slices).split(inferer.slice_batch_size):
+    batches = occupied_batches(slices, inferer.slice_batch_size)
+    if not batches:
+        raise InputError("every slice has a single grey value; expected slices with some contrast")
+    for chosen in batches:
         yield network.embed(slices[chosen].to(device)).flatten(2).transpose(1, 2).half().cpu().numpy()
 
 
@@ -115,6 +118,6 @@ def raise_failed_cases(embeddings: Sequence[EmbeddingDataset]) -> None:
     Raises:
         InputError: one or more cases could not be embedded.
     """
-    failed = {name: why for dataset in embeddings for name, why in dataset.failed.items()}
+    failed = [item for dataset in embeddings for item in dataset.failed.items()]
     n_cases = sum(dataset.n_cases for dataset in embeddings)
     raise_failed(failed, n_cases, "the model was fitted without them and saved")

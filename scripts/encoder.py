@@ -165,6 +165,15 @@ class DINOv2PatchEncoder(nn.Module):
         expected = "register_tokens" if self.has_registers else "no register_tokens"
         if ("register_tokens" in state_dict) != self.has_registers:
             raise InputError(f"{self.name} expects weights with {expected}; choose the weights of that model.")
+        for name, shape in (
+            ("patch_embed.proj.weight", self.vit.patch_embed.proj.weight.shape),
+            ("pos_embed", (1, 1 + PRETRAINED_GRID**2, self.vit.embed_dim)),
+        ):  # the two that timm would resample
+            if name in state_dict and state_dict[name].shape != torch.Size(shape):
+                raise InputError(
+                    f"These are not the weights of {self.name}: {name} is of shape {tuple(state_dict[name].shape)}, "
+                    f"expected {tuple(shape)}."
+                )
         try:
             self.vit.load_state_dict(checkpoint_filter_fn(dict(state_dict), self.vit), strict=True)
         except (RuntimeError, KeyError) as error:

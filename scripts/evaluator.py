@@ -34,7 +34,7 @@ class CaseEvaluator(SupervisedEvaluator):
         """
         self.failed.clear()
         super().run(global_epoch)
-        raise_failed(self.failed, self.state.epoch_length, "the others are finished")
+        raise_failed(self.failed.items(), self.state.epoch_length, "the others are finished")
 
     def _iteration(self, engine: CaseEvaluator, batchdata: dict[str, Any]) -> Any:
         (case,) = batchdata["case"]

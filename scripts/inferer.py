@@ -60,7 +60,7 @@ class DPMMInferer(Inferer):
         """
         slices = self.slices(inputs)
         maps = slices.new_zeros((len(slices), 1, *slices.shape[2:]))
-        batches = occupied(slices).split(self.slice_batch_size)
+        batches = occupied_batches(slices, self.slice_batch_size)
         for chosen in tqdm(batches, desc="scoring", unit="batch", leave=False, disable=not self.progress):
             maps[chosen] = network(slices[chosen], *args, **kwargs).to(maps)
         if inputs.ndim == 5:
@@ -94,7 +94,8 @@ class DPMMInferer(Inferer):
         return slices
 
 
-def occupied(slices: torch.Tensor) -> torch.Tensor:
-    """Indices of the slices ``[N,C,H,W]`` that have more than one grey value."""
+def occupied_batches(slices: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
+    """Indices of the slices ``[N,C,H,W]`` that have more than one grey value, in batches."""
     flat = slices.flatten(1)
-    return torch.nonzero(flat.amax(1) > flat.amin(1)).flatten()
+    occupied = torch.nonzero(flat.amax(1) > flat.amin(1)).flatten()
+    return list(occupied.split(batch_size)) if len(occupied) else []

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from matplotlib.figure import Figure
 
-MAP_RANGE = (0.0, 3.0)  # units of the calibrated limit, the same in every picture so that healthy images stay dark
+MAP_RANGE = (0.0, 2.0)  # units of the calibrated limit, the same in every picture so that healthy images stay dark
 
 
 def overlay_png(
@@ -30,8 +30,10 @@ def overlay_png(
         A PNG file.
     """
     chosen = np.sort(np.argsort(anomaly_map.max((0, 1)))[::-1][:n_slices])
+    image, anomaly_map = _crop(image, anomaly_map)
     shown = np.moveaxis(np.concatenate(np.moveaxis(image[..., chosen], 3, 0), axis=2), 0, 2)  # [H, n*W, C]
     shown = np.repeat(shown, 3 // shown.shape[2], axis=2)
+    shown = np.clip(shown / max(float(np.percentile(shown, 99.8)), 1e-6), 0, 1)
     scores = np.concatenate(np.moveaxis(anomaly_map[..., chosen], 2, 0), axis=1)  # [H, n*W]
 
     height, width = scores.shape[0] * spacing[0], scores.shape[1] * spacing[1]
@@ -41,7 +43,7 @@ def overlay_png(
     figure = Figure(figsize=size, dpi=110, facecolor="black", layout="constrained")
     axes = figure.subplots(2, 1)
     for axis in axes:
-        axis.imshow(shown, aspect=spacing[0] / spacing[1], interpolation="nearest", vmin=0, vmax=1)
+        axis.imshow(shown, aspect=spacing[0] / spacing[1], interpolation="nearest")
         axis.set_axis_off()
     low, high = MAP_RANGE
     heat = axes[1].imshow(
@@ -50,7 +52,7 @@ def overlay_png(
         cmap="inferno",
         vmin=low,
         vmax=high,
-        alpha=np.clip(scores / high, 0, 1) * 0.75,
+        alpha=0.8 * np.clip(scores - 0.5, 0, 1),  # what is well within normal is not tinted
     )
     if scores.max() >= 1 > scores.min():
         axes[1].contour(scores, levels=[1.0], colors="cyan", linewidths=0.8)
@@ -63,3 +65,12 @@ def overlay_png(
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _crop(image: np.ndarray, anomaly_map: np.ndarray, margin: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a border of zeros off, but for a margin in pixels."""
+    box = []
+    for axis in (1, 2):
+        filled = np.flatnonzero(image.any(tuple(other for other in range(4) if other != axis)))
+        box.append(slice(max(filled[0] - margin, 0), filled[-1] + margin + 1))
+    return image[:, box[0], box[1]], anomaly_map[box[0], box[1]]

@@ -60,24 +60,34 @@ class OrientUprightd(Orientationd):
 class ScaleForegroundPercentilesd(MapTransform):
     """Scales intensities to [0,1] between two percentiles of the foreground, all voxels that are not zero.
 
-    A background of zeros, large or small, so has no say, and a skull-stripped scan keeps its contrast. Channels are
-    scaled together: colours stay.
+    A background of zeros, large or small, so has no say, and a skull-stripped scan keeps its contrast. Room is left for
+    what is brighter than the foreground mostly is: a lesion must not be clipped to the brightness of normal tissue.
+    Channels are scaled together: colours stay.
 
     Args:
         keys: images of any shape.
         lower: percentile that becomes 0; what lies below is clipped.
-        upper: percentile that becomes 1; what lies above is clipped.
+        upper: percentile that becomes ``1 - headroom``.
+        headroom: share of the range above the upper percentile; what lies above that too is clipped.
         allow_missing_keys: whether a key may be missing.
     """
 
     def __init__(
-        self, keys: KeysCollection, lower: float = 0.5, upper: float = 99.5, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        lower: float = 0.5,
+        upper: float = 99.5,
+        headroom: float = 0.3,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if not 0 <= lower < upper <= 100:
             raise InputError(f"Percentiles must satisfy 0 <= lower < upper <= 100; got {lower} and {upper}.")
+        if not 0 <= headroom < 1:
+            raise InputError(f"headroom must be at least 0 and below 1; got {headroom}.")
         self.lower = lower
         self.upper = upper
+        self.headroom = headroom
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Scale the images of a case."""
@@ -88,7 +98,7 @@ class ScaleForegroundPercentilesd(MapTransform):
             low, high = np.percentile(values[values != 0], [self.lower, self.upper])
             if not high > low:  # hardly any foreground, or a drawing in one grey value
                 low, high = values.min(), values.max()
-            scaled[key] = ((image - float(low)) / float(high - low)).clamp(0, 1)
+            scaled[key] = ((image - float(low)) * float((1 - self.headroom) / (high - low))).clamp(0, 1)
         return scaled
 
 

@@ -286,7 +286,7 @@ def test_a_sentence_is_short_and_never_empty():
 
 
 def test_failed_cases_are_listed():
-    raise_failed({}, 3, "the others are finished")
+    raise_failed([], 3, "the others are finished")
     with pytest.raises(InputError) as raised:
-        raise_failed({"a": "it is empty", "b": "it is black"}, 5, "the others are finished")
+        raise_failed([("a", "it is empty"), ("b", "it is black")], 5, "the others are finished")
     assert str(raised.value) == "2 of 5 cases failed (the others are finished):\n  a: it is empty\n  b: it is black"

@@ -13,9 +13,9 @@ from scripts.network import PatchAnomalyNetwork
 REMEDY = r"fit it with `python -m monai\.bundle run training --config_file configs/train\.json"
 
 
-def unfitted(n_components=4, score="cosine", **vit_options):
+def unfitted(n_components=4, score="cosine", layers=(1,), **vit_options):
     options = {"depth": 2, "embed_dim": 32, "num_heads": 2, **vit_options}
-    encoder = DINOv2PatchEncoder(image_size=56, vit_options=options)
+    encoder = DINOv2PatchEncoder(image_size=56, layers=layers, vit_options=options)
     return PatchAnomalyNetwork(encoder, DirichletProcessMixture(n_components, encoder.n_features), score)
 
 
@@ -90,7 +90,7 @@ def test_a_cut_off_file_raises(fitted_network, tmp_path):
         load_network(unfitted(), path)
 
 
-@pytest.mark.parametrize("content", [{"a": torch.ones(2)}, {}, [1, 2], torch.ones(3), 5])
+@pytest.mark.parametrize("content", [{"a": torch.ones(2)}, {}, [1, 2], {"_extra_state": {}}, {"_extra_state": 5}, 5])
 def test_a_file_of_something_else_raises(tmp_path, content):
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"model\.pt .*fit it with"):
@@ -101,6 +101,33 @@ def test_a_network_of_another_depth_raises(fitted_network, tmp_path):
     save_network(fitted_network, tmp_path / "model.pt")
     with pytest.raises(InputError, match=f"not a model of this network .*{REMEDY}"):
         load_network(unfitted(depth=3), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("change", ["missing", "added"])
+def test_a_file_of_other_entries_raises(fitted_network, tmp_path, change):
+    state = fitted_network.state_dict()
+    if change == "missing":
+        del state["mixture.means"]
+    else:
+        state["mixture.more"] = torch.ones(2)
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=rf"not a model of this network \(1 entries differ\); {REMEDY}"):
+        load_network(unfitted(), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting"), [({"n_components": 7}, "n_components"), ({"layers": (0,)}, "layers")]
+)
+def test_a_refused_file_changes_nothing(fitted_network, tmp_path, arguments, setting):
+    fitted_network.encoder.weights_digest = "abc"
+    save_network(fitted_network, tmp_path / "model.pt")
+    other = unfitted(**arguments)
+    before = other.encoder.vit.norm.weight.clone()
+    with pytest.raises(InputError, match=f"{setting}="):
+        load_network(other, tmp_path / "model.pt")
+    assert other.encoder.weights_digest == ""
+    assert torch.equal(other.encoder.vit.norm.weight, before)
+    assert not other.mixture.is_fitted
 
 
 def test_a_network_of_other_settings_raises(fitted_network, tmp_path):

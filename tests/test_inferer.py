@@ -5,7 +5,7 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.errors import InputError
-from scripts.inferer import DPMMInferer, occupied
+from scripts.inferer import DPMMInferer, occupied_batches
 
 
 def inputs(*shape):
@@ -83,7 +83,8 @@ def test_occupied_slices_have_more_than_one_value():
     slices[1, 1, 3, 4] = 1e-3
     slices[3] = inputs(2, 20, 20)
     slices[4] = 5
-    assert occupied(slices).tolist() == [1, 3]
+    assert [batch.tolist() for batch in occupied_batches(slices, 1)] == [[1], [3]]
+    assert occupied_batches(torch.zeros(2, 1, 5, 5), 4) == []
 
 
 def test_a_function_or_a_script_module_is_a_network():

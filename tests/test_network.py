@@ -183,6 +183,14 @@ def test_an_even_image_has_an_even_map_to_its_border(height, width):
     torch.testing.assert_close(anomaly_map, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_fine_pattern_is_seen_as_its_mean():
+    stripes = torch.zeros(1, 1, 224, 224)
+    stripes[..., ::2] = 1
+    embeddings = brightness_network(56).embed(stripes)
+    grey = brightness_network(56).embed(torch.full_like(stripes, 0.5))
+    torch.testing.assert_close(embeddings, grey, rtol=0, atol=0.03)
+
+
 @pytest.mark.parametrize("vertical", [True, False])
 def test_a_bright_border_is_seen_at_the_border(vertical):
     image = torch.zeros(1, 1, 115, 121)

@@ -17,8 +17,8 @@ def check(tensor):
     return CheckImaged("image")({"image": tensor, "case": "a"})["image"]
 
 
-def scale(tensor, lower=0.5, upper=99.5):
-    return ScaleForegroundPercentilesd("image", lower, upper)({"image": tensor})["image"]
+def scale(tensor, lower=0.5, upper=99.5, headroom=0.0):
+    return ScaleForegroundPercentilesd("image", lower, upper, headroom)({"image": tensor})["image"]
 
 
 # CheckImaged
@@ -95,6 +95,22 @@ def test_a_missing_key_raises_unless_it_may_be_missing():
 
 
 # ScaleForegroundPercentilesd
+
+
+def test_a_lesion_brighter_than_all_normal_tissue_stays_brighter():
+    brain = image(1, 100, 100) * 800
+    brain[0, :2, :2] = 1300
+    brain[0, 2:4, :2] = 1500
+    scaled = scale(brain, headroom=0.3)
+    normal = scaled[0, 4:]
+    assert normal.max() == pytest.approx(0.7, abs=0.01)
+    assert 1 >= scaled[0, 3, 0] > scaled[0, 0, 0] > normal.max() + 0.02
+
+
+@pytest.mark.parametrize("headroom", [-0.1, 1.0])
+def test_headroom_out_of_range(headroom):
+    with pytest.raises(InputError, match="headroom"):
+        ScaleForegroundPercentilesd("image", headroom=headroom)
 
 
 def test_background_has_no_say():

@@ -53,6 +53,11 @@ def test_a_digest_depends_on_names_shapes_values_and_types():
     assert all(len(digest) == 64 for digest in digests)
 
 
+def test_a_digest_tells_types_of_the_same_bytes_apart():
+    kinds = [torch.float32, torch.int32]
+    assert len({tensor_digest({"a": torch.zeros(3, dtype=kind)}) for kind in kinds}) == 2
+
+
 def test_a_digest_does_not_depend_on_order_or_memory_layout():
     values = torch.arange(6.0).reshape(2, 3)
     one = tensor_digest({"a": values, "b": torch.ones(2)})

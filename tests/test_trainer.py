@@ -1,0 +1,301 @@
+"""The fit: one batch is one step, the best epoch is kept, the start follows its seed."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from monai.handlers import ValidationHandler
+
+from scripts.checkpoint import load_network
+from scripts.errors import InputError
+from scripts.handlers import BestMixtureKeeper, MixtureStarter, NetworkSaver, ThresholdCalibrator
+from scripts.mixture import SCORE_KINDS, DirichletProcessMixture
+from scripts.trainer import LOG_LIKELIHOOD, LikelihoodEvaluator, OnlineEMTrainer, step_size_at
+
+
+def patches(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(3, 32, generator=generator)
+    rows = centres[torch.randint(3, (n,), generator=generator)] + 0.3 * torch.randn(n, 32, generator=generator)
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+class Embeddings:
+    """In place of an `EmbeddingDataset`: remembers what was drawn."""
+
+    def __init__(self, n=300):
+        self.patches = patches(n)
+        self.drawn = []
+
+    def sample(self, n_patches, generator=None):
+        self.drawn.append(n_patches)
+        return self.patches[torch.randperm(len(self.patches), generator=generator)[:n_patches]]
+
+
+def batches(sizes=(40, 40, 23)):
+    """In place of a data loader."""
+    return [patches(n, seed).half() for seed, n in enumerate(sizes, start=10)]
+
+
+@pytest.fixture
+def network(fitted_network):
+    """A network whose mixture was just started."""
+    fitted_network.mixture.initialize(patches(100), generator=torch.Generator().manual_seed(0))
+    return fitted_network
+
+
+def trainer(network, loader, max_epochs=2, **arguments):
+    return OnlineEMTrainer("cpu", max_epochs, loader, network, **arguments)
+
+
+def state_of(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same(state, other):
+    assert state.keys() == other.keys()
+    for name, value in state.items():
+        assert torch.equal(value, other[name]), name
+
+
+# Step sizes
+
+
+def test_step_sizes():
+    assert [step_size_at("ema", 0.2, step) for step in (1, 2, 50)] == [0.2, 0.2, 0.2]
+    assert [step_size_at("exp", 0.6, step) for step in (1, 2, 50)] == [1.0, 2**-0.6, 50**-0.6]
+    assert [step_size_at(schedule, None, 7) for schedule in ("ema", "exp")] == [1.0, 1.0]
+    assert step_size_at("ema", 1.0, 3) == 1.0
+
+
+@pytest.mark.parametrize("rate", [0, -0.1, 1.01, float("nan"), float("inf")])
+@pytest.mark.parametrize("schedule", ["ema", "exp"])
+def test_a_rate_out_of_range_raises(schedule, rate):
+    with pytest.raises(InputError, match="step_size must be above 0"):
+        step_size_at(schedule, rate, 1)
+
+
+@pytest.mark.parametrize("rate", [0.2, None])
+def test_an_unknown_schedule_raises(rate):
+    with pytest.raises(InputError, match="schedule must be 'ema' or 'exp'; got 'cosine'"):
+        step_size_at("cosine", rate, 1)
+
+
+# The trainer
+
+
+@pytest.mark.parametrize(("schedule", "rate"), [("ema", 0.2), ("exp", 0.6), ("ema", None)])
+def test_a_fit_equals_a_plain_loop_to_the_bit(network, schedule, rate):
+    plain = DirichletProcessMixture(4, 32)
+    plain.load_state_dict(network.mixture.state_dict())
+    loader = batches()
+    expected = [
+        plain.partial_fit(batch.float(), step_size_at(schedule, rate, step))
+        for step, batch in enumerate(itertools.chain(loader, loader), start=1)
+    ]
+    outputs = []
+    engine = trainer(network, loader, step_size=rate, schedule=schedule)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: outputs.append(engine.state.output))
+    engine.run()
+    assert_same(network.mixture.state_dict(), plain.state_dict())
+    assert int(network.mixture.n_steps) == 6
+    assert [output[LOG_LIKELIHOOD] for output in outputs] == expected
+    assert [output["loss"] for output in outputs] == [-value for value in expected]
+
+
+def test_an_interrupted_fit_goes_on_with_the_step_size_of_its_step(network):
+    loader, whole = batches(), DirichletProcessMixture(4, 32)
+    whole.load_state_dict(network.mixture.state_dict())
+    for _ in range(2):
+        trainer(network, loader, max_epochs=1, step_size=0.6, schedule="exp").run()
+    for step, batch in enumerate(itertools.chain(loader, loader), start=1):
+        whole.partial_fit(batch.float(), step**-0.6)
+    assert_same(network.mixture.state_dict(), whole.state_dict())
+
+
+def test_the_encoder_stays_as_it_is(network):
+    before = state_of(network.encoder)
+    trainer(network, batches()).run()
+    assert_same(network.encoder.state_dict(), before)
+
+
+def test_the_events_of_monai_are_fired(network):
+    engine, fired = trainer(network, batches(), max_epochs=1), []
+    for event in (IterationEvents.FORWARD_COMPLETED, IterationEvents.LOSS_COMPLETED, IterationEvents.MODEL_COMPLETED):
+        engine.add_event_handler(event, lambda event=event: fired.append((event, engine.state.output is not None)))
+    engine.run()
+    assert len(fired) == 9
+    assert all(has_output for _, has_output in fired)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"max_epochs": 0}, "max_epochs"),
+        ({"step_size": 0.0}, "step_size"),
+        ({"step_size": 1.5}, "step_size"),
+        ({"schedule": "linear"}, "schedule"),
+    ],
+)
+def test_wrong_arguments_raise_before_the_fit(network, arguments, said):
+    with pytest.raises(InputError, match=said):
+        trainer(network, batches(), **arguments)
+
+
+# Validation
+
+
+@pytest.mark.parametrize("sizes", [(40, 40, 23), (1, 99), (7,)])
+def test_the_metric_is_the_mean_over_all_patches(network, sizes):
+    loader = batches(sizes)
+    evaluator = LikelihoodEvaluator("cpu", loader, network)
+    evaluator.run()
+    everything = torch.cat(list(loader)).float()
+    expected = float(network.mixture.score_samples(everything).double().mean())
+    assert evaluator.state.metrics[LOG_LIKELIHOOD] == pytest.approx(expected, rel=1e-6)
+    assert evaluator.state.key_metric_name == LOG_LIKELIHOOD
+    evaluator.run()  # a second validation starts anew
+    assert evaluator.state.metrics[LOG_LIKELIHOOD] == pytest.approx(expected, rel=1e-6)
+
+
+def test_validation_changes_nothing(network):
+    before = state_of(network.mixture)
+    LikelihoodEvaluator("cpu", batches(), network).run()
+    assert_same(network.mixture.state_dict(), before)
+
+
+# The start
+
+
+def start(network, seed, embeddings=None, **arguments):
+    MixtureStarter(network, embeddings or Embeddings(), seed, **arguments)(Engine(lambda *_: None))
+    return state_of(network.mixture)
+
+
+def test_a_start_follows_its_seed(network):
+    first, again = start(network, 1), start(network, 1)
+    assert_same(first, again)
+    assert not torch.equal(first["means"], start(network, 2)["means"])
+    assert not torch.equal(first["stick_fractions"], start(network, 2)["stick_fractions"])
+
+
+def test_a_start_does_not_touch_the_global_randomness(network):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    start(network, 5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_start_draws_enough_patches(network):
+    embeddings = Embeddings()
+    start(network, 0, embeddings, n_patches=50)
+    start(network, 0, embeddings, n_patches=2)
+    assert embeddings.drawn == [50, 4]
+
+
+def test_a_start_of_too_few_patches_raises(network):
+    with pytest.raises(InputError, match="Reduce n_components"):
+        start(network, 0, Embeddings(3))
+
+
+def test_a_trainer_starts_its_mixture(network):
+    network.mixture.means.fill_(7)
+    engine = trainer(network, batches(), max_epochs=1, train_handlers=[MixtureStarter(network, Embeddings(), 3)])
+    engine.run()
+    found = state_of(network.mixture)
+    start(network, 3)
+    for batch in batches():
+        network.mixture.partial_fit(batch, 0.2)
+    assert_same(found, network.mixture.state_dict())
+
+
+# The best epoch
+
+
+@pytest.mark.parametrize("best", [0, 1, 3])
+def test_the_best_epoch_is_brought_back(network, best):
+    metrics = [1.0, 2.0, 1.5, 0.5]
+    metrics[best] = 9.0
+    after_epoch = []
+
+    class Scripted(LikelihoodEvaluator):
+        """Validates with figures made up."""
+
+        def _iteration(self, engine, batchdata):
+            after_epoch.append(state_of(network.mixture))
+            return torch.tensor([metrics[len(after_epoch) - 1]], dtype=torch.float64)
+
+    evaluator = Scripted("cpu", batches((5,)), network)
+    handlers = [ValidationHandler(1, evaluator), BestMixtureKeeper(network, evaluator)]
+    trainer(network, batches(), max_epochs=4, train_handlers=handlers).run()
+    assert_same(network.mixture.state_dict(), after_epoch[best])
+    assert int(network.mixture.n_steps) == 3 * (best + 1)
+
+
+def test_a_real_fit_keeps_its_best_likelihood(network):
+    evaluator = LikelihoodEvaluator("cpu", batches((60, 31)), network)
+    seen = []
+    evaluator.add_event_handler(Events.COMPLETED, lambda: seen.append(evaluator.state.metrics[LOG_LIKELIHOOD]))
+    handlers = [ValidationHandler(1, evaluator), BestMixtureKeeper(network, evaluator)]
+    trainer(network, batches(), max_epochs=6, step_size=1.0, train_handlers=handlers).run()
+    again = LikelihoodEvaluator("cpu", batches((60, 31)), network)
+    again.run()
+    assert again.state.metrics[LOG_LIKELIHOOD] == pytest.approx(max(seen), rel=1e-6)
+
+
+def test_a_keeper_without_epochs_changes_nothing(network):
+    before = state_of(network.mixture)
+    evaluator = LikelihoodEvaluator("cpu", batches(), network)
+    BestMixtureKeeper(network, evaluator).restore(Engine(lambda *_: None))
+    assert_same(network.mixture.state_dict(), before)
+
+
+# Calibration and the file
+
+
+def test_every_score_is_calibrated_on_all_patches(make_network):
+    network = make_network(target_fpr=0.05)
+    network.calibration.quantiles.fill_(float("nan"))
+    loader = batches((200, 57))
+    ThresholdCalibrator(network, loader)(Engine(lambda *_: None))
+    everything = torch.cat(list(loader)).float()
+    for kind in network.mixture.score_kinds:
+        raw = network.mixture.anomaly_score(everything, kind).numpy()
+        index = SCORE_KINDS.index(kind)
+        assert network.calibration.is_fitted(index)
+        for rate in (0.5, 0.05, 0.01):
+            limit = float(network.calibration.limit(index, rate))
+            assert limit == pytest.approx(np.quantile(raw, 1 - rate), rel=1e-4, abs=1e-4)
+    assert (network.calibration.rates == 0.05).sum() == 2
+
+
+def test_a_target_of_its_own_is_calibrated(make_network):
+    network = make_network(target_fpr=0.03)
+    loader = batches((200, 57))
+    ThresholdCalibrator(network, loader)(Engine(lambda *_: None))
+    raw = network.mixture.anomaly_score(torch.cat(list(loader)).float(), "cosine").numpy()
+    assert float(network.calibration.limit(0, 0.03)) == pytest.approx(np.quantile(raw, 0.97), rel=1e-5)
+
+
+def test_a_fit_leaves_a_file_of_the_best_calibrated_mixture(make_network, tmp_path):
+    network, path = make_network(), tmp_path / "models" / "model.pt"
+    network.calibration.quantiles.fill_(float("nan"))
+    evaluator = LikelihoodEvaluator("cpu", batches((60, 31)), network)
+    handlers = [
+        MixtureStarter(network, Embeddings(), 3),
+        ValidationHandler(1, evaluator),
+        BestMixtureKeeper(network, evaluator),
+        ThresholdCalibrator(network, batches((60, 31))),
+        NetworkSaver(network, path),
+    ]
+    trainer(network, batches(), max_epochs=5, train_handlers=handlers).run()
+    loaded = load_network(make_network(), path)
+    assert int(loaded.mixture.n_steps) == 3 * evaluator.state.best_metric_epoch
+    images = torch.rand(1, 1, 56, 56)
+    assert torch.equal(loaded(images), network(images))
+    raw = loaded.mixture.anomaly_score(torch.cat(list(batches((60, 31)))).float(), "cosine").numpy()
+    assert float(loaded.calibration.limit(0, 0.01)) == pytest.approx(np.quantile(raw, 0.99), rel=1e-5)
