@@ -50,7 +50,7 @@ class ScoreCalibration(nn.Module):
         for kind, values in scores.items():
             if not len(values):
                 raise InputError("Calibration needs patches of held-out normal images; got none.")
-            of_kind = np.quantile(values, 1 - rates)
+            of_kind = np.quantile(np.asarray(values, dtype=np.float64), 1 - rates)
             median, limit = of_kind[0], of_kind[rates == target_fpr][0]
             if not limit > median:
                 raise InputError(

@@ -27,13 +27,13 @@ def fitted(values=None, target_fpr=0.01, kind="cosine"):
 @pytest.mark.parametrize("rate", [rate for rate in FALSE_POSITIVE_RATES if rate < 0.5])
 def test_limits_at_the_stored_rates_are_quantiles(rate):
     limit = float(fitted().limit(COSINE, rate))
-    assert limit == pytest.approx(np.quantile(scores(), 1 - rate), rel=1e-6)
+    assert limit == pytest.approx(np.quantile(scores().astype(np.float64), 1 - rate), rel=1e-6)
 
 
 @pytest.mark.parametrize("target", [0.03, 0.4999, 0.0011])
 def test_the_limit_at_the_target_is_a_quantile(target):
     limit = float(fitted(target_fpr=target).limit(COSINE, target))
-    assert limit == pytest.approx(np.quantile(scores(), 1 - target), rel=1e-6)
+    assert limit == pytest.approx(np.quantile(scores().astype(np.float64), 1 - target), rel=1e-6)
 
 
 def test_a_limit_between_two_rates_lies_between_their_quantiles():
