@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import torch
 from monai.data import Dataset
@@ -20,7 +21,9 @@ IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".mha", ".nrrd")
 EXPECTED = f"expected images ({', '.join(IMAGE_SUFFIXES)}), a folder for each case, or folders of DICOM series"
 
 
-def find_cases(path: str | os.PathLike, pattern: str = "*") -> list[dict[str, str]]:
+def find_cases(
+    path: str | os.PathLike, pattern: str = "*", exclude: str | os.PathLike | None = None
+) -> list[dict[str, Any]]:
     """The cases below a folder: every image file, and every folder of DICOM files as one case.
 
     A case is named after its file; after its folder where that holds no other image; with the folders above it where it
@@ -29,10 +32,11 @@ def find_cases(path: str | os.PathLike, pattern: str = "*") -> list[dict[str, st
     Args:
         path: a folder, or a single image file.
         pattern: which file names to take, such as ``"FLAIR*"``; for DICOM, which folder names.
+        exclude: a folder to pass over, such as that of the results.
 
     Returns:
-        Dictionaries with ``case``, a name that serves as a folder's, and ``image``, a path; or instead of a path
-        ``error``, why it cannot be used.
+        Dictionaries with ``case``, a name that serves as a folder's, and ``image``, a path (for DICOM a folder, and
+        ``n_files``, how many slices it holds); or instead of a path ``error``, why it cannot be used.
 
     Raises:
         InputError: there is no such folder, or no case in it.
@@ -42,7 +46,7 @@ def find_cases(path: str | os.PathLike, pattern: str = "*") -> list[dict[str, st
         raise InputError(f"The folder {str(path)!r} does not exist; {EXPECTED}.")
     if root.is_file():
         return [{"case": _stem(root), "image": str(root)}]
-    cases = list(_walk(root, root, pattern))
+    cases = list(_walk(root, root, pattern, Path(exclude).resolve() if exclude else None))
     if not cases:
         raise InputError(f"There are no cases in {root} (file names {pattern!r}); {EXPECTED}.")
     taken = {case["case"] for case in cases}
@@ -57,12 +61,12 @@ def find_cases(path: str | os.PathLike, pattern: str = "*") -> list[dict[str, st
 
 
 def split_cases(
-    normals: Sequence[dict[str, str]],
+    normals: Sequence[dict[str, Any]],
     validation_dir: str | os.PathLike | None,
     fraction: float,
     seed: int,
     pattern: str = "*",
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Set normal cases apart for validation and calibration.
 
     Args:
@@ -112,16 +116,28 @@ class CaseDataset(Dataset):
         try:
             return super()._transform(index)
         except Exception as error:
-            return {"case": case.get("case", str(index)), "error": sentence(error)}
+            return {
+                "case": case.get("case", str(index)),
+                "error": sentence(error, "read", "check that the file is whole and opens in a viewer"),
+            }
 
 
-def sentence(error: BaseException) -> str:
-    """What went wrong with a case, in one sentence."""
+def sentence(error: BaseException, action: str, advice: str) -> str:
+    """What went wrong with a case, in one sentence.
+
+    Args:
+        error: what was raised.
+        action: what could not be done.
+        advice: what to do, where the error does not say it itself.
+
+    Returns:
+        The sentence.
+    """
     cause = cause_of(error)
     if isinstance(cause, InputError):
         return str(cause)
     reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-    return f"it could not be processed ({reason[:200]}); check that the file is whole and opens in a viewer"
+    return f"it could not be {action} ({reason[:200]}); {advice}"
 
 
 def raise_failed(failed: Collection[tuple[str, str]], n_cases: int, others: str) -> None:
@@ -140,23 +156,57 @@ def raise_failed(failed: Collection[tuple[str, str]], n_cases: int, others: str)
         raise InputError(f"{len(failed)} of {n_cases} cases failed ({others}):{listed}")
 
 
-def _walk(folder: Path, root: Path, pattern: str) -> Iterator[dict[str, str]]:
+def _walk(folder: Path, root: Path, pattern: str, exclude: Path | None) -> Iterator[dict[str, Any]]:
+    if exclude and folder.resolve() == exclude:
+        return
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    images = [e for e in entries if e.is_file() and _suffix(e) and fnmatch.fnmatch(e.name, pattern)]
+    files = [entry for entry in entries if entry.is_file()]
+    images = [file for file in files if _suffix(file) and fnmatch.fnmatch(file.name, pattern)]
     above = "_".join(folder.relative_to(root).parts)
+    headers = [header for file in files if not _suffix(file) and (header := _dicom_header(file))]
     for image in images:
-        alone = above and len(images) == 1
+        alone = above and len(images) == 1 and not headers
         yield {"case": above if alone else "_".join(filter(None, [above, _stem(image)])), "image": str(image)}
-    if not images:
-        series = {uid for entry in entries if entry.is_file() and (uid := _series_uid(entry))}
-        name = above or folder.resolve().name
-        if len(series) > 1:
-            yield {"case": name, "error": f"the folder holds {len(series)} DICOM series; expected one in each folder"}
-        elif series and fnmatch.fnmatch(folder.name, pattern):
-            yield {"case": name, "image": str(folder)}
+    if headers and fnmatch.fnmatch(folder.name, pattern):
+        wrong = _wrong_with(headers)
+        series = {"error": wrong} if wrong else {"image": str(folder), "n_files": len(headers)}
+        yield {"case": above or folder.resolve().name, **series}
     for entry in entries:
         if entry.is_dir():
-            yield from _walk(entry, root, pattern)
+            yield from _walk(entry, root, pattern, exclude)
+
+
+def _dicom_header(path: Path) -> pydicom.Dataset | None:
+    tags = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns"]
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    except (InvalidDicomError, OSError, ValueError):
+        return None
+    return header if "SeriesInstanceUID" in header else None
+
+
+def _wrong_with(headers: Sequence[pydicom.Dataset]) -> str:
+    """Why DICOM files do not make one volume, or an empty string."""
+    n_series = len({header.SeriesInstanceUID for header in headers})
+    if n_series > 1:
+        return f"the folder holds {n_series} DICOM series; expected one in each folder"
+    if not all("ImagePositionPatient" in header and "ImageOrientationPatient" in header for header in headers):
+        return ""
+    if len({(header.get("Rows"), header.get("Columns")) for header in headers}) > 1:
+        return "the slices of the series differ in size; expected one size"
+    orientations = np.array([header.ImageOrientationPatient for header in headers], dtype=float)
+    if np.ptp(orientations, axis=0).max() > 1e-3:
+        return "the slices of the series differ in orientation, as a localizer's do; expected parallel slices"
+    normal = np.cross(orientations[0, :3], orientations[0, 3:])
+    gaps = np.diff(np.sort([np.dot(normal, np.array(header.ImagePositionPatient, float)) for header in headers]))
+    if len(gaps) and gaps.min() < 1e-3:
+        return "several slices of the series lie at one position; expected one volume, so split the series"
+    if len(gaps) and np.ptp(gaps) > 0.1 * np.median(gaps):
+        return (
+            f"the slices of the series lie {gaps.min():.3g} to {gaps.max():.3g} mm apart; expected even gaps, so look "
+            "for missing files"
+        )
+    return ""
 
 
 def _suffix(path: Path) -> str:
@@ -165,12 +215,3 @@ def _suffix(path: Path) -> str:
 
 def _stem(path: Path) -> str:
     return path.name[: len(path.name) - len(_suffix(path))]
-
-
-def _series_uid(path: Path) -> str | None:
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]).get(
-            "SeriesInstanceUID"
-        )
-    except (InvalidDicomError, OSError, ValueError):
-        return None

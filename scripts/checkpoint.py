@@ -51,7 +51,7 @@ def load_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> Patch
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"The fitted model {path} cannot be read ({reason}); {fit}.") from error
-    network.set_extra_state(state_dict["_extra_state"])
+    network.set_extra_state(state_dict["_extra_state"])  # first, for it says which setting differs
     if own != found:
         raise InputError(f"{path} is not a model of this network ({len(own ^ found)} entries differ); {fit}.")
     network.load_state_dict(state_dict)

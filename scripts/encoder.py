@@ -48,7 +48,7 @@ class DINOv2PatchEncoder(nn.Module):
         self,
         name: str = "dinov2_vits14",
         image_size: int = 448,
-        layers: Sequence[int] = (-1,),
+        layers: int | Sequence[int] = (-1,),
         vit_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -67,6 +67,7 @@ class DINOv2PatchEncoder(nn.Module):
         )
         self.vit = vit
         depth = len(vit.blocks)
+        layers = [layers] if isinstance(layers, int) else list(layers)
         if not layers or not all(-depth <= layer < depth for layer in layers):
             raise InputError(f"layers must name blocks between {-depth} and {depth - 1}; got {tuple(layers)}.")
         self.layers = [layer % depth for layer in layers]

@@ -43,7 +43,7 @@ class CaseEvaluator(SupervisedEvaluator):
                 raise InputError(batchdata["error"][0])
             return super()._iteration(engine, batchdata)
         except Exception as error:
-            self.failed[case] = sentence(error)
+            self.failed[case] = sentence(error, "scored and written", "see the log at level DEBUG for the whole of it")
             logger.error(f"{case}: {self.failed[case]}")
             logger.debug("the whole of it", exc_info=True)
             return {}

@@ -59,13 +59,13 @@ class DPMMInferer(Inferer):
             InputError: slices smaller than a patch.
         """
         slices = self.slices(inputs)
-        maps = slices.new_zeros((len(slices), 1, *slices.shape[2:]))
+        maps = slices.new_zeros((len(slices), 1, *slices.shape[2:]), dtype=torch.float32)
         batches = occupied_batches(slices, self.slice_batch_size)
         for chosen in tqdm(batches, desc="scoring", unit="batch", leave=False, disable=not self.progress):
             maps[chosen] = network(slices[chosen], *args, **kwargs).to(maps)
         if inputs.ndim == 5:
             maps = maps.unflatten(0, (len(inputs), -1)).movedim(1, self.spatial_dim + 2)
-        return convert_to_dst_type(maps, inputs)[0]
+        return convert_to_dst_type(maps, inputs, dtype=torch.float32)[0]
 
     def slices(self, inputs: torch.Tensor) -> torch.Tensor:
         """All slices of a batch.

@@ -19,6 +19,7 @@ from monai.engines.utils import IterationEvents
 from monai.transforms import Orientation
 from skimage.measure import label
 
+from .errors import InputError
 from .network import PatchAnomalyNetwork
 from .overlay import overlay_png
 from .transforms import UPRIGHT
@@ -37,6 +38,9 @@ class CaseWriter:
         network: named in the summary by its settings and its weights.
         settings: the run's settings, for the summary.
         spatial_dim: axis of the oriented volume across which slices were taken.
+
+    Raises:
+        InputError: ``output_dir`` is a file.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class CaseWriter:
         spatial_dim: int = 2,
     ) -> None:
         self.output_dir = Path(output_dir)
+        if self.output_dir.exists() and not self.output_dir.is_dir():
+            raise InputError(f"output_dir must be a folder; {output_dir} is a file.")
         self.network = network
         self.settings = dict(settings)
         self.spatial_dim = spatial_dim
@@ -93,10 +99,13 @@ class CaseWriter:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            nib.save(nib.Nifti1Image(binary, affine), partial / f"{case}_mask.nii.gz")
-            nib.save(nib.Nifti1Image(scores, affine), partial / f"{case}_map.nii.gz")
-            entry = {"case": case, **measurements(scores, binary, affine, self.spatial_dim)}
-            (partial / f"{case}_overlay.png").write_bytes(self._picture(case, image, anomaly_map, entry["image_score"]))
+            for kind, array in (("mask", binary), ("map", scores)):
+                nifti = nib.Nifti1Image(array, affine)
+                nifti.header.set_xyzt_units("mm")
+                nib.save(nifti, partial / f"{case}_{kind}.nii.gz")
+            foreground = (image > 0).any(0).cpu().numpy()
+            entry = {"case": case, **measurements(scores, binary, foreground, affine, self.spatial_dim)}
+            (partial / f"{case}_overlay.png").write_bytes(self._picture(case, image, anomaly_map, mask, entry))
             _replace(partial, self.output_dir / case)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -117,50 +126,69 @@ class CaseWriter:
         partial.write_text(json.dumps(summary, indent=4) + "\n")
         os.replace(partial, self.output_dir / "summary.json")
 
-    def _picture(self, case: str, image: MetaTensor, anomaly_map: MetaTensor, score: float) -> bytes:
+    def _picture(
+        self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor, entry: dict[str, Any]
+    ) -> bytes:
         oriented = Orientation(axcodes=UPRIGHT[: image.ndim - 1], labels=None)
         shown: Any = oriented(image.cpu())
-        scores = oriented(anomaly_map.cpu())
+        scores, found = oriented(anomaly_map.cpu()), oriented(mask.cpu())
         spacing = [float(length) for length in shown.pixdim]
         if shown.ndim == 4:
-            shown, scores = shown.movedim(self.spatial_dim + 1, 3), scores.movedim(self.spatial_dim + 1, 3)
+            shown, scores, found = (volume.movedim(self.spatial_dim + 1, 3) for volume in (shown, scores, found))
             del spacing[self.spatial_dim]
+            _, direction = _slice_axis(np.asarray(image.affine), self.spatial_dim)
+            numbers = list(range(shown.shape[3]))[::direction]
         else:
-            shown, scores = shown.unsqueeze(3), scores.unsqueeze(3)
-        title = f"{case}   image score {score:.2f}   not for diagnosis"
-        return overlay_png(np.asarray(shown), np.asarray(scores[0]), (spacing[0], spacing[1]), title)
+            shown, scores, found = (picture.unsqueeze(3) for picture in (shown, scores, found))
+            numbers = None
+        title = f"{case}   image score {entry['image_score']:.2f}   not for diagnosis"
+        arrays = (np.asarray(shown), np.asarray(scores[0]), np.asarray(found[0]) > 0)
+        return overlay_png(*arrays, spacing=(spacing[0], spacing[1]), title=title, numbers=numbers)
 
 
-def measurements(scores: np.ndarray, mask: np.ndarray, affine: np.ndarray, spatial_dim: int) -> dict[str, Any]:
+def measurements(
+    scores: np.ndarray, mask: np.ndarray, foreground: np.ndarray, affine: np.ndarray, spatial_dim: int
+) -> dict[str, Any]:
     """The numbers that describe a case.
 
     Args:
         scores: calibrated map of an image or a volume.
         mask: the same shape, 0 or 1.
+        foreground: the same shape, true where the image is not background.
         affine: of both, ``[4,4]``, in mm.
         spatial_dim: axis of the oriented volume across which slices were taken.
 
     Returns:
-        ``image_score`` (mean of the highest hundredth of the map, in units of the limit), ``anomalous_volume_ml`` (None
-        for an image, which has no thickness), ``anomalous_fraction``, ``n_regions`` (connected through faces, edges and
-        corners), ``slices`` (indices, from 0, of those that the mask touches along ``slice_axis`` of the array).
+        ``image_score`` (mean of the highest hundredth of the map within the foreground, in units of the limit),
+        ``anomalous_volume_ml`` (None for an image, which has no thickness), ``anomalous_fraction`` (of the foreground),
+        ``n_regions`` (connected through faces, edges and corners), and for a volume ``slices`` (indices, from 0, of
+        those that the mask touches along ``slice_axis`` of the array).
     """
-    highest = max(1, round(scores.size / 100))
+    inside = scores[foreground]
+    highest = max(1, round(inside.size / 100))
     numbers: dict[str, Any] = {
-        "image_score": float(np.partition(scores, -highest, axis=None)[-highest:].mean()),
+        "image_score": float(np.partition(inside, -highest)[-highest:].mean()),
         "anomalous_volume_ml": None,
-        "anomalous_fraction": float(mask.mean()),
+        "anomalous_fraction": float(mask[foreground].mean()),
         "n_regions": int(label(mask, return_num=True)[1]),
         "shape": list(scores.shape),
     }
     if scores.ndim == 3:
-        world_axis = "LPS".index(UPRIGHT[spatial_dim])
-        axis = int(np.flatnonzero(nib.orientations.io_orientation(affine)[:, 0] == world_axis)[0])
+        axis, _ = _slice_axis(affine, spatial_dim)
         others = tuple(dim for dim in range(3) if dim != axis)
         numbers["anomalous_volume_ml"] = float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
         numbers["slice_axis"] = axis
         numbers["slices"] = np.flatnonzero(mask.any(others)).tolist()
     return numbers
+
+
+def _slice_axis(affine: np.ndarray, spatial_dim: int) -> tuple[int, int]:
+    """Axis of an array that an axis of the upright volume comes from, and 1 or -1 as it runs the same way or back."""
+    letter = UPRIGHT[spatial_dim]
+    world_axis, sign = ("LPS".index(letter), -1) if letter in "LP" else ("RAS".index(letter), 1)
+    orientation = nib.orientations.io_orientation(affine)
+    axis = int(np.flatnonzero(orientation[:, 0] == world_axis)[0])
+    return axis, 1 if orientation[axis, 1] == sign else -1
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -35,8 +35,8 @@ def step_size_at(schedule: str, rate: float | None, step: int) -> float:
         raise InputError(f"schedule must be 'ema' or 'exp'; got {schedule!r}.")
     if rate is None:
         return 1.0
-    if not 0 < rate <= 1:
-        raise InputError(f"step_size must be above 0 and at most 1, or null; got {rate}.")
+    if not isinstance(rate, int | float) or not 0 < rate <= 1:
+        raise InputError(f"step_size must be a number above 0 and at most 1; got {rate!r}.")
     return rate if schedule == "ema" else step**-rate
 
 

@@ -14,7 +14,7 @@ from monai.transforms import MapTransform, Orientationd
 from .errors import InputError
 
 # Rows run from front to back, columns from right to left, slices upwards: axial slices as radiologists see them, and
-# pictures as they are.
+# pictures as they are. Sagittal and coronal slices taken from such a volume lie on their side.
 UPRIGHT = "PLS"
 
 
@@ -27,20 +27,20 @@ class CheckImaged(MapTransform):
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Check the images of a case.
+        """Check the images of a case; ``n_files``, where it is there, is the number of slices to expect.
 
         Raises:
-            InputError: a series of volumes, a number of channels other than 1 or 3, values that are not finite, or a
-                single grey value throughout.
+            InputError: slices missing from a DICOM series, a series of volumes, a number of channels other than 1 or 3,
+                values that are not finite, or a single grey value throughout.
         """
         checked = dict(data)
         for key in self.key_iterator(checked):
-            checked[key] = _check(checked[key])
+            checked[key] = _check(checked[key], checked.get("n_files"))
         return checked
 
 
 class OrientUprightd(Orientationd):
-    """Turns images so that their slices stand upright, whatever order their voxels were stored in.
+    """Turns images so that axial slices and pictures stand upright, whatever order their voxels were stored in.
 
     Args:
         keys: channel-first images ``[C,H,W]`` or ``[C,H,W,D]`` with an affine.
@@ -102,10 +102,16 @@ class ScaleForegroundPercentilesd(MapTransform):
         return scaled
 
 
-def _check(image: torch.Tensor) -> torch.Tensor:
+def _check(image: torch.Tensor, n_files: int | None) -> torch.Tensor:
+    if n_files is not None and image.shape[-1] < n_files:
+        raise InputError(
+            f"{image.shape[-1]} slices could be read of a DICOM series of {n_files} files; expected all, so look for "
+            "damaged files"
+        )
     if image.ndim == 3 and len(image) in (2, 4):
         image = image[: len(image) - 1]
-    if len(image) not in (1, 3):
+    from_nifti = "pixdim" in getattr(image, "meta", {})  # no colours there: its fourth axis is time or contrast
+    if len(image) not in (1, 3) or (from_nifti and image.ndim == 4 and len(image) != 1):
         raise InputError(
             f"the image has {len(image)} volumes or channels per voxel; expected one 2-D or 3-D image with 1 or 3 "
             "channels, so split a 4-D series into its volumes"

@@ -258,6 +258,43 @@ def test_a_bad_case_does_not_stop_the_others(fitted, tmp_path):
     assert len(summary["failed"]) == 7 and [entry["case"] for entry in summary["cases"]] == ["a-good", "z-good"]
 
 
+def test_a_dicom_series_with_a_hole_is_refused(fitted, tmp_path):
+    for case in ("missing", "damaged", "whole"):
+        save_dicom_series(tmp_path / "in" / case, brain(75))
+    (tmp_path / "in" / "missing" / "2.dcm").unlink()
+    damaged = tmp_path / "in" / "damaged" / "4.dcm"
+    damaged.write_bytes(damaged.read_bytes()[:-3000])
+    given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
+    said = said_by("inference", **given, ckpt_path=str(fitted / "model.pt"))
+    assert "missing: the slices of the series lie 4 to 8 mm apart" in said and "damaged: " in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"whole", "summary.json"}
+
+
+def test_results_inside_the_data_folder_are_not_taken_for_cases(fitted, tmp_path):
+    save(tmp_path / "case.nii.gz", brain(76))
+    for _ in range(2):
+        infer(fitted, tmp_path, tmp_path / "results")
+        assert len(json.loads((tmp_path / "results" / "summary.json").read_text())["cases"]) == 1
+
+
+def test_three_volumes_are_not_three_colours(fitted, tmp_path):
+    save(tmp_path / "in" / "case.nii.gz", np.stack([brain(77)] * 3, -1))
+    given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
+    assert "3 volumes" in said_by("inference", **given, ckpt_path=str(fitted / "model.pt"))
+
+
+def test_the_threshold_decides_the_mask_and_background_not_the_score(fitted, tmp_path):
+    image = brain(78, lesion=(slice(16, 22), slice(20, 26), slice(2, 4)))
+    save(tmp_path / "in" / "tight.nii.gz", image)
+    save(tmp_path / "in" / "padded.nii.gz", np.pad(image, ((0, 0), (0, 0), (10, 10))))
+    infer(fitted, tmp_path / "in", tmp_path / "out", threshold=1.5)
+    entries = {entry["case"]: entry for entry in json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]}
+    assert entries["tight"]["image_score"] == pytest.approx(entries["padded"]["image_score"], rel=1e-5)
+    assert [index + 10 for index in entries["tight"]["slices"]] == entries["padded"]["slices"]
+    mask, scores = (nib.load(tmp_path / "out" / "tight" / f"tight_{kind}.nii.gz") for kind in ("mask", "map"))
+    assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(scores.dataobj) >= 1.5)
+
+
 def test_outputs_appear_whole_or_not_at_all(fitted, tmp_path, monkeypatch):
     save(tmp_path / "in" / "case.nii.gz", brain(80))
     infer(fitted, tmp_path / "in", tmp_path / "out")

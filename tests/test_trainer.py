@@ -74,7 +74,7 @@ def test_step_sizes():
 @pytest.mark.parametrize("rate", [0, -0.1, 1.01, float("nan"), float("inf")])
 @pytest.mark.parametrize("schedule", ["ema", "exp"])
 def test_a_rate_out_of_range_raises(schedule, rate):
-    with pytest.raises(InputError, match="step_size must be above 0"):
+    with pytest.raises(InputError, match="step_size must be a number above 0"):
         step_size_at(schedule, rate, 1)
 
 
