@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .cases import raise_failed
+from .embedding_store import EmbeddingStore, describe, file_identity
 from .errors import InputError
 from .inferer import DPMMInferer, occupied_batches
 from .network import PatchAnomalyNetwork
@@ -21,22 +24,23 @@ from .network import PatchAnomalyNetwork
 class EmbeddingDataset(Dataset):
     """Embeddings of every slice, in half precision on disk.
 
-    The encoder is frozen, so that a fit of many epochs needs each embedding only once. They are kept in one temporary
-    file without a name, which is memory-mapped and gone with the process, however that ends.
+    The encoder is frozen, so that a fit of many epochs needs each embedding only once. What the store has already is
+    not computed again. While one case is embedded, the next ones are loaded and preprocessed.
 
     Args:
-        cases: items with ``case`` and ``image`` ``[C,H,W]`` or ``[C,H,W,D]``, or with ``case`` and ``error``.
+        cases: items with ``case`` and ``image`` ``[C,H,W]`` or ``[C,H,W,D]``, or with ``case`` and ``error``. Those of
+            a `CaseDataset` are found in the store by their files and its transform; others are embedded each time.
         network: its `embed` gives the embeddings.
         inferer: gives the slices of a volume.
         device: where the network runs.
-        directory: where the temporary file is made.
+        store: where the embeddings are kept; by default a temporary folder that goes with the dataset.
         progress: whether to show a progress bar.
 
     Attributes:
         failed: why a case could not be embedded, by case.
 
     Raises:
-        InputError: not a single case could be embedded.
+        InputError: not a single case could be embedded, or the store is full.
     """
 
     def __init__(
@@ -45,45 +49,44 @@ class EmbeddingDataset(Dataset):
         network: PatchAnomalyNetwork,
         inferer: DPMMInferer,
         device: torch.device | str = "cpu",
-        directory: str | None = None,
+        store: EmbeddingStore | None = None,
         progress: bool = True,
     ) -> None:
         self.failed: dict[str, str] = {}
         self.n_cases = len(cases)
-        patches_of_slice: list[int] = []
-        if directory:
-            os.makedirs(directory, exist_ok=True)
+        self.store = store or EmbeddingStore()
         network.to(device)
-        with tempfile.TemporaryFile(dir=directory) as file:
-            for index in tqdm(range(len(cases)), desc="embedding", unit="case", disable=not progress):
-                case = cases[index]
-                try:
-                    if "error" in case:
-                        raise InputError(case["error"])
-                    for embedded in _embed(case["image"], network, inferer, device):
-                        file.write(embedded.tobytes())
-                        patches_of_slice += [embedded.shape[1]] * embedded.shape[0]
-                except ValueError as error:
-                    self.failed[case.get("case", str(index))] = str(error)
-            if not patches_of_slice:
-                reasons = "; ".join(f"{case}: {why}" for case, why in self.failed.items())
-                raise InputError(f"None of {len(cases)} normal cases could be used. {reasons}")
-            file.flush()
-            self._ends = np.cumsum(patches_of_slice)
-            shape = (int(self._ends[-1]), network.encoder.n_features)
-            self._patches = np.memmap(file, np.float16, mode="r", shape=shape)
+        keys = _keys(cases, network, inferer)
+        files = [self.store.find(key) if key is not None else None for key in keys]
+        missing = [index for index, file in enumerate(files) if file is None]
+        loaded = zip(missing, _load_ahead(cases, missing), strict=True)
+        for index, case in tqdm(loaded, "embedding", len(missing), unit="case", disable=not progress or not missing):
+            try:
+                if "error" in case:
+                    raise InputError(case["error"])
+                embedded = np.concatenate(list(_embed(case["image"], network, inferer, device)))
+            except ValueError as error:
+                self.failed[case.get("case", str(index))] = str(error)
+            else:
+                files[index] = self.store.put(keys[index] or [id(self), index], embedded)
+        self._slices = [
+            (file, index) for file in files if file is not None for index in range(len(np.load(file, mmap_mode="r")))
+        ]
+        if not self._slices:
+            reasons = "; ".join(f"{case}: {why}" for case, why in self.failed.items())
+            raise InputError(f"None of {len(cases)} normal cases could be used. {reasons}")
 
     def __len__(self) -> int:
         """Number of slices."""
-        return len(self._ends)
+        return len(self._slices)
 
     def __getitem__(self, index: int) -> torch.Tensor:
         """Embeddings ``[h*w, D]`` of a slice, half precision."""
-        start = self._ends[index - 1] if index else 0
-        return torch.from_numpy(np.array(self._patches[start : self._ends[index]]))
+        file, slice_index = self._slices[index]
+        return torch.from_numpy(np.array(np.load(file, mmap_mode="r")[slice_index]))
 
     def sample(self, n_patches: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draw patches uniformly from the whole set.
+        """Draw patches uniformly from the whole set, without putting any back.
 
         Args:
             n_patches: how many; all where there are fewer.
@@ -92,8 +95,58 @@ class EmbeddingDataset(Dataset):
         Returns:
             ``[n_patches, D]``, single precision.
         """
-        chosen = torch.randperm(len(self._patches), generator=generator)[:n_patches].sort().values
-        return torch.from_numpy(self._patches[chosen.numpy()].astype(np.float32))
+        shapes: dict[Path, tuple[int, ...]] = {}
+        for file, _ in self._slices:
+            if file not in shapes:
+                shapes[file] = np.load(file, mmap_mode="r").shape
+        ends = np.cumsum([shape[0] * shape[1] for shape in shapes.values()])
+        chosen = torch.randperm(int(ends[-1]), generator=generator)[:n_patches].sort().values.numpy()
+        parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+        drawn = [
+            np.load(file, mmap_mode="r").reshape(-1, shape[2])[part - (end - shape[0] * shape[1])]
+            for (file, shape), part, end in zip(shapes.items(), parts, ends, strict=True)
+            if len(part)
+        ]
+        return torch.from_numpy(np.concatenate(drawn).astype(np.float32))
+
+
+def _keys(cases: Sequence[dict[str, Any]], network: PatchAnomalyNetwork, inferer: DPMMInferer) -> list[Any]:
+    """What the embeddings of each case depend on; None for cases that are not files behind a transform."""
+    transform, data = getattr(cases, "transform", None), getattr(cases, "data", None)
+    if transform is None or data is None:
+        return [None] * len(cases)
+    encoder = network.encoder
+    common = {
+        "weights": encoder.weights_digest or _digest(encoder),
+        "encoder": [encoder.name, encoder.layers, encoder.image_size],
+        "spatial_dim": inferer.spatial_dim,
+        "preprocessing": describe(transform),
+    }
+    keys: list[Any] = []
+    for case in data:
+        path = case.get("image")
+        is_file = isinstance(path, str) and Path(path).exists()
+        keys.append({**common, "file": file_identity(path)} if is_file else None)
+    return keys
+
+
+def _digest(encoder: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in encoder.state_dict().items():
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load_ahead(cases: Sequence[dict[str, Any]], indices: Sequence[int], ahead: int = 2) -> Iterator[dict[str, Any]]:
+    """The cases with these indices in order, the next ones being loaded by other threads meanwhile."""
+    with ThreadPoolExecutor(ahead) as pool:
+        waiting: deque[Future[dict[str, Any]]] = deque()
+        for index in indices:
+            waiting.append(pool.submit(cases.__getitem__, index))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 @torch.no_grad()

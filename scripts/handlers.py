@@ -9,31 +9,46 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
+from sklearn.cluster import kmeans_plusplus
 from torch.utils.data import DataLoader
 
 from .checkpoint import save_network
 from .embeddings import EmbeddingDataset
+from .errors import InputError
 from .network import PatchAnomalyNetwork
 
 logger = logging.getLogger(__name__)
 
 
 class MixtureStarter:
-    """Initialises the mixture from random patches of the whole training set when a fit starts.
+    """Initialises the mixture from patches of the whole training set when a fit starts.
 
     Args:
         network: its mixture is initialised.
         embeddings: the training set.
         seed: of the draw.
-        n_patches: how many patches give the start's covariance; the means are drawn from them.
+        init_params: how the means are chosen among those patches: ``"random_from_data"``, the paper's, or
+            ``"k-means++"``, far from one another.
+        n_patches: how many patches are drawn, uniformly; they give the start's covariance.
+
+    Raises:
+        InputError: another ``init_params``.
     """
 
     def __init__(
-        self, network: PatchAnomalyNetwork, embeddings: EmbeddingDataset, seed: int, n_patches: int = 20000
+        self,
+        network: PatchAnomalyNetwork,
+        embeddings: EmbeddingDataset,
+        seed: int,
+        init_params: str = "random_from_data",
+        n_patches: int = 20000,
     ) -> None:
+        if init_params not in ("random_from_data", "k-means++"):
+            raise InputError(f"init_params must be 'random_from_data' or 'k-means++'; got {init_params!r}.")
         self.network = network
         self.embeddings = embeddings
         self.seed = seed
+        self.init_params = init_params
         self.n_patches = n_patches
 
     def attach(self, engine: Engine) -> None:
@@ -44,9 +59,12 @@ class MixtureStarter:
         """Initialise the mixture."""
         generator = torch.Generator().manual_seed(self.seed)
         mixture = self.network.mixture
-        mixture.initialize(
-            self.embeddings.sample(max(self.n_patches, mixture.n_components), generator), generator=generator
-        )
+        patches = self.embeddings.sample(max(self.n_patches, mixture.n_components), generator)
+        means = None
+        if self.init_params == "k-means++" and len(patches) >= mixture.n_components:
+            centres, _ = kmeans_plusplus(patches.numpy(), mixture.n_components, random_state=self.seed)
+            means = torch.from_numpy(centres).to(mixture.means)
+        mixture.initialize(patches, means, generator)
 
 
 class BestMixtureKeeper:

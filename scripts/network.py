@@ -135,6 +135,7 @@ class PatchAnomalyNetwork(nn.Module):
             "n_components": self.mixture.n_components,
             "n_features": self.mixture.n_features,
             "covariance_type": self.mixture.covariance_type,
+            **({"rank": self.mixture.rank} if self.mixture.covariance_type == "low_rank" else {}),
         }
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def test_a_network_of_another_depth_raises(fitted_network, tmp_path):
 def test_a_file_of_other_entries_raises(fitted_network, tmp_path, change):
     state = fitted_network.state_dict()
     if change == "missing":
-        del state["mixture.means"]
+        del state["mixture.gaussians.means"]
     else:
         state["mixture.more"] = torch.ones(2)
     torch.save(state, tmp_path / "model.pt")

@@ -1,16 +1,22 @@
 """Embeddings are those of the network, of every slice that holds something, and bad cases are named."""
 
+import copy
 import gc
+import json
+import os
 import tempfile
 
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose
 
 from scripts.cases import CaseDataset
+from scripts.embedding_store import EmbeddingStore, describe
 from scripts.embeddings import EmbeddingDataset, raise_failed_cases
 from scripts.errors import InputError
 from scripts.inferer import DPMMInferer
+from scripts.transforms import ScaleForegroundPercentilesd
 
 
 def volume(n_slices=3, seed=0, size=(40, 56)):
@@ -188,20 +194,123 @@ def test_a_sample_of_more_than_there_is_takes_all(fitted_network):
 # Where they are kept
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_nothing_is_left_on_disk(fitted_network, tmp_path, monkeypatch, given):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    (tmp_path / "tmp").mkdir()
-    directory = tmp_path / "new" / "output"
-    dataset = embed([case_of(volume())], fitted_network, directory=str(directory) if given else None)
+def test_nothing_is_left_on_disk_without_a_store(fitted_network, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dataset = embed([case_of(volume())], fitted_network)
     assert len(dataset[2]) > 0
-    assert directory.is_dir() == given
     del dataset
     gc.collect()
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
-def test_a_failure_leaves_nothing_on_disk(fitted_network, tmp_path):
-    with pytest.raises(InputError, match="None of 1"):
-        embed([{"case": "a", "error": "two series"}], fitted_network, directory=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+class Files(CaseDataset):
+    """Cases that are files, and how often each was loaded."""
+
+    def __init__(self, folder, n_cases=3, factor=1.0):
+        folder.mkdir(exist_ok=True)
+        self.loaded = []
+        paths = [folder / f"{index}.pt" for index in range(n_cases)]
+        for index, path in enumerate(paths):
+            if not path.exists():
+                torch.save(volume(2, seed=index), path)
+        data = [{"case": path.stem, "image": str(path)} for path in paths]
+        super().__init__(data, Scale(factor))
+
+    def __getitem__(self, index):
+        self.loaded.append(self.data[index]["case"])
+        return super().__getitem__(index)
+
+
+class Scale:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, case):
+        return {**case, "image": torch.load(case["image"]) * self.factor}
+
+
+def same(one, other):
+    return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_second_run_finds_everything_in_the_store(fitted_network, tmp_path):
+    store = tmp_path / "store"
+    first, second = Files(tmp_path / "cases"), Files(tmp_path / "cases")
+    one = embed(first, fitted_network, store=EmbeddingStore(store))
+    other = embed(second, fitted_network, store=EmbeddingStore(store))
+    assert sorted(first.loaded) == ["0", "1", "2"] and second.loaded == []
+    assert same(one, other)
+    assert same(one, embed(Files(tmp_path / "cases"), fitted_network))
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(fitted_network, tmp_path, monkeypatch):
+    cases, store = Files(tmp_path / "cases"), EmbeddingStore(tmp_path / "store")
+    put = EmbeddingStore.put
+
+    def interrupted(self, key, embeddings):
+        if len(list(self.directory.glob("*.npy"))) == 2:
+            raise KeyboardInterrupt
+        return put(self, key, embeddings)
+
+    monkeypatch.setattr(EmbeddingStore, "put", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embed(cases, fitted_network, store=store)
+    monkeypatch.setattr(EmbeddingStore, "put", put)
+    again = Files(tmp_path / "cases")
+    embed(again, fitted_network, store=EmbeddingStore(tmp_path / "store"))
+    assert again.loaded == ["2"]
+
+
+def test_whatever_changes_the_embeddings_is_embedded_anew(fitted_network, tmp_path):
+    def loaded(cases, network=fitted_network, **arguments):
+        embed(cases, network, store=EmbeddingStore(tmp_path / "store"), **arguments)
+        return sorted(cases.loaded)
+
+    folder = tmp_path / "cases"
+    assert loaded(Files(folder)) == ["0", "1", "2"]
+    assert loaded(Files(folder, factor=0.5)) == ["0", "1", "2"]
+    torch.save(volume(1, seed=9), folder / "1.pt")
+    assert loaded(Files(folder)) == ["1"]
+    other = copy.deepcopy(fitted_network)
+    other.encoder.vit.norm.weight.data += 0.1
+    assert loaded(Files(folder), other) == ["0", "1", "2"]
+    assert loaded(Files(folder)) == []
+
+
+def test_a_damaged_file_is_embedded_anew(fitted_network, tmp_path):
+    whole = embed(Files(tmp_path / "cases"), fitted_network, store=EmbeddingStore(tmp_path / "store"))
+    expected = [whole[index] for index in range(len(whole))]
+    file = next((tmp_path / "store").glob("*.npy"))
+    file.write_bytes(file.read_bytes()[:200])
+    cases = Files(tmp_path / "cases")
+    assert same(expected, embed(cases, fitted_network, store=EmbeddingStore(tmp_path / "store")))
+    assert len(cases.loaded) == 1
+
+
+def test_old_files_make_room_and_those_in_use_do_not(tmp_path):
+    array = np.zeros((1, 10, 50), np.float16)  # a thousand bytes and a header
+    old = EmbeddingStore(tmp_path).put("old", array)
+    os.utime(old, (1, 1))
+    used = EmbeddingStore(tmp_path).put("used", array)
+    os.utime(used, (2, 2))
+    store = EmbeddingStore(tmp_path, 2.5e-6)
+    assert store.find("used") == used
+    new = store.put("new", array)
+    assert sorted(tmp_path.iterdir()) == sorted([used, new])
+    with pytest.raises(InputError, match="embedding_store_gb"):
+        store.put("another", array)
+    assert sorted(tmp_path.iterdir()) == sorted([used, new])
+
+
+@pytest.mark.parametrize("limit", [0, -1.0])
+def test_a_limit_that_is_not_positive_raises(tmp_path, limit):
+    with pytest.raises(InputError, match="embedding_store_gb"):
+        EmbeddingStore(tmp_path, limit)
+
+
+def test_a_description_tells_transforms_apart_and_is_plain():
+    def of(factor):
+        return Compose([ScaleForegroundPercentilesd("image", 0.5, factor, 0.3)])
+
+    assert describe(of(99.5)) == describe(of(99.5)) != describe(of(99.0))
+    assert " at 0x" not in json.dumps(describe(of(99.5)))

@@ -178,8 +178,27 @@ def start(network, seed, embeddings=None, **arguments):
 def test_a_start_follows_its_seed(network):
     first, again = start(network, 1), start(network, 1)
     assert_same(first, again)
-    assert not torch.equal(first["means"], start(network, 2)["means"])
+    assert not torch.equal(first["gaussians.means"], start(network, 2)["gaussians.means"])
     assert not torch.equal(first["stick_fractions"], start(network, 2)["stick_fractions"])
+
+
+def test_a_start_of_k_means_lies_farther_apart_and_follows_its_seed(network):
+    near = torch.randn(60, 32, generator=torch.Generator().manual_seed(0)) * 1e-3
+    far = torch.eye(32)[:3]
+
+    class Clumped(Embeddings):
+        def sample(self, n_patches, generator=None):
+            return torch.cat([near, far])
+
+    first, again = (start(network, 1, Clumped(), init_params="k-means++") for _ in range(2))
+    assert_same(first, again)
+    found = first["gaussians.means"]
+    assert all((found == row).all(1).any() for row in far)
+
+
+def test_an_unknown_start_raises(network):
+    with pytest.raises(InputError, match="init_params must be"):
+        MixtureStarter(network, Embeddings(), 0, "kmeans")
 
 
 def test_a_start_does_not_touch_the_global_randomness(network):

@@ -1,66 +1,42 @@
-"""Gaussians with diagonal covariance: distances, densities, and parameters from sufficient statistics.
-
-Nothing here is larger than ``[N,K]``, ``[N,D]`` or ``[K,D]``: every function is matrix products.
-"""
-
-from __future__ import annotations
-
-import math
+"""Gaussians with a variance for each feature."""
 
 import torch
 
-
-def squared_mahalanobis(x: torch.Tensor, means: torch.Tensor, variances: torch.Tensor) -> torch.Tensor:
-    """Squared Mahalanobis distances, ``sum_d (x_d - m_d)^2 / s_d`` expanded into two matrix products.
-
-    Args:
-        x: samples ``[N,D]``.
-        means: ``[K,D]``.
-        variances: ``[K,D]``, positive.
-
-    Returns:
-        ``[N,K]``, not negative.
-    """
-    precisions = variances.reciprocal()
-    constant = (means.square() * precisions).sum(1)
-    distances = torch.addmm(constant, x, (means * precisions).T, alpha=-2)
-    return distances.addmm_(x.square(), precisions.T).clamp_(min=0)
+from .gaussians import Gaussians
 
 
-def log_density(x: torch.Tensor, means: torch.Tensor, variances: torch.Tensor) -> torch.Tensor:
-    """Log densities of the Gaussians.
+class DiagonalGaussians(Gaussians):
+    """``covariances [K,D]`` are variances. Nothing is larger than ``[N,K]``, ``[N,D]`` or ``[K,D]``."""
 
-    Args:
-        x: samples ``[N,D]``.
-        means: ``[K,D]``.
-        variances: ``[K,D]``, positive.
+    def __init__(self, n_components: int, n_features: int, reg_covar: float) -> None:
+        shape = (n_components, n_features)
+        super().__init__(n_components, n_features, reg_covar, shape, shape)
 
-    Returns:
-        ``[N,K]`` in nats.
-    """
-    log_normaliser = variances.log().sum(1) + x.shape[1] * math.log(2 * math.pi)
-    return squared_mahalanobis(x, means, variances).add_(log_normaliser).mul_(-0.5)
+    def start_covariances(self, x: torch.Tensor) -> None:
+        """Give all components the variances of samples ``[N,D]``."""
+        self.covariances.copy_(x.var(0, correction=min(1, len(x) - 1)) + self.reg_covar)
 
+    def squared_mahalanobis(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """``sum_d (x_d - m_d)^2 / s_d``, expanded into two matrix products."""
+        means, precisions = self.means[chosen], self.covariances[chosen].reciprocal()
+        constant = (means.square() * precisions).sum(1)
+        distances = torch.addmm(constant, x, (means * precisions).T, alpha=-2)
+        return distances.addmm_(x.square(), precisions.T).clamp_(min=0)
 
-def second_moment(resp: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Sum of ``r x^2`` over samples: ``resp [N,K]``, ``x [N,D]`` -> ``[K,D]``."""
-    return resp.T @ x.square()
+    def log_determinants(self, chosen: torch.Tensor) -> torch.Tensor:
+        """See `Gaussians`."""
+        return self.covariances[chosen].log().sum(1)
 
+    def largest_variances(self, chosen: torch.Tensor) -> torch.Tensor:
+        """See `Gaussians`."""
+        return self.covariances[chosen].amax(1)
 
-def update(
-    resp: torch.Tensor, first: torch.Tensor, second: torch.Tensor, reg_covar: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means ``M / (R + eps)`` and variances ``S / (R + eps) + m^2 - 2 m M / (R + eps) + reg``.
+    def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Sums of ``r x`` and ``r x^2``, each ``[k,D]``."""
+        return {"first_statistic": resp.T @ x, "second_statistic": resp.T @ x.square()}
 
-    Args:
-        resp: running mean responsibilities R ``[K]``.
-        first: running means of ``r x``, M ``[K,D]``.
-        second: running means of ``r x^2``, S ``[K,D]``.
-        reg_covar: added to every variance.
-
-    Returns:
-        Means and variances, each ``[K,D]``. Rounding never takes a variance below ``reg_covar``.
-    """
-    mass = (resp + torch.finfo(resp.dtype).eps).unsqueeze(1)
-    means = first / mass
-    return means, (second / mass - means.square()).clamp_(min=0) + reg_covar
+    def update(self, mass: torch.Tensor) -> None:
+        """``m = M / (R + eps)``, ``s = S / (R + eps) + m^2 - 2 m M / (R + eps) + reg``; s is never below reg."""
+        self.means.copy_(self.first_statistic / mass.unsqueeze(1))
+        variances = self.second_statistic / mass.unsqueeze(1) - self.means.square()
+        self.covariances.copy_(variances.clamp_(min=0) + self.reg_covar)

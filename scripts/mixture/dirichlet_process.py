@@ -5,11 +5,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import InputError
-from . import diagonal
+from .diagonal import DiagonalGaussians
+from .full import FullGaussians
+from .gaussians import EPS, Gaussians, squared_distances
+from .low_rank import LowRankGaussians
+from .spherical import SphericalGaussians
 from .stick_breaking import log_stick_weights, update_concentration, update_fractions
 
 SCORE_KINDS = ("cosine", "euclidean", "mahalanobis", "negative_log_likelihood", "subspace")
+COVARIANCE_TYPES = ("full", "diag", "spherical", "low_rank")
 ROWS_AT_ONCE = 16384  # bounds the memory of a step: [rows, K] and [rows, D]
+FAR = 50.0  # nats below the best component at which a responsibility, 2e-22, is lost beside eps
 
 
 class DirichletProcessMixture(nn.Module):
@@ -21,31 +27,28 @@ class DirichletProcessMixture(nn.Module):
     Args:
         n_components: truncation level K.
         n_features: length D of an embedding.
-        covariance_type: ``"diag"``.
+        covariance_type: ``"diag"``, ``"spherical"``, ``"full"`` or ``"low_rank"``, see `Gaussians` and its subclasses.
         weight_concentration: alpha at the start; more of it spreads the weight over more components.
         learn_weight_concentration: whether alpha is fitted.
         reg_covar: added to every variance.
+        rank: dimensions of each component's subspace where ``covariance_type`` is ``"low_rank"``.
 
     Attributes:
-        means: ``[K,D]``.
-        covariances: variances ``[K,D]``.
+        gaussians: the components; their means and covariances.
         stick_fractions: v ``[K]``.
         weight_concentration: alpha, a scalar.
+        resp_statistic: running mean responsibilities R ``[K]``.
         n_steps: online-EM steps made, a scalar.
 
     Raises:
         InputError: an argument out of its range.
     """
 
-    __jit_unused_properties__ = ("is_fitted", "n_active")
+    __jit_unused_properties__ = ("covariances", "is_fitted", "means", "n_active")
 
-    means: torch.Tensor
-    covariances: torch.Tensor
     stick_fractions: torch.Tensor
     weight_concentration: torch.Tensor
     resp_statistic: torch.Tensor
-    first_statistic: torch.Tensor
-    second_statistic: torch.Tensor
     n_steps: torch.Tensor
 
     def __init__(
@@ -56,12 +59,13 @@ class DirichletProcessMixture(nn.Module):
         weight_concentration: float = 2.0,
         learn_weight_concentration: bool = True,
         reg_covar: float = 1e-6,
+        rank: int = 16,
     ) -> None:
         super().__init__()
         if n_components < 1 or n_features < 1:
             raise InputError(f"n_components and n_features must be at least 1; got {n_components} and {n_features}.")
-        if covariance_type != "diag":
-            raise InputError(f"covariance_type must be 'diag', the only one there is yet; got {covariance_type!r}.")
+        if covariance_type not in COVARIANCE_TYPES:
+            raise InputError(f"covariance_type must be one of {', '.join(COVARIANCE_TYPES)}; got {covariance_type!r}.")
         if weight_concentration <= 0 or reg_covar <= 0:
             raise InputError(
                 f"weight_concentration and reg_covar must be positive; got {weight_concentration} and {reg_covar}."
@@ -69,20 +73,37 @@ class DirichletProcessMixture(nn.Module):
         self.n_components = int(n_components)
         self.n_features = int(n_features)
         self.covariance_type = covariance_type
-        self.score_kinds = SCORE_KINDS[:-1]  # a subspace needs a low-rank covariance
+        self.score_kinds = SCORE_KINDS if covariance_type == "low_rank" else SCORE_KINDS[:-1]
         self.initial_concentration = float(weight_concentration)
         self.learn_weight_concentration = bool(learn_weight_concentration)
         self.reg_covar = float(reg_covar)
-        per_feature = torch.zeros(self.n_components, self.n_features)
-        per_component = torch.zeros(self.n_components)
-        self.register_buffer("means", per_feature.clone())
-        self.register_buffer("covariances", per_feature + 1)
-        self.register_buffer("stick_fractions", per_component.clone())
+        self.rank = int(rank)
+        self.gaussians = self._make_gaussians()
+        self.register_buffer("stick_fractions", torch.zeros(self.n_components))
         self.register_buffer("weight_concentration", torch.tensor(self.initial_concentration))
-        self.register_buffer("resp_statistic", per_component.clone())
-        self.register_buffer("first_statistic", per_feature.clone())
-        self.register_buffer("second_statistic", per_feature.clone())
+        self.register_buffer("resp_statistic", torch.zeros(self.n_components))
         self.register_buffer("n_steps", torch.tensor(0))
+
+    @torch.jit.unused
+    def _make_gaussians(self) -> Gaussians:
+        shape = (self.n_components, self.n_features, self.reg_covar)
+        if self.covariance_type == "full":
+            return FullGaussians(*shape)
+        if self.covariance_type == "spherical":
+            return SphericalGaussians(*shape)
+        if self.covariance_type == "low_rank":
+            return LowRankGaussians(*shape, self.rank)
+        return DiagonalGaussians(*shape)
+
+    @property
+    def means(self) -> torch.Tensor:
+        """Means of the components, ``[K,D]``."""
+        return self.gaussians.means
+
+    @property
+    def covariances(self) -> torch.Tensor:
+        """``[K,D]`` (diag), ``[K]`` (spherical), ``[K,D,D]`` (full), ``[K]`` beside the subspace (low_rank)."""
+        return self.gaussians.covariances
 
     @torch.no_grad()
     def initialize(
@@ -108,19 +129,19 @@ class DirichletProcessMixture(nn.Module):
             means = x[torch.randperm(len(x), generator=generator)[: self.n_components].to(x.device)]
         if means.shape != self.means.shape:
             raise InputError(f"means must be of shape {tuple(self.means.shape)}; got {tuple(means.shape)}.")
+        if not bool(x.isfinite().all()):
+            raise InputError("The patches to start from are not all finite: look at the images they come from.")
         uniform = torch.rand(self.n_components, generator=generator)
         fractions = 1 - uniform.pow(1 / self.initial_concentration)  # Beta(1, alpha) by its inverse
         fractions[-1] = 1
-        self.means.copy_(means)
-        self.covariances.copy_(x.var(0, correction=min(1, len(x) - 1)) + self.reg_covar)
+        self.gaussians.start(x, means)
         self.stick_fractions.copy_(fractions)
         self.weight_concentration.fill_(self.initial_concentration)
-        for statistic in (self.resp_statistic, self.first_statistic, self.second_statistic, self.n_steps):
-            statistic.zero_()
+        self.resp_statistic.zero_()
+        self.n_steps.zero_()
 
-    @torch.no_grad()
     def partial_fit(self, embeddings: torch.Tensor, step_size: float) -> float:
-        """One step of online EM.
+        """One step of online EM: `expect`, then `maximize`.
 
         Args:
             embeddings: samples ``[N,D]``.
@@ -130,46 +151,92 @@ class DirichletProcessMixture(nn.Module):
             Mean log-likelihood of the batch under the parameters before the step, nats per patch.
 
         Raises:
-            InputError: samples of another shape, a step size out of range.
+            InputError: samples of another shape, a step size out of range, covariances that the data cannot support.
             RuntimeError: the mixture was not initialised, or a sample is not finite.
+        """
+        return self.maximize(self.expect(self._samples(embeddings)), step_size)
+
+    @torch.no_grad()
+    def expect(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The sums over samples that a step needs; those of several processes may be added.
+
+        Args:
+            x: samples ``[N,D]``; N may be 0.
+
+        Returns:
+            ``n_samples``, ``log_likelihood`` (nats), ``resp_statistic [K]`` and the sums of `Gaussians.sums`.
+
+        Raises:
+            RuntimeError: the mixture was not initialised.
+        """
+        if not bool(self.stick_fractions.any()):
+            raise RuntimeError("The mixture has no start; call `initialize` before `partial_fit`.")
+        totals = {name: torch.zeros_like(getattr(self.gaussians, name)) for name in self.gaussians.statistics}
+        totals["resp_statistic"] = torch.zeros_like(self.resp_statistic)
+        totals["log_likelihood"] = torch.zeros((), dtype=torch.float64, device=x.device)
+        totals["n_samples"] = torch.tensor(float(len(x)), dtype=torch.float64, device=x.device)
+        for rows in x.split(ROWS_AT_ONCE) if len(x) else ():
+            log_joint, chosen = self._log_joint(rows)
+            highest = log_joint.amax(1, keepdim=True)
+            resp = log_joint.sub_(highest).clamp_(min=-FAR).exp_()  # denormal numbers would be slow
+            total = resp.sum(1, keepdim=True)
+            resp.div_(total)
+            totals["log_likelihood"] += (highest + total.log()).sum(dtype=torch.float64)
+            totals["resp_statistic"].index_add_(0, chosen, resp.sum(0))
+            for name, sums in self.gaussians.sums(resp, rows, chosen).items():
+                totals[name].index_add_(0, chosen, sums)
+        return totals
+
+    @torch.no_grad()
+    def maximize(self, sums: dict[str, torch.Tensor], step_size: float) -> float:
+        """Blend the sums of a batch into the statistics, and take the parameters that follow.
+
+        Args:
+            sums: as from `expect`.
+            step_size: weight in (0,1] of this batch against all before.
+
+        Returns:
+            Mean log-likelihood of the batch under the parameters before the step, nats per patch.
+
+        Raises:
+            InputError: a step size out of range, or covariances that the data cannot support.
+            RuntimeError: a sample was not finite.
         """
         if not 0 < step_size <= 1:
             raise InputError(f"A step size must be above 0 and at most 1; got {step_size}.")
-        x = self._samples(embeddings)
-        if not bool(self.stick_fractions.any()):
-            raise RuntimeError("The mixture has no start; call `initialize` before `partial_fit`.")
-        log_weights = log_stick_weights(self.stick_fractions)
-        resp_sum = torch.zeros_like(self.resp_statistic)
-        first_sum = torch.zeros_like(self.first_statistic)
-        second_sum = torch.zeros_like(self.second_statistic)
-        log_likelihood = torch.zeros((), dtype=torch.float64, device=x.device)
-        for rows in x.split(ROWS_AT_ONCE):
-            log_joint = diagonal.log_density(rows, self.means, self.covariances).add_(log_weights)
-            log_norm = log_joint.logsumexp(1, keepdim=True)
-            resp = log_joint.sub_(log_norm).exp_()
-            resp_sum += resp.sum(0)
-            first_sum += resp.T @ rows
-            second_sum += diagonal.second_moment(resp, rows)
-            log_likelihood += log_norm.sum(dtype=torch.float64)
-        mean_log_likelihood = float(log_likelihood / len(x))
+        n_samples = int(sums["n_samples"])
+        mean_log_likelihood = float(sums["log_likelihood"]) / n_samples
         if mean_log_likelihood != mean_log_likelihood or abs(mean_log_likelihood) == float("inf"):
             raise RuntimeError(f"The log-likelihood of this batch is {mean_log_likelihood}: are the embeddings finite?")
-
-        self.resp_statistic.lerp_(resp_sum / len(x), step_size)
-        self.first_statistic.lerp_(first_sum / len(x), step_size)
-        self.second_statistic.lerp_(second_sum / len(x), step_size)
-        means, variances = diagonal.update(
-            self.resp_statistic, self.first_statistic, self.second_statistic, self.reg_covar
-        )
-        self.means.copy_(means)
-        self.covariances.copy_(variances)
-        self.stick_fractions.copy_(update_fractions(self.resp_statistic, self.weight_concentration, len(x)))
+        self.resp_statistic.lerp_(sums["resp_statistic"] / n_samples, step_size)
+        for name in self.gaussians.statistics:
+            getattr(self.gaussians, name).lerp_(sums[name] / n_samples, step_size)
+        self.gaussians.update(self.resp_statistic + EPS)
+        self.stick_fractions.copy_(update_fractions(self.resp_statistic, self.weight_concentration, n_samples))
         if self.learn_weight_concentration:
             self.weight_concentration.copy_(
-                update_concentration(self.resp_statistic, self.weight_concentration, len(x))
+                update_concentration(self.resp_statistic, self.weight_concentration, n_samples)
             )
         self.n_steps += 1
         return mean_log_likelihood
+
+    def _log_joint(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log of weight times density ``[N,k]``, of the components ``[k]`` that can have a responsibility above 0.
+
+        A starved component is left out only where a bound shows that it is `FAR` from the best one for every sample.
+        """
+        log_weights = log_stick_weights(self.stick_fractions)
+        chosen = self.active()
+        log_joint = self.gaussians.log_density(x, chosen).add_(log_weights[chosen])
+        is_idle = torch.ones_like(log_weights, dtype=torch.bool)
+        is_idle[chosen] = False
+        idle = torch.nonzero(is_idle).flatten()
+        bound = self.gaussians.log_density_bound(x, idle) + log_weights[idle]
+        rest = idle[~(bound < log_joint.amax(1).amin() - FAR)]
+        if len(rest):
+            of_rest = self.gaussians.log_density(x, rest).add_(log_weights[rest])
+            log_joint, chosen = torch.cat([log_joint, of_rest], 1), torch.cat([chosen, rest])
+        return log_joint, chosen
 
     def log_weights(self) -> torch.Tensor:
         """Log of the normalised component weights, ``[K]``."""
@@ -200,7 +267,7 @@ class DirichletProcessMixture(nn.Module):
         """
         active = self.active()
         log_weights = log_stick_weights(self.stick_fractions)[active]
-        return (diagonal.log_density(x, self.means[active], self.covariances[active]) + log_weights).logsumexp(1)
+        return (self.gaussians.log_density(x, active) + log_weights).logsumexp(1)
 
     def anomaly_score(self, x: torch.Tensor, kind: str) -> torch.Tensor:
         """How unlike every component samples are: higher is more anomalous.
@@ -208,7 +275,8 @@ class DirichletProcessMixture(nn.Module):
         Args:
             x: ``[N,D]``.
             kind: ``cosine`` (the paper's: 1 minus the largest cosine similarity to a mean), ``euclidean`` or
-                ``mahalanobis`` (the smallest distance), or ``negative_log_likelihood`` (nats).
+                ``mahalanobis`` (the smallest distance to a mean), ``negative_log_likelihood`` (nats), or with low-rank
+                covariances ``subspace`` (the smallest distance to a component's subspace).
 
         Returns:
             ``[N]``.
@@ -219,14 +287,15 @@ class DirichletProcessMixture(nn.Module):
         if kind == "negative_log_likelihood":
             return -self.score_samples(x)
         active = self.active()
-        means = self.means[active]
         if kind == "cosine":
-            return 1 - (F.normalize(x, dim=1) @ F.normalize(means, dim=1).T).amax(1)
+            return 1 - (F.normalize(x, dim=1) @ F.normalize(self.gaussians.means[active], dim=1).T).amax(1)
         if kind == "euclidean":
-            return diagonal.squared_mahalanobis(x, means, torch.ones_like(means)).amin(1).sqrt()
+            return squared_distances(x, self.gaussians.means[active]).amin(1).sqrt()
         if kind == "mahalanobis":
-            return diagonal.squared_mahalanobis(x, means, self.covariances[active]).amin(1).sqrt()
-        raise ValueError(f"There is no anomaly score {kind} for a mixture of diagonal Gaussians.")
+            return self.gaussians.squared_mahalanobis(x, active).amin(1).sqrt()
+        if kind == "subspace" and self.covariance_type == "low_rank":
+            return self.gaussians.squared_subspace_distances(x, active).amin(1).sqrt()
+        raise ValueError(f"There is no anomaly score {kind} for a mixture with covariance_type {self.covariance_type}.")
 
     def _samples(self, embeddings: torch.Tensor) -> torch.Tensor:
         if embeddings.ndim != 2 or embeddings.shape[1] != self.n_features or not len(embeddings):

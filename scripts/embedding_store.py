@@ -1,0 +1,135 @@
+"""Where the patch embeddings of cases are kept on disk, so that no image is embedded twice."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError
+
+
+class EmbeddingStore:
+    """One half-precision file for each case, named by a digest of all that its embeddings depend on.
+
+    A file appears whole or not at all, so that an interrupted run goes on where it stopped. The oldest files that this
+    run does not use make room for new ones. Names and contents hold nothing of the patient but the embeddings.
+
+    Args:
+        directory: the folder; without one a temporary folder that goes with the store.
+        limit_gb: how large the folder may become, in 10^9 bytes; None for no limit.
+
+    Raises:
+        InputError: a limit that is not positive.
+    """
+
+    def __init__(self, directory: str | os.PathLike | None = None, limit_gb: float | None = None) -> None:
+        if limit_gb is not None and limit_gb <= 0:
+            raise InputError(f"embedding_store_gb must be positive, or null for no limit; got {limit_gb}.")
+        self._temporary = None if directory else tempfile.TemporaryDirectory(prefix="embeddings-")
+        self.directory = Path(directory or self._temporary.name)  # type: ignore[union-attr]
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.limit = None if limit_gb is None else limit_gb * 1e9
+        self._in_use: set[Path] = set()
+
+    def find(self, key: Any) -> Path | None:
+        """The file with this key, or None where there is none that can be read.
+
+        Args:
+            key: anything that JSON can hold.
+        """
+        path = self._path(key)
+        try:
+            np.load(path, mmap_mode="r")
+            os.utime(path)
+        except (OSError, ValueError):
+            return None
+        self._in_use.add(path)
+        return path
+
+    def put(self, key: Any, embeddings: np.ndarray) -> Path:
+        """Keep embeddings.
+
+        Args:
+            key: anything that JSON can hold.
+            embeddings: ``[slices, patches, D]``.
+
+        Returns:
+            The file.
+
+        Raises:
+            InputError: the store has reached its limit with what this run uses.
+        """
+        path = self._path(key)
+        self._in_use.add(path)
+        self._make_room(embeddings.nbytes)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with partial.open("wb") as file:
+                np.save(file, embeddings.astype(np.float16))
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    def _path(self, key: Any) -> Path:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.directory / f"{digest[:32]}.npy"
+
+    def _make_room(self, n_bytes: int) -> None:
+        if self.limit is None:
+            return
+        files = {path: path.stat() for path in self.directory.glob("*.npy")}
+        total = sum(stat.st_size for stat in files.values()) + n_bytes
+        for path in sorted(files, key=lambda path: files[path].st_mtime):
+            if total > self.limit and path not in self._in_use:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+                total -= files[path].st_size
+        if total > self.limit:
+            raise InputError(
+                f"The embeddings of this fit need more than the {self.limit / 1e9:g} GB of embedding_store_gb; "
+                "raise it (what was embedded is kept) or fit on fewer images."
+            )
+
+
+def file_identity(path: str | os.PathLike) -> list[Any]:
+    """What tells a file, or the files of a folder, from others and from later versions: path, size and time of change.
+
+    Args:
+        path: a file, or a folder of a DICOM series.
+
+    Returns:
+        What JSON can hold.
+    """
+    root = Path(path).resolve()
+    files = sorted(root.iterdir()) if root.is_dir() else [root]
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def describe(thing: Any) -> Any:
+    """What a transform does, as far as its class and attributes tell.
+
+    Args:
+        thing: a transform, or a value of one of its attributes.
+
+    Returns:
+        What JSON can hold; the same in every process.
+    """
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return thing
+    if isinstance(thing, dict):
+        return {str(key): describe(value) for key, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [describe(value) for value in thing]
+    if isinstance(thing, set | frozenset):
+        return sorted(json.dumps(describe(value), sort_keys=True) for value in thing)
+    if isinstance(thing, type) or hasattr(thing, "__code__"):  # a class or a function
+        return f"{thing.__module__}.{thing.__qualname__}"
+    return [describe(type(thing)), describe(getattr(thing, "__dict__", {}))]

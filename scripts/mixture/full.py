@@ -1,0 +1,91 @@
+"""Gaussians with a whole covariance matrix each."""
+
+import torch
+
+from ..errors import InputError
+from .gaussians import Gaussians, own_samples
+
+
+class FullGaussians(Gaussians):
+    """``covariances [K,D,D]``, and beside them the inverses of their Cholesky factors.
+
+    Components are gone through one by one, so that nothing is larger than ``[N,K]``, ``[N,D]`` or ``[K,D,D]``. In many
+    dimensions nearly every patch belongs to one component alone; a component's second moment is summed over its own
+    patches only.
+
+    Attributes:
+        whitening: ``[K,D,D]``, lower triangular, ``whitening @ covariance @ whitening.T = I``.
+    """
+
+    whitening: torch.Tensor
+
+    def __init__(self, n_components: int, n_features: int, reg_covar: float) -> None:
+        shape = (n_components, n_features, n_features)
+        super().__init__(n_components, n_features, reg_covar, shape, shape)
+        self.covariances.copy_(torch.eye(n_features).expand(shape))
+        self.register_buffer("whitening", self.covariances.clone())
+
+    def start_covariances(self, x: torch.Tensor) -> None:
+        """Give all components the covariance of samples ``[N,D]``."""
+        centred = x - x.mean(0)
+        covariance = centred.T @ centred / max(1, len(x) - 1)
+        covariance.diagonal().add_(self.reg_covar)
+        self.set_covariances(covariance.expand_as(self.covariances))
+
+    def set_covariances(self, covariances: torch.Tensor) -> None:
+        """Take over covariances ``[K,D,D]``.
+
+        Raises:
+            InputError: one of them is not positive definite.
+        """
+        self.whitening.copy_(_whitening(covariances))
+        self.covariances.copy_(covariances)
+
+    def squared_mahalanobis(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """See `Gaussians`."""
+        distances = x.new_empty((chosen.shape[0], x.shape[0]))
+        for index in range(chosen.shape[0]):
+            component = int(chosen[index])
+            white = (x - self.means[component]) @ self.whitening[component].T
+            distances[index] = white.square().sum(1)
+        return distances.T.contiguous()
+
+    def log_determinants(self, chosen: torch.Tensor) -> torch.Tensor:
+        """See `Gaussians`."""
+        return -2 * self.whitening.diagonal(dim1=1, dim2=2)[chosen].log().sum(1)
+
+    def largest_variances(self, chosen: torch.Tensor) -> torch.Tensor:
+        """The largest sum of magnitudes in a row bounds the largest eigenvalue."""
+        return torch.linalg.vector_norm(self.covariances, ord=1, dim=2)[chosen].amax(1)
+
+    def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Sums of ``r x`` ``[k,D]`` and ``r x x^T`` ``[k,D,D]``."""
+        second = x.new_zeros((len(chosen), self.n_features, self.n_features))
+        for index, (rows, weights) in enumerate(own_samples(resp)):
+            own = x[rows]
+            torch.matmul((own * weights).T, own, out=second[index])
+        return {"first_statistic": resp.T @ x, "second_statistic": second}
+
+    def update(self, mass: torch.Tensor) -> None:
+        """``m = M / (R + eps)``, ``C = S / (R + eps) - m m^T + reg I``.
+
+        Raises:
+            InputError: a covariance is not positive definite.
+        """
+        self.means.copy_(self.first_statistic / mass.unsqueeze(1))
+        covariances = self.second_statistic / mass.view(-1, 1, 1)
+        covariances.baddbmm_(self.means.unsqueeze(2), self.means.unsqueeze(1), alpha=-1)
+        covariances.diagonal(dim1=1, dim2=2).add_(self.reg_covar)
+        self.set_covariances(covariances)
+
+
+def _whitening(covariances: torch.Tensor) -> torch.Tensor:
+    """Inverse Cholesky factors ``[...,D,D]`` of covariances ``[...,D,D]``."""
+    factors, failed = torch.linalg.cholesky_ex(covariances)
+    if bool(failed.any()):
+        raise InputError(
+            f"The covariances of {int((failed > 0).sum())} components are not positive definite: too few patches fall "
+            "to them. Reduce n_components or raise reg_covar (1e-3 is usual with full covariances)."
+        )
+    identity = torch.eye(covariances.shape[-1], dtype=covariances.dtype, device=covariances.device)
+    return torch.linalg.solve_triangular(factors, identity, upper=False)

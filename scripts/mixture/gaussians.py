@@ -1,0 +1,128 @@
+"""What the Gaussians of a mixture have in common, whatever their covariance."""
+
+import math
+
+import torch
+from torch import nn
+
+EPS = torch.finfo(torch.float32).eps  # keeps the mass of a starved component from 0
+NEGLIGIBLE = 1e-14  # a responsibility so small is lost beside eps
+
+
+class Gaussians(nn.Module):
+    """K Gaussians in D dimensions: parameters and the running statistics they follow from, all of them buffers.
+
+    A subclass gives the maths of one covariance type. Components are always named by ``chosen``, indices ``[k]``, so
+    that those without a say cost nothing.
+
+    Args:
+        n_components: K.
+        n_features: D.
+        reg_covar: added to every variance.
+        covariance_shape: shape of ``covariances``.
+        second_shape: shape of ``second_statistic``.
+
+    Attributes:
+        means: ``[K,D]``.
+        covariances: of a shape that depends on the type.
+        first_statistic: running mean of ``r x``, ``[K,D]``.
+        second_statistic: running mean of what the covariance needs of ``r x x^T``.
+        statistics: names of the buffers that `sums` gives the new terms of.
+    """
+
+    means: torch.Tensor
+    covariances: torch.Tensor
+    first_statistic: torch.Tensor
+    second_statistic: torch.Tensor
+
+    def __init__(
+        self,
+        n_components: int,
+        n_features: int,
+        reg_covar: float,
+        covariance_shape: tuple[int, ...],
+        second_shape: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.n_components = n_components
+        self.n_features = n_features
+        self.reg_covar = reg_covar
+        self.statistics = ["first_statistic", "second_statistic"]
+        self.register_buffer("means", torch.zeros(n_components, n_features))
+        self.register_buffer("covariances", torch.ones(covariance_shape))
+        self.register_buffer("first_statistic", torch.zeros(n_components, n_features))
+        self.register_buffer("second_statistic", torch.zeros(second_shape))
+
+    def start(self, x: torch.Tensor, means: torch.Tensor) -> None:
+        """Take over means ``[K,D]``, and for all components the covariance of samples ``[N,D]``; empty statistics."""
+        self.means.copy_(means)
+        self.start_covariances(x)
+        for name in self.statistics:
+            getattr(self, name).zero_()
+
+    def start_covariances(self, x: torch.Tensor) -> None:
+        """Give all components the covariance of samples ``[N,D]``."""
+        raise NotImplementedError
+
+    def squared_mahalanobis(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Squared Mahalanobis distances ``[N,k]`` of samples ``[N,D]``, not negative."""
+        raise NotImplementedError
+
+    def squared_subspace_distances(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Squared distances ``[N,k]`` to each component's subspace, where covariances are of low rank."""
+        raise NotImplementedError
+
+    def log_determinants(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Log determinants of the covariances, ``[k]``."""
+        raise NotImplementedError
+
+    def largest_variances(self, chosen: torch.Tensor) -> torch.Tensor:
+        """The variance in the direction where it is largest, ``[k]``, or a number above it."""
+        raise NotImplementedError
+
+    def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Sums over samples of the terms of each statistic: ``resp [N,k]``, ``x [N,D]`` -> ``[k,...]`` by name."""
+        raise NotImplementedError
+
+    def update(self, mass: torch.Tensor) -> None:
+        """Parameters from statistics; ``mass [K]`` is the running mean responsibility plus eps."""
+        raise NotImplementedError
+
+    def log_density(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Log densities ``[N,k]`` in nats of samples ``[N,D]``."""
+        log_normaliser = self.log_determinants(chosen) + self.n_features * math.log(2 * math.pi)
+        return self.squared_mahalanobis(x, chosen).add_(log_normaliser).mul_(-0.5)
+
+    def log_density_bound(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Log densities ``[k]`` that no sample of ``x [N,D]`` exceeds.
+
+        The norms of samples and mean bound their distance from below, the largest variance what it counts for.
+        """
+        norms = torch.linalg.vector_norm(x, dim=1)
+        of_means = torch.linalg.vector_norm(self.means[chosen], dim=1)
+        distances = torch.maximum(norms.amin() - of_means, of_means - norms.amax()).clamp(min=0)
+        log_normaliser = self.log_determinants(chosen) + self.n_features * math.log(2 * math.pi)
+        return (distances.square() / self.largest_variances(chosen) + log_normaliser).mul(-0.5)
+
+
+def squared_distances(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+    """Squared Euclidean distances: ``x [N,D]``, ``means [K,D]`` -> ``[N,K]``, not negative."""
+    norms = x.square().sum(1, keepdim=True)
+    return torch.addmm(means.square().sum(1), x, means.T, alpha=-2).add_(norms).clamp_(min=0)
+
+
+def own_samples(resp: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The samples that count for each component: in many dimensions nearly every one belongs to a single component.
+
+    Args:
+        resp: responsibilities ``[N,K]``.
+
+    Returns:
+        For each component the indices ``[n]`` of its samples and their responsibilities ``[n,1]``.
+    """
+    of_components = resp.T.contiguous()
+    owned = of_components > NEGLIGIBLE
+    counts = owned.sum(1).tolist()
+    rows = torch.nonzero(owned)[:, 1]
+    weights = of_components[owned].unsqueeze(1)
+    return list(zip(rows.split(counts), weights.split(counts), strict=True))
