@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,21 +12,26 @@ from .errors import InputError
 from .network import PatchAnomalyNetwork
 
 
-def save_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> None:
-    """Write a network's state dict; the file appears whole or not at all.
+def save(content: Any, path: str | os.PathLike) -> None:
+    """Write what torch can save; the file appears whole or not at all.
 
     Args:
-        network: what to save.
+        content: what to save.
         path: the file; its folder is made where it is missing.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        torch.save(network.state_dict(), partial)
+        torch.save(content, partial)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def save_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> None:
+    """Write a network's state dict; see `save`."""
+    save(network.state_dict(), path)
 
 
 def load_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> PatchAnomalyNetwork:

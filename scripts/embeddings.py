@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -54,11 +55,16 @@ class EmbeddingDataset(Dataset):
     ) -> None:
         self.failed: dict[str, str] = {}
         self.n_cases = len(cases)
+        self.n_features = network.encoder.n_features
         self.store = store or EmbeddingStore()
         network.to(device)
         keys = _keys(cases, network, inferer)
         files = [self.store.find(key) if key is not None else None for key in keys]
+        if idist.get_world_size() > 1 and (store is None or None in keys):
+            raise InputError("Several processes need a folder that all of them see: give embedding_store.")
+        idist.barrier()  # all have seen the same files before one writes
         missing = [index for index, file in enumerate(files) if file is None]
+        missing = missing[idist.get_rank() :: idist.get_world_size()]
         loaded = zip(missing, _load_ahead(cases, missing), strict=True)
         for index, case in tqdm(loaded, "embedding", len(missing), unit="case", disable=not progress or not missing):
             try:
@@ -69,12 +75,25 @@ class EmbeddingDataset(Dataset):
                 self.failed[case.get("case", str(index))] = str(error)
             else:
                 files[index] = self.store.put(keys[index] or [id(self), index], embedded)
+        if idist.get_world_size() > 1:
+            files = self._take_over(keys)
         self._slices = [
             (file, index) for file in files if file is not None for index in range(len(np.load(file, mmap_mode="r")))
         ]
         if not self._slices:
             reasons = "; ".join(f"{case}: {why}" for case, why in self.failed.items())
             raise InputError(f"None of {len(cases)} normal cases could be used. {reasons}")
+
+    def _take_over(self, keys: list[Any]) -> list[Path | None]:
+        """The files after all processes have done their share, and what failed with any of them."""
+        of_all: list[dict[str, str]] = [{} for _ in range(idist.get_world_size())]
+        torch.distributed.all_gather_object(of_all, self.failed)
+        self.failed = {case: why for failed in of_all for case, why in failed.items()}
+        return [self.store.find(key) for key in keys]
+
+    def collate(self, slices: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeddings ``[N,D]`` of a list of slices, which may be empty."""
+        return torch.cat([torch.empty(0, self.n_features, dtype=torch.float16), *slices])
 
     def __len__(self) -> int:
         """Number of slices."""

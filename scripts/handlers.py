@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
+from monai.utils import evenly_divisible_all_gather
 from sklearn.cluster import kmeans_plusplus
 from torch.utils.data import DataLoader
 
-from .checkpoint import save_network
+from .checkpoint import save, save_network
 from .embeddings import EmbeddingDataset
 from .errors import InputError
 from .network import PatchAnomalyNetwork
@@ -68,39 +72,158 @@ class MixtureStarter:
 
 
 class BestMixtureKeeper:
-    """Remembers the mixture of the epoch with the best validation metric, and brings it back at the end.
+    """Remembers the mixture of the epoch with the best validation log-likelihood, and brings it back at the end.
 
     Args:
         network: its mixture is kept.
         evaluator: validates after every epoch; its key metric decides.
+        patience: epochs without a new best after which the fit ends, at least 1; None to make all epochs.
+
+    Attributes:
+        values: the metric of each epoch.
     """
 
-    def __init__(self, network: PatchAnomalyNetwork, evaluator: Evaluator) -> None:
+    def __init__(self, network: PatchAnomalyNetwork, evaluator: Evaluator, patience: int | None = None) -> None:
+        if patience is not None and patience < 1:
+            raise InputError(f"patience must be at least 1 epoch, or null to make all epochs; got {patience}.")
         self.network = network
         self.evaluator = evaluator
+        self.patience = patience
+        self.values: list[float] = []
         self._best: dict[str, torch.Tensor] = {}
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, after the handler that validates."""
+        engine.add_event_handler(Events.STARTED, self.forget)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.restore)
 
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the highest value, from 1; 0 before the first."""
+        return self.values.index(max(self.values)) + 1 if self.values else 0
+
+    @property
+    def has_converged(self) -> bool:
+        """Whether the last ``patience`` epochs brought no new best."""
+        return self.patience is not None and len(self.values) - self.best_epoch >= self.patience
+
+    def forget(self, engine: Engine) -> None:
+        """Forget an earlier fit."""
+        self.load_state_dict({"values": [], "best": {}})
+
     def __call__(self, engine: Engine) -> None:
-        """Log an epoch and keep its mixture where it is the best so far."""
+        """Log an epoch, keep its mixture where it is the best so far, and end a fit that has converged."""
         state, mixture = self.evaluator.state, self.network.mixture
+        self.values.append(float(state.metrics[state.key_metric_name]))
         logger.info(
             f"epoch {engine.state.epoch}/{engine.state.max_epochs}: validation log-likelihood "
-            f"{float(state.metrics[state.key_metric_name]):.2f} nats per patch, {mixture.n_active} active components, "
+            f"{self.values[-1]:.2f} nats per patch, {mixture.n_active} active components, "
             f"alpha {float(mixture.weight_concentration):.2f}"
         )
-        if state.best_metric_epoch == state.epoch:
+        if self.best_epoch == len(self.values):
             self._best = {name: value.clone() for name, value in mixture.state_dict().items()}
+        elif self.has_converged:
+            logger.info(f"converged: no better epoch for {self.patience} epochs")
+            engine.terminate()
 
     def restore(self, engine: Engine) -> None:
         """Bring the best mixture back."""
         if self._best:
-            logger.info(f"keeping epoch {self.evaluator.state.best_metric_epoch}, the best on the validation normals")
+            logger.info(f"keeping epoch {self.best_epoch}, the best on the validation normals")
             self.network.mixture.load_state_dict(self._best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes."""
+        return {"values": self.values, "best": self._best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier state."""
+        self.values, self._best = list(state["values"]), dict(state["best"])
+
+
+class FitCheckpoint:
+    """Writes the state of a fit after every epoch, and goes on from it where asked.
+
+    The order of the batches is a function of seed and epoch, so that a fit that was killed at any moment and resumed
+    gives the same model as one that was not.
+
+    Args:
+        network: its mixture is fitted.
+        keeper: knows the best epoch so far.
+        path: the file.
+        resume: whether a fit goes on from the file; where there is none, it starts anew.
+    """
+
+    def __init__(
+        self, network: PatchAnomalyNetwork, keeper: BestMixtureKeeper, path: str | os.PathLike, resume: bool = False
+    ) -> None:
+        self.network = network
+        self.keeper = keeper
+        self.path = Path(path)
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, after the handlers that start the mixture and keep the best one."""
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the file; the first process does."""
+        if idist.get_rank() == 0:
+            content = {
+                "fit": self._settings(engine),
+                "epoch": engine.state.epoch,
+                "mixture": self.network.mixture.state_dict(),
+                "keeper": self.keeper.state_dict(),
+            }
+            save(content, self.path)
+
+    def load(self, engine: Engine) -> None:
+        """Go on from the file.
+
+        Raises:
+            InputError: the file cannot be read, or its fit had other settings or images.
+        """
+        if not self.resume:
+            return
+        if not self.path.is_file():
+            logger.info(f"there is no {self.path} to resume from: starting anew")
+            return
+        device = self.network.mixture.means.device
+        try:
+            content = torch.load(self.path, map_location=device, weights_only=True)
+            found, epoch = dict(content["fit"]), int(content["epoch"])
+        except Exception as error:
+            raise InputError(f"{self.path} cannot be read; fit without --resume. ({error})"[:300]) from error
+        own = self._settings(engine)
+        for name in own:
+            if found.get(name) != own[name]:
+                raise InputError(
+                    f"The fit in {self.path} had {name}={found.get(name)}, this one has {name}={own[name]}; give the "
+                    "same or fit without --resume."
+                )
+        self.network.mixture.load_state_dict(content["mixture"])
+        self.keeper.load_state_dict(content["keeper"])
+        engine.state.epoch = epoch
+        engine.state.iteration = epoch * (engine.state.epoch_length or 0)
+        logger.info(f"going on after epoch {epoch}")
+        if self.keeper.has_converged:
+            engine.terminate()
+
+    def _settings(self, engine: Any) -> dict[str, Any]:
+        """What a fit that goes on must share with the one before."""
+        batches: Any = engine.state.dataloader.batch_sampler
+        return {
+            **self.network.settings(),
+            "weights_digest": self.network.encoder.weights_digest,
+            "reg_covar": self.network.mixture.reg_covar,
+            "step_size": engine.step_size,
+            "schedule": engine.schedule,
+            "seed": batches.seed,
+            "batch_slices": batches.batch_size,
+            "number of slices": batches.n_items,
+        }
 
 
 class ThresholdCalibrator:
@@ -124,14 +247,15 @@ class ThresholdCalibrator:
         """Calibrate."""
         mixture = self.network.mixture
         device = mixture.means.device
-        scores: dict[str, list[np.ndarray]] = {kind: [] for kind in mixture.score_kinds}
+        scores: dict[str, list[torch.Tensor]] = {kind: [] for kind in mixture.score_kinds}
         for batch in self.data_loader:
             embeddings = batch.to(device, torch.float32)
             for kind, values in scores.items():
-                values.append(mixture.anomaly_score(embeddings, kind).cpu().numpy())
-        self.network.calibration.fit(
-            {kind: np.concatenate(values) for kind, values in scores.items()}, self.network.target_fpr
-        )
+                values.append(mixture.anomaly_score(embeddings, kind))
+        of_all = {
+            kind: evenly_divisible_all_gather(torch.cat(values), concat=True).cpu() for kind, values in scores.items()
+        }
+        self.network.calibration.fit({kind: values.numpy() for kind, values in of_all.items()}, self.network.target_fpr)
 
 
 class NetworkSaver:
@@ -151,6 +275,7 @@ class NetworkSaver:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write the file."""
-        save_network(self.network, self.path)
-        logger.info(f"fitted and calibrated: {self.path}")
+        """Write the file; the first process does."""
+        if idist.get_rank() == 0:
+            save_network(self.network, self.path)
+            logger.info(f"fitted and calibrated: {self.path}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import ignite.distributed as idist
 import torch
+from ignite.engine import Events
 from ignite.metrics import Average
 from monai.engines import Evaluator, Trainer
 from monai.engines.utils import IterationEvents
@@ -43,6 +45,9 @@ def step_size_at(schedule: str, rate: float | None, step: int) -> float:
 class OnlineEMTrainer(Trainer):
     """One iteration is one step of online EM on one batch of embeddings; one epoch is one pass.
 
+    Of several processes each brings its share of a batch; the sums over samples are added, so that all make the step
+    that one process would make.
+
     Args:
         device: where the mixture is fitted.
         max_epochs: passes over the embeddings.
@@ -79,14 +84,21 @@ class OnlineEMTrainer(Trainer):
         self.network = network
         self.step_size = step_size
         self.schedule = schedule
+        self.add_event_handler(Events.EPOCH_STARTED, self._set_epoch)
+
+    def _set_epoch(self) -> None:
+        set_epoch = getattr(getattr(self.data_loader, "batch_sampler", None), "set_epoch", None)
+        if set_epoch:
+            set_epoch(self.state.epoch)
 
     def _iteration(self, engine: OnlineEMTrainer, batchdata: torch.Tensor) -> dict[str, float]:
         mixture = engine.network.mixture
-        embeddings = batchdata.to(engine.state.device)
-        log_likelihood = mixture.partial_fit(
-            embeddings, step_size_at(self.schedule, self.step_size, int(mixture.n_steps) + 1)
-        )
-        engine.state.output = {Keys.LOSS: -log_likelihood, LOG_LIKELIHOOD: log_likelihood}
+        sums = mixture.expect(batchdata.to(mixture.means))
+        for value in sums.values():
+            idist.all_reduce(value)  # in place; nothing where there is one process
+        step_size = step_size_at(self.schedule, self.step_size, int(mixture.n_steps) + 1)
+        log_likelihood = mixture.maximize(sums, step_size)
+        engine.state.output = {Keys.LOSS: -log_likelihood, LOG_LIKELIHOOD: log_likelihood, "step_size": step_size}
         for event in (
             IterationEvents.FORWARD_COMPLETED,
             IterationEvents.LOSS_COMPLETED,

@@ -128,7 +128,8 @@ def test_the_fit_leaves_one_file_and_the_store(fitted):
     assert int(state["mixture.n_steps"]) > 0
     assert state["calibration.quantiles"][:4].isfinite().all()
     kept = list((fitted / "fit").rglob("*"))
-    assert {path.suffix for path in kept if path.is_file()} == {".npy"}
+    assert {path.suffix for path in kept if path.is_file()} == {".npy", ".pt"}
+    assert [path.name for path in kept if path.suffix == ".pt"] == ["last_epoch.pt"]
 
 
 def test_the_same_seed_gives_the_same_fit(fitted, tmp_path):

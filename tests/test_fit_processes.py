@@ -1,0 +1,87 @@
+"""Fits in processes of their own: killed and resumed, and shared among several."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+EPOCHS = 40
+
+
+@pytest.fixture(scope="module")
+def normals(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("normals")
+    for seed in range(7):
+        image = np.random.default_rng(seed).normal(500, 100, (30, 30, 3)).astype(np.int16)
+        nib.save(nib.Nifti1Image(image, np.eye(4)), folder / f"{seed}.nii.gz")
+    return folder
+
+
+def command(normals, folder, *overrides, configs=("train",), launcher=()):
+    files = str([str(ROOT / "configs" / f"{name}.json") for name in configs])
+    return [
+        *(sys.executable, *launcher, "-m", "monai.bundle", "run", "training", "--config_file", files),
+        *("--bundle_root", str(ROOT), "--dataset_dir", str(normals), "--output_dir", str(folder)),
+        *("--ckpt_path", str(folder / "model.pt"), "--embedding_store", str(normals.parent / "store")),
+        *("--pretrained_encoder", "@encoder", "--encoder#vit_options", "{'depth':2,'embed_dim':32,'num_heads':2}"),
+        *("--image_size", "56", "--n_components", "6", "--batch_slices", "5", "--max_epochs", str(EPOCHS)),
+        *("--patience", "None", "--show_progress", "False", *overrides),
+    ]
+
+
+def run(*arguments, **keywords):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command(*arguments, **keywords), capture_output=True, text=True, cwd="/", env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(normals, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run(normals, folder)
+    return torch.load(folder / "model.pt", weights_only=True)
+
+
+def tensors(state):
+    return {name: value.nan_to_num() for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def test_a_fit_killed_and_resumed_gives_the_same_model(normals, uninterrupted, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(normals, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", env=environment
+    )
+    while not (tmp_path / "last_epoch.pt").exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 1 <= torch.load(tmp_path / "last_epoch.pt", weights_only=True)["epoch"] < EPOCHS
+    assert not (tmp_path / "model.pt").exists()
+    assert "going on after epoch" in run(normals, tmp_path, "--resume", "True")
+    resumed = tensors(torch.load(tmp_path / "model.pt", weights_only=True))
+    for name, value in tensors(uninterrupted).items():
+        assert torch.equal(resumed[name], value), name
+
+
+def test_two_processes_fit_what_one_does(normals, uninterrupted, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    run(
+        normals,
+        tmp_path,
+        "--embedding_store",
+        str(tmp_path / "own"),
+        configs=("train", "multi_gpu_train"),
+        launcher=launcher,
+    )
+    shared = tensors(torch.load(tmp_path / "model.pt", weights_only=True))
+    for name, value in tensors(uninterrupted).items():
+        torch.testing.assert_close(shared[name], value, rtol=1e-5, atol=1e-5, msg=lambda said, name=name: name + said)
