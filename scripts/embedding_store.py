@@ -24,18 +24,22 @@ class EmbeddingStore:
     Args:
         directory: the folder; without one a temporary folder that goes with the store.
         limit_gb: how large the folder may become, in 10^9 bytes; None for no limit.
+        preprocessing: the transform of the cases. It is described once, before its use leaves traces in it.
 
     Raises:
         InputError: a limit that is not positive.
     """
 
-    def __init__(self, directory: str | os.PathLike | None = None, limit_gb: float | None = None) -> None:
+    def __init__(
+        self, directory: str | os.PathLike | None = None, limit_gb: float | None = None, preprocessing: Any = None
+    ) -> None:
         if limit_gb is not None and limit_gb <= 0:
             raise InputError(f"embedding_store_gb must be positive, or null for no limit; got {limit_gb}.")
         self._temporary = None if directory else tempfile.TemporaryDirectory(prefix="embeddings-")
         self.directory = Path(directory or self._temporary.name)  # type: ignore[union-attr]
         self.directory.mkdir(parents=True, exist_ok=True)
         self.limit = None if limit_gb is None else limit_gb * 1e9
+        self.preprocessing = describe(preprocessing)
         self._in_use: set[Path] = set()
 
     def find(self, key: Any) -> Path | None:

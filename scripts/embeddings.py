@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .cases import raise_failed
-from .embedding_store import EmbeddingStore, describe, file_identity
+from .embedding_store import EmbeddingStore, file_identity
 from .errors import InputError
 from .inferer import DPMMInferer, occupied_batches
 from .network import PatchAnomalyNetwork
@@ -30,7 +30,7 @@ class EmbeddingDataset(Dataset):
 
     Args:
         cases: items with ``case`` and ``image`` ``[C,H,W]`` or ``[C,H,W,D]``, or with ``case`` and ``error``. Those of
-            a `CaseDataset` are found in the store by their files and its transform; others are embedded each time.
+            a `CaseDataset` are found in the store by their files; others are embedded each time.
         network: its `embed` gives the embeddings.
         inferer: gives the slices of a volume.
         device: where the network runs.
@@ -58,7 +58,7 @@ class EmbeddingDataset(Dataset):
         self.n_features = network.encoder.n_features
         self.store = store or EmbeddingStore()
         network.to(device)
-        keys = _keys(cases, network, inferer)
+        keys = _keys(cases, network, inferer, self.store)
         files = [self.store.find(key) if key is not None else None for key in keys]
         if idist.get_world_size() > 1 and (store is None or None in keys):
             raise InputError("Several processes need a folder that all of them see: give embedding_store.")
@@ -129,17 +129,19 @@ class EmbeddingDataset(Dataset):
         return torch.from_numpy(np.concatenate(drawn).astype(np.float32))
 
 
-def _keys(cases: Sequence[dict[str, Any]], network: PatchAnomalyNetwork, inferer: DPMMInferer) -> list[Any]:
-    """What the embeddings of each case depend on; None for cases that are not files behind a transform."""
-    transform, data = getattr(cases, "transform", None), getattr(cases, "data", None)
-    if transform is None or data is None:
+def _keys(
+    cases: Sequence[dict[str, Any]], network: PatchAnomalyNetwork, inferer: DPMMInferer, store: EmbeddingStore
+) -> list[Any]:
+    """What the embeddings of each case depend on; None for cases that are not files."""
+    data = getattr(cases, "data", None)
+    if data is None:
         return [None] * len(cases)
     encoder = network.encoder
     common = {
         "weights": encoder.weights_digest or _digest(encoder),
         "encoder": [encoder.name, encoder.layers, encoder.image_size],
         "spatial_dim": inferer.spatial_dim,
-        "preprocessing": describe(transform),
+        "preprocessing": store.preprocessing,
     }
     keys: list[Any] = []
     for case in data:

@@ -263,7 +263,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(fitted_network, tmp_path, m
 
 def test_whatever_changes_the_embeddings_is_embedded_anew(fitted_network, tmp_path):
     def loaded(cases, network=fitted_network, **arguments):
-        embed(cases, network, store=EmbeddingStore(tmp_path / "store"), **arguments)
+        store = EmbeddingStore(tmp_path / "store", preprocessing=cases.transform)
+        embed(cases, network, store=store, **arguments)
         return sorted(cases.loaded)
 
     folder = tmp_path / "cases"
