@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.errors import InputError
-from scripts.mixture import COVARIANCE_TYPES, DirichletProcessMixture, dirichlet_process
+from scripts.mixture import COVARIANCE_TYPES, DirichletProcessMixture, correlated, dirichlet_process, gaussians
+from scripts.mixture.gaussians import FAR
 from scripts.mixture.stick_breaking import log_stick_weights, update_concentration, update_fractions
 from scripts.trainer import step_size_at
 
@@ -584,7 +585,7 @@ def test_scripted_scores_equal_eager(kind):
 def plane(n=600, d=6, q=2, noise=0.05, seed=0):
     """Samples of one probabilistic PCA: axes, and what lies beside them."""
     generator = torch.Generator().manual_seed(seed)
-    axes = torch.linalg.qr(torch.randn(d, q, generator=generator)).Q * torch.tensor([3.0, 1.5])[:q]
+    axes = torch.linalg.qr(torch.randn(d, q, generator=generator)).Q * torch.linspace(3, 1.5, q)
     return torch.randn(n, q, generator=generator) @ axes.T + 1 + noise * torch.randn(n, d, generator=generator)
 
 
@@ -659,12 +660,42 @@ def test_likelihood_rises_with_every_batch_step_whatever_the_covariance(seed, ki
     assert likelihoods[-1] > likelihoods[0]
 
 
-def test_density_bounds_hold(covariance):
-    x = torch.nn.functional.normalize(samples(), dim=1)
-    gaussians = fitted(x, **covariance).gaussians
+@few
+@given(st.integers(0, 10000), st.sampled_from(COVARIANCE_TYPES), st.floats(0, 100))
+def test_no_component_that_comes_near_the_best_is_left_out(seed, kind, distance):
+    x = torch.nn.functional.normalize(samples(seed=seed), dim=1)
+    components = fitted(x, covariance_type=kind, rank=2).gaussians
+    log_density = components.log_density(x, torch.arange(6))
+    best = log_density[:, 0] + distance
+    contenders = components.contenders(x, torch.zeros(6), torch.tensor([0]), best)
+    near = (log_density > best.unsqueeze(1) - FAR).any(0).nonzero().flatten().tolist()
+    assert set(near) - {0} <= set(contenders.tolist())
+
+
+@few
+@given(st.integers(0, 10000), st.sampled_from(["full", "low_rank"]), st.sampled_from([1e-4, 1.0, 1e3]))
+def test_marginal_densities_bound_the_whole_ones(seed, kind, scale):
+    x = scale * plane(400, d=80, q=10, seed=seed)
+    components = fitted(x, covariance_type=kind, rank=4, reg_covar=1e-3 * scale**2).gaussians
     chosen = torch.arange(6)
-    bound = gaussians.log_density_bound(x, chosen)
-    assert (gaussians.log_density(x, chosen) <= bound + 1e-3 * bound.abs()).all()
+    bounds = components.marginal_bounds(components.marginal_terms(x), chosen).T
+    log_density = components.log_density(x, chosen)
+    assert (bounds >= log_density - 1e-3 - 1e-5 * log_density.abs()).all()
+
+
+@pytest.mark.parametrize("kind", ["full", "low_rank"])
+def test_densities_that_are_left_out_do_not_matter(kind):
+    x = torch.cat([plane(200, d=80, q=10, seed=seed) + 3 * torch.randn(80) for seed in range(8)])
+    mixture = fitted(x, k=12, covariance_type=kind, rank=4, reg_covar=1e-3)
+    log_joint, chosen = mixture.gaussians.log_joint(x, mixture.log_weights(), mixture.active())
+    whole = mixture.gaussians.log_density(x, chosen) + mixture.log_weights()[chosen]
+    near = whole > whole.amax(1, keepdim=True) - FAR
+    torch.testing.assert_close(log_joint[near], whole[near], rtol=1e-4, atol=1e-2)
+    assert log_joint[~near].isinf().float().mean() > 0.5
+
+
+def n_compared(mixture, x):
+    return len(mixture.gaussians.log_joint(x, log_stick_weights(mixture.stick_fractions), mixture.active())[1])
 
 
 def test_components_that_are_left_out_change_nothing(covariance, monkeypatch):
@@ -672,12 +703,13 @@ def test_components_that_are_left_out_change_nothing(covariance, monkeypatch):
     quick, whole = started(x, k=30, **covariance), started(x, k=30, **covariance)
     n_components = []
     for _ in range(60):
-        n_components.append(len(quick._log_joint(x)[1]))
+        n_components.append(n_compared(quick, x))
         quick.partial_fit(x, 0.5)
-    monkeypatch.setattr(dirichlet_process, "FAR", 1e9)
+    for module in (correlated, dirichlet_process, gaussians):
+        monkeypatch.setattr(module, "FAR", 1e9)
     monkeypatch.setattr(torch.Tensor, "clamp_", lambda x, min=None, max=None: x.clamp(min, max))
     for _ in range(60):
-        assert len(whole._log_joint(x)[1]) == 30
+        assert n_compared(whole, x) == 30
         whole.partial_fit(x, 0.5)
     assert n_components[-1] < 30
     assert quick.score_samples(x).mean() == pytest.approx(float(whole.score_samples(x).mean()), rel=1e-3)

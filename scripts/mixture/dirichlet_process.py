@@ -7,7 +7,7 @@ from torch import nn
 from ..errors import InputError
 from .diagonal import DiagonalGaussians
 from .full import FullGaussians
-from .gaussians import EPS, Gaussians, squared_distances
+from .gaussians import EPS, FAR, Gaussians, squared_distances
 from .low_rank import LowRankGaussians
 from .spherical import SphericalGaussians
 from .stick_breaking import log_stick_weights, update_concentration, update_fractions
@@ -15,7 +15,6 @@ from .stick_breaking import log_stick_weights, update_concentration, update_frac
 SCORE_KINDS = ("cosine", "euclidean", "mahalanobis", "negative_log_likelihood", "subspace")
 COVARIANCE_TYPES = ("full", "diag", "spherical", "low_rank")
 ROWS_AT_ONCE = 16384  # bounds the memory of a step: [rows, K] and [rows, D]
-FAR = 50.0  # nats below the best component at which a responsibility, 2e-22, is lost beside eps
 
 
 class DirichletProcessMixture(nn.Module):
@@ -175,8 +174,9 @@ class DirichletProcessMixture(nn.Module):
         totals["resp_statistic"] = torch.zeros_like(self.resp_statistic)
         totals["log_likelihood"] = torch.zeros((), dtype=torch.float64, device=x.device)
         totals["n_samples"] = torch.tensor(float(len(x)), dtype=torch.float64, device=x.device)
+        log_weights, active = log_stick_weights(self.stick_fractions), self.active()
         for rows in x.split(ROWS_AT_ONCE) if len(x) else ():
-            log_joint, chosen = self._log_joint(rows)
+            log_joint, chosen = self.gaussians.log_joint(rows, log_weights, active)
             highest = log_joint.amax(1, keepdim=True)
             resp = log_joint.sub_(highest).clamp_(min=-FAR).exp_()  # denormal numbers would be slow
             total = resp.sum(1, keepdim=True)
@@ -219,24 +219,6 @@ class DirichletProcessMixture(nn.Module):
             )
         self.n_steps += 1
         return mean_log_likelihood
-
-    def _log_joint(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log of weight times density ``[N,k]``, of the components ``[k]`` that can have a responsibility above 0.
-
-        A starved component is left out only where a bound shows that it is `FAR` from the best one for every sample.
-        """
-        log_weights = log_stick_weights(self.stick_fractions)
-        chosen = self.active()
-        log_joint = self.gaussians.log_density(x, chosen).add_(log_weights[chosen])
-        is_idle = torch.ones_like(log_weights, dtype=torch.bool)
-        is_idle[chosen] = False
-        idle = torch.nonzero(is_idle).flatten()
-        bound = self.gaussians.log_density_bound(x, idle) + log_weights[idle]
-        rest = idle[~(bound < log_joint.amax(1).amin() - FAR)]
-        if len(rest):
-            of_rest = self.gaussians.log_density(x, rest).add_(log_weights[rest])
-            log_joint, chosen = torch.cat([log_joint, of_rest], 1), torch.cat([chosen, rest])
-        return log_joint, chosen
 
     def log_weights(self) -> torch.Tensor:
         """Log of the normalised component weights, ``[K]``."""

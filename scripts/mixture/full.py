@@ -3,10 +3,11 @@
 import torch
 
 from ..errors import InputError
-from .gaussians import Gaussians, own_samples
+from .correlated import CorrelatedGaussians
+from .gaussians import own_samples
 
 
-class FullGaussians(Gaussians):
+class FullGaussians(CorrelatedGaussians):
     """``covariances [K,D,D]``, and beside them the inverses of their Cholesky factors.
 
     Components are gone through one by one, so that nothing is larger than ``[N,K]``, ``[N,D]`` or ``[K,D,D]``. In many
@@ -25,12 +26,10 @@ class FullGaussians(Gaussians):
         self.covariances.copy_(torch.eye(n_features).expand(shape))
         self.register_buffer("whitening", self.covariances.clone())
 
-    def start_covariances(self, x: torch.Tensor) -> None:
-        """Give all components the covariance of samples ``[N,D]``."""
-        centred = x - x.mean(0)
-        covariance = centred.T @ centred / max(1, len(x) - 1)
-        covariance.diagonal().add_(self.reg_covar)
-        self.set_covariances(covariance.expand_as(self.covariances))
+    def start_from_axes(self, variances: torch.Tensor, axes: torch.Tensor) -> None:
+        """See `CorrelatedGaussians`."""
+        covariance = (axes * (variances + self.reg_covar)) @ axes.T
+        self.set_covariances(covariance.to(self.covariances).expand_as(self.covariances))
 
     def set_covariances(self, covariances: torch.Tensor) -> None:
         """Take over covariances ``[K,D,D]``.
@@ -58,11 +57,24 @@ class FullGaussians(Gaussians):
         """The largest sum of magnitudes in a row bounds the largest eigenvalue."""
         return torch.linalg.vector_norm(self.covariances, ord=1, dim=2)[chosen].amax(1)
 
+    def squared_mahalanobis_of_rows(
+        self, x: torch.Tensor, chosen: torch.Tensor, rows: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """See `CorrelatedGaussians`."""
+        return [
+            ((x.index_select(0, own) - self.means[component]) @ self.whitening[component].T).square().sum(1)
+            for own, component in zip(rows, chosen.tolist(), strict=True)
+        ]
+
+    def marginal_covariances(self, chosen: torch.Tensor) -> torch.Tensor:
+        """See `CorrelatedGaussians`."""
+        return self.directions.T @ (self.covariances[chosen] @ self.directions)
+
     def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
         """Sums of ``r x`` ``[k,D]`` and ``r x x^T`` ``[k,D,D]``."""
         second = x.new_zeros((len(chosen), self.n_features, self.n_features))
         for index, (rows, weights) in enumerate(own_samples(resp)):
-            own = x[rows]
+            own = x.index_select(0, rows)
             torch.matmul((own * weights).T, own, out=second[index])
         return {"first_statistic": resp.T @ x, "second_statistic": second}
 

@@ -7,6 +7,7 @@ from torch import nn
 
 EPS = torch.finfo(torch.float32).eps  # keeps the mass of a starved component from 0
 NEGLIGIBLE = 1e-14  # a responsibility so small is lost beside eps
+FAR = 36.0  # nats below the best component at which a responsibility, 2e-16, is lost beside eps
 
 
 class Gaussians(nn.Module):
@@ -93,22 +94,55 @@ class Gaussians(nn.Module):
         log_normaliser = self.log_determinants(chosen) + self.n_features * math.log(2 * math.pi)
         return self.squared_mahalanobis(x, chosen).add_(log_normaliser).mul_(-0.5)
 
-    def log_density_bound(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Log densities ``[k]`` that no sample of ``x [N,D]`` exceeds.
+    def log_joint(
+        self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log of weight times density of samples, for the components that can have a responsibility above 0.
+
+        Args:
+            x: ``[N,D]``.
+            log_weights: of all components, ``[K]``.
+            active: indices of those with some weight. Others are added where no bound shows that they are `FAR` from
+                the best one for every sample.
+
+        Returns:
+            ``[N,k]``, and the indices of these components, ``[k]``.
+        """
+        log_joint = self.log_density(x, active).add_(log_weights[active])
+        others = self.contenders(x, log_weights, active, log_joint.amax(1))
+        if len(others):
+            of_others = self.log_density(x, others).add_(log_weights[others])
+            log_joint, active = torch.cat([log_joint, of_others], 1), torch.cat([active, others])
+        return log_joint, active
+
+    def contenders(
+        self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor, best: torch.Tensor
+    ) -> torch.Tensor:
+        """Components ``[k]`` beside the active ones that may come near the ``best [N]`` for some sample of ``x [N,D]``.
 
         The norms of samples and mean bound their distance from below, the largest variance what it counts for.
         """
+        is_idle = torch.ones_like(log_weights, dtype=torch.bool)
+        is_idle[active] = False
+        idle = torch.nonzero(is_idle).flatten()
         norms = torch.linalg.vector_norm(x, dim=1)
-        of_means = torch.linalg.vector_norm(self.means[chosen], dim=1)
+        of_means = torch.linalg.vector_norm(self.means[idle], dim=1)
         distances = torch.maximum(norms.amin() - of_means, of_means - norms.amax()).clamp(min=0)
-        log_normaliser = self.log_determinants(chosen) + self.n_features * math.log(2 * math.pi)
-        return (distances.square() / self.largest_variances(chosen) + log_normaliser).mul(-0.5)
+        log_normaliser = self.log_determinants(idle) + self.n_features * math.log(2 * math.pi)
+        log_density = (distances.square() / self.largest_variances(idle) + log_normaliser).mul(-0.5)
+        return idle[~(log_density + log_weights[idle] < best.amin() - FAR)]
 
 
 def squared_distances(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     """Squared Euclidean distances: ``x [N,D]``, ``means [K,D]`` -> ``[N,K]``, not negative."""
     norms = x.square().sum(1, keepdim=True)
     return torch.addmm(means.square().sum(1), x, means.T, alpha=-2).add_(norms).clamp_(min=0)
+
+
+def rows_by_component(wanted: torch.Tensor) -> list[torch.Tensor]:
+    """Indices of the samples marked for each component: ``[K,N]`` -> K times ``[n]``."""
+    counts = wanted.sum(1).tolist()
+    return list(torch.nonzero(wanted)[:, 1].split(counts))
 
 
 def own_samples(resp: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -121,8 +155,6 @@ def own_samples(resp: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         For each component the indices ``[n]`` of its samples and their responsibilities ``[n,1]``.
     """
     of_components = resp.T.contiguous()
-    owned = of_components > NEGLIGIBLE
-    counts = owned.sum(1).tolist()
-    rows = torch.nonzero(owned)[:, 1]
-    weights = of_components[owned].unsqueeze(1)
-    return list(zip(rows.split(counts), weights.split(counts), strict=True))
+    rows = rows_by_component(of_components > NEGLIGIBLE)
+    weights = [of_component[own].unsqueeze(1) for of_component, own in zip(of_components, rows, strict=True)]
+    return list(zip(rows, weights, strict=True))

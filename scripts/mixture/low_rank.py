@@ -1,12 +1,14 @@
 """Gaussians that vary in a subspace of their own and little beside it: probabilistic principal component analysers."""
 
 import torch
+import torch.nn.functional as F
 
 from ..errors import InputError
-from .gaussians import EPS, Gaussians, own_samples
+from .correlated import CorrelatedGaussians
+from .gaussians import EPS, own_samples
 
 
-class LowRankGaussians(Gaussians):
+class LowRankGaussians(CorrelatedGaussians):
     """Mixture of probabilistic PCA (Tipping & Bishop, 1999): ``x = W^T z + m + noise``, covariance ``W^T W + s I``.
 
     It is fitted by EM with the latent coordinates z as missing data. The statistics of each component are the
@@ -44,11 +46,9 @@ class LowRankGaussians(Gaussians):
         self.register_buffer("cross_statistic", torch.zeros(n_components, rank, n_features))
         self.register_buffer("latent_statistic", torch.zeros(n_components, rank, rank + 1))
 
-    def start_covariances(self, x: torch.Tensor) -> None:
-        """Give all components the most probable analyser of samples ``[N,D]`` (Tipping & Bishop, 1999, eq. 7, 8)."""
-        centred = (x - x.mean(0)).double()
-        variances, axes = torch.linalg.eigh(centred.T @ centred / max(1, len(x) - 1))
-        remainder = variances[: -self.rank].mean().clamp(min=0)
+    def start_from_axes(self, variances: torch.Tensor, axes: torch.Tensor) -> None:
+        """Give all components the most probable analyser (Tipping & Bishop, 1999, eq. 7, 8)."""
+        remainder = variances[: -self.rank].mean()
         lengths = (variances[-self.rank :] - remainder).clamp(min=0).sqrt()
         self.loadings.copy_((axes[:, -self.rank :] * lengths).T.flip(0))
         self.covariances.copy_(remainder + self.reg_covar)
@@ -75,27 +75,48 @@ class LowRankGaussians(Gaussians):
         """See `Gaussians`."""
         return self._squared_lengths(chosen).amax(1) + self.covariances[chosen]
 
+    def squared_mahalanobis_of_rows(
+        self, x: torch.Tensor, chosen: torch.Tensor, rows: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """See `CorrelatedGaussians`."""
+        variances = self.covariances[chosen].unsqueeze(1)
+        axes = self.loadings[chosen] * (self._squared_lengths(chosen) + variances).rsqrt().unsqueeze(2)
+        distances = []
+        for index, own in enumerate(rows):
+            centred = x.index_select(0, own).sub_(self.means[chosen[index]])
+            beside = torch.linalg.vector_norm(centred, dim=1).square_()
+            beside -= torch.linalg.vector_norm(centred @ axes[index].T, dim=1).square_()
+            distances.append(beside.clamp_(min=0).div_(variances[index]))
+        return distances
+
+    def marginal_covariances(self, chosen: torch.Tensor) -> torch.Tensor:
+        """See `CorrelatedGaussians`."""
+        loadings = self.loadings[chosen] @ self.directions
+        covariances = loadings.mT @ loadings
+        covariances.diagonal(dim1=1, dim2=2).add_(self.covariances[chosen].unsqueeze(1))
+        return covariances
+
     def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
         """Sums of ``r x``, ``r |x|^2``, ``r z x^T`` and ``r E[z z^T], r z``, each over the component's own samples."""
-        k, q = len(chosen), self.rank
-        cross, latent = x.new_zeros((k, q, self.n_features)), x.new_zeros((k, q, q + 1))
+        q = self.rank
+        moments = x.new_zeros((len(chosen), q + 1, self.n_features))
+        latent = x.new_zeros((len(chosen), q + 1, q + 1))
         variances = self.covariances[chosen].unsqueeze(1)
         posterior = (self._squared_lengths(chosen) + variances).reciprocal()
         to_latent = self.loadings[chosen] * posterior.unsqueeze(2)
         means = self.means[chosen]
         for index, (rows, weights) in enumerate(own_samples(resp)):
-            own = x[rows]
-            z = (own - means[index]) @ to_latent[index].T
+            own = x.index_select(0, rows)
+            z = F.pad((own - means[index]) @ to_latent[index].T, (0, 1), value=1.0)
             weighted = (z * weights).T
-            torch.matmul(weighted, own, out=cross[index])
-            latent[index, :, :q] = weighted @ z
-            latent[index, :, q] = weighted.sum(1)
-        latent.diagonal(dim1=1, dim2=2).add_(variances * posterior * resp.sum(0).unsqueeze(1))
+            torch.mm(weighted, own, out=moments[index])
+            torch.mm(weighted, z, out=latent[index])
+        latent[:, :q, :q].diagonal(dim1=1, dim2=2).add_(variances * posterior * latent[:, q, q:])
         return {
-            "first_statistic": resp.T @ x,
-            "second_statistic": resp.T @ x.square().sum(1),
-            "cross_statistic": cross,
-            "latent_statistic": latent,
+            "first_statistic": moments[:, q],
+            "second_statistic": resp.T @ torch.linalg.vector_norm(x, dim=1).square_(),
+            "cross_statistic": moments[:, :q],
+            "latent_statistic": latent[:, :q],
         }
 
     def update(self, mass: torch.Tensor) -> None:
