@@ -10,23 +10,13 @@ import torch
 
 from .errors import InputError
 from .network import PatchAnomalyNetwork
+from .whole_file import whole_file
 
 
 def save(content: Any, path: str | os.PathLike) -> None:
-    """Write what torch can save; the file appears whole or not at all.
-
-    Args:
-        content: what to save.
-        path: the file; its folder is made where it is missing.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    """Write what torch can save; see `whole_file`."""
+    with whole_file(path) as partial:
         torch.save(content, partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> None:

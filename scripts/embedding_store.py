@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
+from .whole_file import whole_file
 
 
 class EmbeddingStore:
@@ -73,13 +74,8 @@ class EmbeddingStore:
         path = self._path(key)
         self._in_use.add(path)
         self._make_room(embeddings.nbytes)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with partial.open("wb") as file:
-                np.save(file, embeddings.astype(np.float16))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.save(file, embeddings.astype(np.float16))
         return path
 
     def _path(self, key: Any) -> Path:

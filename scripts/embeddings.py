@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +40,8 @@ class EmbeddingDataset(Dataset):
 
     Attributes:
         failed: why a case could not be embedded, by case.
+        n_patches: how many there are.
+        seconds: what embedding took this process.
 
     Raises:
         InputError: not a single case could be embedded, or the store is full.
@@ -60,11 +63,13 @@ class EmbeddingDataset(Dataset):
         network.to(device)
         keys = _keys(cases, network, inferer, self.store)
         files = [self.store.find(key) if key is not None else None for key in keys]
+        self.n_found = len(files) - files.count(None)
         if idist.get_world_size() > 1 and (store is None or None in keys):
             raise InputError("Several processes need a folder that all of them see: give embedding_store.")
         idist.barrier()  # all have seen the same files before one writes
         missing = [index for index, file in enumerate(files) if file is None]
         missing = missing[idist.get_rank() :: idist.get_world_size()]
+        begin = time.perf_counter()
         loaded = zip(missing, _load_ahead(cases, missing), strict=True)
         for index, case in tqdm(loaded, "embedding", len(missing), unit="case", disable=not progress or not missing):
             try:
@@ -77,9 +82,10 @@ class EmbeddingDataset(Dataset):
                 files[index] = self.store.put(keys[index] or [id(self), index], embedded)
         if idist.get_world_size() > 1:
             files = self._take_over(keys)
-        self._slices = [
-            (file, index) for file in files if file is not None for index in range(len(np.load(file, mmap_mode="r")))
-        ]
+        self.seconds = time.perf_counter() - begin
+        shapes = [(file, np.load(file, mmap_mode="r").shape) for file in files if file is not None]
+        self.n_patches = sum(shape[0] * shape[1] for _, shape in shapes)
+        self._slices = [(file, index) for file, shape in shapes for index in range(shape[0])]
         if not self._slices:
             reasons = "; ".join(f"{case}: {why}" for case, why in self.failed.items())
             raise InputError(f"None of {len(cases)} normal cases could be used. {reasons}")
@@ -94,6 +100,17 @@ class EmbeddingDataset(Dataset):
     def collate(self, slices: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings ``[N,D]`` of a list of slices, which may be empty."""
         return torch.cat([torch.empty(0, self.n_features, dtype=torch.float16), *slices])
+
+    def counts(self) -> dict[str, float]:
+        """How much there is, and what it took: numbers for a report."""
+        return {
+            "cases": self.n_cases - len(self.failed),
+            "failed_cases": len(self.failed),
+            "cases_found_in_store": self.n_found,
+            "slices": len(self),
+            "patches": self.n_patches,
+            "embedding_seconds": round(self.seconds, 3),
+        }
 
     def __len__(self) -> int:
         """Number of slices."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
@@ -16,10 +15,11 @@ from monai.utils import evenly_divisible_all_gather
 from sklearn.cluster import kmeans_plusplus
 from torch.utils.data import DataLoader
 
-from .checkpoint import save, save_network
+from .checkpoint import save_network
 from .embeddings import EmbeddingDataset
 from .errors import InputError
 from .network import PatchAnomalyNetwork
+from .trainer import VALIDATION
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class BestMixtureKeeper:
         patience: epochs without a new best after which the fit ends, at least 1; None to make all epochs.
 
     Attributes:
-        values: the metric of each epoch.
+        history: of each epoch its number, the trainer's metrics, and ``validation_log_likelihood``.
     """
 
     def __init__(self, network: PatchAnomalyNetwork, evaluator: Evaluator, patience: int | None = None) -> None:
@@ -89,7 +89,7 @@ class BestMixtureKeeper:
         self.network = network
         self.evaluator = evaluator
         self.patience = patience
-        self.values: list[float] = []
+        self.history: list[dict[str, float]] = []
         self._best: dict[str, torch.Tensor] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -100,28 +100,31 @@ class BestMixtureKeeper:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the highest value, from 1; 0 before the first."""
-        return self.values.index(max(self.values)) + 1 if self.values else 0
+        """The epoch with the highest validation log-likelihood, from 1; 0 before the first."""
+        best = max(self.history, key=lambda epoch: epoch[VALIDATION], default={"epoch": 0})
+        return int(best["epoch"])
 
     @property
     def has_converged(self) -> bool:
         """Whether the last ``patience`` epochs brought no new best."""
-        return self.patience is not None and len(self.values) - self.best_epoch >= self.patience
+        return self.patience is not None and len(self.history) - self.best_epoch >= self.patience
 
     def forget(self, engine: Engine) -> None:
         """Forget an earlier fit."""
-        self.load_state_dict({"values": [], "best": {}})
+        self.load_state_dict({"history": [], "best": {}})
 
     def __call__(self, engine: Engine) -> None:
         """Log an epoch, keep its mixture where it is the best so far, and end a fit that has converged."""
         state, mixture = self.evaluator.state, self.network.mixture
-        self.values.append(float(state.metrics[state.key_metric_name]))
+        seconds = engine.state.times[Events.EPOCH_COMPLETED.name]
+        values = {**engine.state.metrics, "seconds": seconds, VALIDATION: float(state.metrics[state.key_metric_name])}
+        self.history.append({"epoch": engine.state.epoch, **values})
         logger.info(
             f"epoch {engine.state.epoch}/{engine.state.max_epochs}: validation log-likelihood "
-            f"{self.values[-1]:.2f} nats per patch, {mixture.n_active} active components, "
+            f"{values[VALIDATION]:.2f} nats per patch, {mixture.n_active} active components, "
             f"alpha {float(mixture.weight_concentration):.2f}"
         )
-        if self.best_epoch == len(self.values):
+        if self.best_epoch == engine.state.epoch:
             self._best = {name: value.clone() for name, value in mixture.state_dict().items()}
         elif self.has_converged:
             logger.info(f"converged: no better epoch for {self.patience} epochs")
@@ -135,95 +138,11 @@ class BestMixtureKeeper:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes."""
-        return {"values": self.values, "best": self._best}
+        return {"history": self.history, "best": self._best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from an earlier state."""
-        self.values, self._best = list(state["values"]), dict(state["best"])
-
-
-class FitCheckpoint:
-    """Writes the state of a fit after every epoch, and goes on from it where asked.
-
-    The order of the batches is a function of seed and epoch, so that a fit that was killed at any moment and resumed
-    gives the same model as one that was not.
-
-    Args:
-        network: its mixture is fitted.
-        keeper: knows the best epoch so far.
-        path: the file.
-        resume: whether a fit goes on from the file; where there is none, it starts anew.
-    """
-
-    def __init__(
-        self, network: PatchAnomalyNetwork, keeper: BestMixtureKeeper, path: str | os.PathLike, resume: bool = False
-    ) -> None:
-        self.network = network
-        self.keeper = keeper
-        self.path = Path(path)
-        self.resume = resume
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer, after the handlers that start the mixture and keep the best one."""
-        engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Write the file; the first process does."""
-        if idist.get_rank() == 0:
-            content = {
-                "fit": self._settings(engine),
-                "epoch": engine.state.epoch,
-                "mixture": self.network.mixture.state_dict(),
-                "keeper": self.keeper.state_dict(),
-            }
-            save(content, self.path)
-
-    def load(self, engine: Engine) -> None:
-        """Go on from the file.
-
-        Raises:
-            InputError: the file cannot be read, or its fit had other settings or images.
-        """
-        if not self.resume:
-            return
-        if not self.path.is_file():
-            logger.info(f"there is no {self.path} to resume from: starting anew")
-            return
-        device = self.network.mixture.means.device
-        try:
-            content = torch.load(self.path, map_location=device, weights_only=True)
-            found, epoch = dict(content["fit"]), int(content["epoch"])
-        except Exception as error:
-            raise InputError(f"{self.path} cannot be read; fit without --resume. ({error})"[:300]) from error
-        own = self._settings(engine)
-        for name in own:
-            if found.get(name) != own[name]:
-                raise InputError(
-                    f"The fit in {self.path} had {name}={found.get(name)}, this one has {name}={own[name]}; give the "
-                    "same or fit without --resume."
-                )
-        self.network.mixture.load_state_dict(content["mixture"])
-        self.keeper.load_state_dict(content["keeper"])
-        engine.state.epoch = epoch
-        engine.state.iteration = epoch * (engine.state.epoch_length or 0)
-        logger.info(f"going on after epoch {epoch}")
-        if self.keeper.has_converged:
-            engine.terminate()
-
-    def _settings(self, engine: Any) -> dict[str, Any]:
-        """What a fit that goes on must share with the one before."""
-        batches: Any = engine.state.dataloader.batch_sampler
-        return {
-            **self.network.settings(),
-            "weights_digest": self.network.encoder.weights_digest,
-            "reg_covar": self.network.mixture.reg_covar,
-            "step_size": engine.step_size,
-            "schedule": engine.schedule,
-            "seed": batches.seed,
-            "batch_slices": batches.batch_size,
-            "number of slices": batches.n_items,
-        }
+        self.history, self._best = list(state["history"]), dict(state["best"])
 
 
 class ThresholdCalibrator:
@@ -232,11 +151,13 @@ class ThresholdCalibrator:
     Args:
         network: fitted, to be calibrated.
         data_loader: batches of embeddings ``[N,D]`` of held-out normals.
+        every: one patch of so many is scored, since all scores are kept until their quantiles are taken.
     """
 
-    def __init__(self, network: PatchAnomalyNetwork, data_loader: DataLoader) -> None:
+    def __init__(self, network: PatchAnomalyNetwork, data_loader: DataLoader, every: int = 1) -> None:
         self.network = network
         self.data_loader = data_loader
+        self.every = every
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, after the handler that brings back the best mixture."""
@@ -249,7 +170,7 @@ class ThresholdCalibrator:
         device = mixture.means.device
         scores: dict[str, list[torch.Tensor]] = {kind: [] for kind in mixture.score_kinds}
         for batch in self.data_loader:
-            embeddings = batch.to(device, torch.float32)
+            embeddings = batch[:: self.every].to(device, torch.float32)
             for kind, values in scores.items():
                 values.append(mixture.anomaly_score(embeddings, kind))
         of_all = {

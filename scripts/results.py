@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,9 @@ from skimage.measure import label
 from .errors import InputError
 from .network import PatchAnomalyNetwork
 from .overlay import overlay_png
+from .provenance import NOTE, provenance
 from .transforms import UPRIGHT
+from .whole_file import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -114,17 +114,12 @@ class CaseWriter:
     def write_summary(self, engine: Engine) -> None:
         """Write ``summary.json`` with the cases so far."""
         summary = {
-            "note": "Not a medical device: for research, not for diagnosis.",
+            "note": NOTE,
             "cases": self.cases,
             "failed": getattr(engine, "failed", {}),
-            "settings": {**self.settings, **self.network.settings()},
-            "encoder_weights_digest": self.network.encoder.weights_digest,
-            "versions": {name: version(name) for name in ("monai", "torch", "timm", "numpy", "nibabel")},
+            **provenance(self.network, self.settings),
         }
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        partial = self.output_dir / ".summary.json.partial"
-        partial.write_text(json.dumps(summary, indent=4) + "\n")
-        os.replace(partial, self.output_dir / "summary.json")
+        write_json(summary, self.output_dir / "summary.json")
 
     def _picture(
         self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor, entry: dict[str, Any]

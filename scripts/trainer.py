@@ -17,6 +17,7 @@ from .errors import InputError
 from .network import PatchAnomalyNetwork
 
 LOG_LIKELIHOOD = "log_likelihood"
+VALIDATION = "validation_log_likelihood"
 
 
 def step_size_at(schedule: str, rate: float | None, step: int) -> float:
@@ -44,6 +45,9 @@ def step_size_at(schedule: str, rate: float | None, step: int) -> float:
 
 class OnlineEMTrainer(Trainer):
     """One iteration is one step of online EM on one batch of embeddings; one epoch is one pass.
+
+    After every step ``state.metrics`` has the epoch's mean ``log_likelihood`` so far (nats per patch, before a step),
+    ``active_components``, the ``concentration`` alpha and the ``step_size``.
 
     Of several processes each brings its share of a batch; the sums over samples are added, so that all make the step
     that one process would make.
@@ -84,21 +88,30 @@ class OnlineEMTrainer(Trainer):
         self.network = network
         self.step_size = step_size
         self.schedule = schedule
-        self.add_event_handler(Events.EPOCH_STARTED, self._set_epoch)
+        self._log_likelihoods: list[float] = []
+        self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
 
-    def _set_epoch(self) -> None:
+    def _start_epoch(self) -> None:
+        self._log_likelihoods.clear()
         set_epoch = getattr(getattr(self.data_loader, "batch_sampler", None), "set_epoch", None)
         if set_epoch:
             set_epoch(self.state.epoch)
 
-    def _iteration(self, engine: OnlineEMTrainer, batchdata: torch.Tensor) -> dict[str, float]:
+    def _iteration(self, engine: OnlineEMTrainer, batchdata: torch.Tensor) -> list[dict[str, float]]:
         mixture = engine.network.mixture
         sums = mixture.expect(batchdata.to(mixture.means))
         for value in sums.values():
             idist.all_reduce(value)  # in place; nothing where there is one process
         step_size = step_size_at(self.schedule, self.step_size, int(mixture.n_steps) + 1)
         log_likelihood = mixture.maximize(sums, step_size)
-        engine.state.output = {Keys.LOSS: -log_likelihood, LOG_LIKELIHOOD: log_likelihood, "step_size": step_size}
+        engine.state.output = [{Keys.LOSS: -log_likelihood, LOG_LIKELIHOOD: log_likelihood}]  # as if decollated
+        self._log_likelihoods.append(log_likelihood)
+        engine.state.metrics = {
+            LOG_LIKELIHOOD: sum(self._log_likelihoods) / len(self._log_likelihoods),
+            "active_components": mixture.n_active,
+            "concentration": float(mixture.weight_concentration),
+            "step_size": step_size,
+        }
         for event in (
             IterationEvents.FORWARD_COMPLETED,
             IterationEvents.LOSS_COMPLETED,
@@ -109,7 +122,7 @@ class OnlineEMTrainer(Trainer):
 
 
 class LikelihoodEvaluator(Evaluator):
-    """Mean log-likelihood of held-out embeddings, in nats per patch, as the metric ``log_likelihood``.
+    """Mean log-likelihood of held-out embeddings, in nats per patch, as the metric ``validation_log_likelihood``.
 
     Args:
         device: where the mixture is.
@@ -128,7 +141,7 @@ class LikelihoodEvaluator(Evaluator):
         super().__init__(
             device=device,
             val_data_loader=val_data_loader,
-            key_val_metric={LOG_LIKELIHOOD: Average(output_transform=lambda output: output.unsqueeze(1))[0]},
+            key_val_metric={VALIDATION: Average(output_transform=lambda output: output.unsqueeze(1))[0]},
             val_handlers=val_handlers,
             decollate=False,
         )

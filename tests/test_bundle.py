@@ -123,13 +123,13 @@ def infer(fitted, cases, output, **overrides):
 # ---------------------------------------------------------------- what a fit leaves
 
 
-def test_the_fit_leaves_one_file_and_the_store(fitted):
+def test_what_a_fit_leaves(fitted):
     state = torch.load(fitted / "model.pt", weights_only=True)
     assert int(state["mixture.n_steps"]) > 0
     assert state["calibration.quantiles"][:4].isfinite().all()
-    kept = list((fitted / "fit").rglob("*"))
-    assert {path.suffix for path in kept if path.is_file()} == {".npy", ".pt"}
-    assert [path.name for path in kept if path.suffix == ".pt"] == ["last_epoch.pt"]
+    kept = {path.name for path in (fitted / "fit").iterdir()}
+    assert kept == {"embeddings", "fit_report.json", "fit_report.png", "last_epoch.pt", "tensorboard"}
+    assert {path.suffix for path in (fitted / "fit" / "embeddings").iterdir()} == {".npy"}
 
 
 def test_the_same_seed_gives_the_same_fit(fitted, tmp_path):

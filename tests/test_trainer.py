@@ -13,7 +13,7 @@ from scripts.checkpoint import load_network
 from scripts.errors import InputError
 from scripts.handlers import BestMixtureKeeper, MixtureStarter, NetworkSaver, ThresholdCalibrator
 from scripts.mixture import SCORE_KINDS, DirichletProcessMixture
-from scripts.trainer import LOG_LIKELIHOOD, LikelihoodEvaluator, OnlineEMTrainer, step_size_at
+from scripts.trainer import LOG_LIKELIHOOD, VALIDATION, LikelihoodEvaluator, OnlineEMTrainer, step_size_at
 
 
 def patches(n, seed=0):
@@ -102,8 +102,8 @@ def test_a_fit_equals_a_plain_loop_to_the_bit(network, schedule, rate):
     engine.run()
     assert_same(network.mixture.state_dict(), plain.state_dict())
     assert int(network.mixture.n_steps) == 6
-    assert [output[LOG_LIKELIHOOD] for output in outputs] == expected
-    assert [output["loss"] for output in outputs] == [-value for value in expected]
+    assert [output[LOG_LIKELIHOOD] for (output,) in outputs] == expected
+    assert [output["loss"] for (output,) in outputs] == [-value for value in expected]
 
 
 def test_an_interrupted_fit_goes_on_with_the_step_size_of_its_step(network):
@@ -155,10 +155,10 @@ def test_the_metric_is_the_mean_over_all_patches(network, sizes):
     evaluator.run()
     everything = torch.cat(list(loader)).float()
     expected = float(network.mixture.score_samples(everything).double().mean())
-    assert evaluator.state.metrics[LOG_LIKELIHOOD] == pytest.approx(expected, rel=1e-6)
-    assert evaluator.state.key_metric_name == LOG_LIKELIHOOD
+    assert evaluator.state.metrics[VALIDATION] == pytest.approx(expected, rel=1e-6)
+    assert evaluator.state.key_metric_name == VALIDATION
     evaluator.run()  # a second validation starts anew
-    assert evaluator.state.metrics[LOG_LIKELIHOOD] == pytest.approx(expected, rel=1e-6)
+    assert evaluator.state.metrics[VALIDATION] == pytest.approx(expected, rel=1e-6)
 
 
 def test_validation_changes_nothing(network):
@@ -258,12 +258,12 @@ def test_the_best_epoch_is_brought_back(network, best):
 def test_a_real_fit_keeps_its_best_likelihood(network):
     evaluator = LikelihoodEvaluator("cpu", batches((60, 31)), network)
     seen = []
-    evaluator.add_event_handler(Events.COMPLETED, lambda: seen.append(evaluator.state.metrics[LOG_LIKELIHOOD]))
+    evaluator.add_event_handler(Events.COMPLETED, lambda: seen.append(evaluator.state.metrics[VALIDATION]))
     handlers = [ValidationHandler(1, evaluator), BestMixtureKeeper(network, evaluator)]
     trainer(network, batches(), max_epochs=6, step_size=1.0, train_handlers=handlers).run()
     again = LikelihoodEvaluator("cpu", batches((60, 31)), network)
     again.run()
-    assert again.state.metrics[LOG_LIKELIHOOD] == pytest.approx(max(seen), rel=1e-6)
+    assert again.state.metrics[VALIDATION] == pytest.approx(max(seen), rel=1e-6)
 
 
 def test_a_keeper_without_epochs_changes_nothing(network):

@@ -1,0 +1,28 @@
+"""What a run's results came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from .network import PatchAnomalyNetwork
+
+NOTE = "Not a medical device: for research, not for diagnosis."
+
+
+def provenance(network: PatchAnomalyNetwork, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in every report: settings, weights and versions.
+
+    Args:
+        network: gives its own settings and the digest of its weights.
+        settings: those of the run.
+
+    Returns:
+        What JSON can hold.
+    """
+    return {
+        "settings": {**settings, **network.settings()},
+        "encoder_weights_digest": network.encoder.weights_digest,
+        "versions": {name: version(name) for name in ("monai", "torch", "timm", "numpy", "nibabel")},
+    }

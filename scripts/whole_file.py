@@ -1,0 +1,36 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Write a file beside its place, and move it there at the end.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+
+    Yields:
+        Where to write.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(content: Any, path: str | os.PathLike) -> None:
+    """Write what JSON can hold; see `whole_file`."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=4) + "\n")
