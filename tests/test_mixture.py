@@ -82,7 +82,8 @@ def oracle(request, shared):
         return {name: file[name] for name in file.files}
 
 
-def of_oracle(oracle):
+@pytest.fixture(params=[torch.float64, torch.float32], ids=["double", "single"])
+def of_oracle(request, oracle):
     """A mixture at the oracle's start."""
     data = torch.from_numpy(oracle["data"])
     k = len(oracle["v0"])
@@ -92,9 +93,9 @@ def of_oracle(oracle):
         str(oracle["covariance_type"]),
         weight_concentration=float(oracle["alpha0"]),
         reg_covar=float(oracle["reg_covar"]),
-    )
-    mixture.initialize(data[0], means=torch.from_numpy(oracle["mean0"]))
-    covariances = torch.from_numpy(oracle["cov0"])
+    ).to(request.param)
+    mixture.initialize(data[0], means=torch.from_numpy(oracle["mean0"]).to(request.param))
+    covariances = torch.from_numpy(oracle["cov0"]).to(request.param)
     if mixture.covariance_type == "full":
         mixture.gaussians.set_covariances(covariances)
     else:  # the authors' spherical mixture starts with a variance for each feature, too
@@ -108,14 +109,26 @@ def step_size(oracle, step):
     return step_size_at(str(oracle["schedule"]), None if math.isnan(rate) else rate, step)
 
 
-def test_every_step_gives_the_authors_figures(oracle):
-    mixture = of_oracle(oracle)
+def slack_of(mixture, oracle):
+    """With full covariances made anew from every 70 patches, rounding grows: of the authors' figures, and of ours."""
+    single = mixture.means.dtype == torch.float32
+    return 5.0 if single and mixture.covariance_type == "full" and math.isnan(float(oracle["update_rate"])) else 1.0
+
+
+def fit_to_the_end(mixture, oracle):
+    for t, batch in enumerate(torch.from_numpy(oracle["data"])):
+        mixture.partial_fit(batch, step_size(oracle, t + 1))
+    return torch.from_numpy(oracle["query"]).to(mixture.means)
+
+
+def test_every_step_gives_the_authors_figures(of_oracle, oracle):
+    mixture = of_oracle
     for t, batch in enumerate(torch.from_numpy(oracle["data"])):
         mixture.partial_fit(batch, step_size(oracle, t + 1))
         # Where a component has less than two patches, single precision does not determine the authors' own figures:
-        # they differ from those of double precision by up to 5 times the tolerance.
+        # they differ from those of double precision by up to 6 times the tolerance.
         starving = oracle["resp_stat"][t] * len(batch) < 2
-        slack = np.where(starving, 10.0, 2.0 if mixture.covariance_type == "full" else 1.0)
+        slack = slack_of(mixture, oracle) * np.where(starving, 10.0, 1.2)
         rows = slack[:, None]
         assert_agrees(mixture.means, oracle["mean"][t], f"means after step {t + 1}", rows)
         norms = np.linalg.norm(oracle["cov"][t].reshape(len(slack), -1), axis=1)
@@ -123,9 +136,9 @@ def test_every_step_gives_the_authors_figures(oracle):
         assert (differences <= 1e-3 * slack * norms).all(), f"covariances after step {t + 1}"
         assert_agrees(mixture.stick_fractions, oracle["v"][t], f"stick_fractions after step {t + 1}", slack)
         assert_agrees(mixture.weight_concentration, oracle["alpha"][t], f"weight_concentration after step {t + 1}")
-        assert_agrees(mixture.resp_statistic, oracle["resp_stat"][t], f"resp_statistic after step {t + 1}", 2)
+        assert_agrees(mixture.resp_statistic, oracle["resp_stat"][t], f"resp_statistic after step {t + 1}", slack)
         if not (mixture.covariance_type == "full" and starving.any() and step_size(oracle, t + 1) == 1):
-            mean = float(mixture.score_samples(batch).mean())
+            mean = float(mixture.score_samples(batch.to(mixture.means)).mean())
             assert_agrees(mean, oracle["mean_log_likelihood"][t], f"mean log-likelihood after step {t + 1}")
     assert int(mixture.n_steps) == len(oracle["data"])
 
@@ -133,22 +146,18 @@ def test_every_step_gives_the_authors_figures(oracle):
 @pytest.mark.parametrize(
     ("kind", "name"), [("cosine", "cosine"), ("euclidean", "euclid"), ("mahalanobis", "mahalanobis")]
 )
-def test_distances_equal_the_authors(oracle, kind, name):
-    mixture = of_oracle(oracle)
-    for t, batch in enumerate(torch.from_numpy(oracle["data"])):
-        mixture.partial_fit(batch, step_size(oracle, t + 1))
-    found = mixture.anomaly_score(torch.from_numpy(oracle["query"]), kind)
-    assert_agrees(found, oracle[name], name)
+def test_distances_equal_the_authors(of_oracle, oracle, kind, name):
+    query = fit_to_the_end(of_oracle, oracle)
+    assert_agrees(of_oracle.anomaly_score(query, kind), oracle[name], name, slack_of(of_oracle, oracle))
 
 
-def test_likelihoods_and_weights_equal_the_authors(oracle):
-    mixture = of_oracle(oracle)
-    for t, batch in enumerate(torch.from_numpy(oracle["data"])):
-        mixture.partial_fit(batch, step_size(oracle, t + 1))
-    query = torch.from_numpy(oracle["query"])
-    assert_agrees(mixture.score_samples(query), oracle["sample_score"], "sample_score")
+def test_likelihoods_and_weights_equal_the_authors(of_oracle, oracle):
+    mixture = of_oracle
+    query = fit_to_the_end(mixture, oracle)
+    slack = slack_of(mixture, oracle)
+    assert_agrees(mixture.score_samples(query), oracle["sample_score"], "sample_score", slack)
     assert torch.equal(mixture.anomaly_score(query, "negative_log_likelihood"), -mixture.score_samples(query))
-    assert_agrees(mixture.log_weights().exp(), oracle["weights"], "weights")
+    assert_agrees(mixture.log_weights().exp(), oracle["weights"], "weights", slack)
     # what the authors save as log_weights is not normalised
     finite = np.isfinite(oracle["log_weights"])
     log_weights = log_stick_weights(mixture.stick_fractions)
@@ -687,11 +696,23 @@ def test_marginal_densities_bound_the_whole_ones(seed, kind, scale):
 def test_densities_that_are_left_out_do_not_matter(kind):
     x = torch.cat([plane(200, d=80, q=10, seed=seed) + 3 * torch.randn(80) for seed in range(8)])
     mixture = fitted(x, k=12, covariance_type=kind, rank=4, reg_covar=1e-3)
-    log_joint, chosen = mixture.gaussians.log_joint(x, mixture.log_weights(), mixture.active())
-    whole = mixture.gaussians.log_density(x, chosen) + mixture.log_weights()[chosen]
+    arguments = (x, mixture.log_weights(), mixture.active())
+    components, rows, log_joint = mixture.gaussians.near_pairs(*arguments)
+    whole = mixture.gaussians.log_density(x, torch.arange(12)) + mixture.log_weights()
+    torch.testing.assert_close(log_joint, whole[rows, components], rtol=1e-4, atol=1e-2)
     near = whole > whole.amax(1, keepdim=True) - FAR
-    torch.testing.assert_close(log_joint[near], whole[near], rtol=1e-4, atol=1e-2)
-    assert log_joint[~near].isinf().float().mean() > 0.5
+    found = torch.zeros_like(near)
+    found[rows, components] = True
+    assert found.sum() == len(rows) < near.numel() / 4
+    assert found[near].all()
+    sums, chosen = mixture.gaussians.expect(*arguments)
+    expected, of_all = super(correlated.CorrelatedGaussians, mixture.gaussians).expect(*arguments)
+    assert set(expected) == set(sums)
+    for name in set(expected) - {"log_likelihood"}:
+        whole_sum = torch.zeros(12, *expected[name].shape[1:]).index_add(0, of_all, expected[name])
+        quick_sum = torch.zeros_like(whole_sum).index_add(0, chosen, sums[name])
+        torch.testing.assert_close(quick_sum, whole_sum, rtol=1e-3, atol=1e-3 * float(whole_sum.abs().max()), msg=name)
+    torch.testing.assert_close(sums["log_likelihood"], expected["log_likelihood"], rtol=1e-5, atol=0)
 
 
 def n_compared(mixture, x):
@@ -705,7 +726,7 @@ def test_components_that_are_left_out_change_nothing(covariance, monkeypatch):
     for _ in range(60):
         n_components.append(n_compared(quick, x))
         quick.partial_fit(x, 0.5)
-    for module in (correlated, dirichlet_process, gaussians):
+    for module in (correlated, gaussians):
         monkeypatch.setattr(module, "FAR", 1e9)
     monkeypatch.setattr(torch.Tensor, "clamp_", lambda x, min=None, max=None: x.clamp(min, max))
     for _ in range(60):

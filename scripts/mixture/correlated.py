@@ -1,10 +1,11 @@
 """Gaussians whose features vary together: densities are dear, and computed only where they can matter."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
-from .gaussians import FAR, Gaussians, rows_by_component
+from .gaussians import FAR, NEGLIGIBLE, Gaussians, own_samples
 
 N_DIRECTIONS = 32  # of the marginal densities that decide which densities matter
 ROUNDING = 4e-6  # relative to the lengths of the factors of a matrix product in single precision
@@ -56,62 +57,89 @@ class CorrelatedGaussians(Gaussians):
         raise NotImplementedError
 
     def squared_mahalanobis_of_rows(
-        self, x: torch.Tensor, chosen: torch.Tensor, rows: list[torch.Tensor]
+        self, x: torch.Tensor, chosen: torch.Tensor, rows: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
         """Squared Mahalanobis distances ``[n]`` of the samples with the indices ``rows``, for each component."""
         raise NotImplementedError
 
-    def log_joint(
+    def sums_over_rows(
+        self, x: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]], chosen: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """As `sums`, of the samples of each component and their responsibilities, see `own_samples`."""
+        raise NotImplementedError
+
+    def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+        """See `Gaussians`."""
+        return self.sums_over_rows(x, own_samples(resp), chosen)
+
+    def expect(
         self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Gaussians`; minus infinity where a bound shows that it is `FAR` from the best."""
-        if self.n_features < 2 * N_DIRECTIONS:  # the bounds would cost as much
-            return super().log_joint(x, log_weights, active)
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """See `Gaussians`; a pair of sample and component that a bound shows to be `FAR` from the best is left out."""
+        near = self.near_pairs(x, log_weights, active) if self.n_features >= 2 * N_DIRECTIONS else None
+        if near is None:
+            return super().expect(x, log_weights, active)
+        components, rows, log_joint = near
+        highest = x.new_full((len(x),), -math.inf).scatter_reduce(0, rows, log_joint, "amax")
+        resp = (log_joint - highest[rows]).exp_()
+        total = torch.zeros_like(highest).index_add_(0, rows, resp)
+        resp /= total[rows]
+        order = components.argsort()
+        order = order[resp[order] > NEGLIGIBLE]
+        chosen, counts = components[order].unique_consecutive(return_counts=True)
+        sizes = counts.tolist()
+        own = list(zip(rows[order].split(sizes), resp[order].unsqueeze(1).split(sizes), strict=True))
+        sums = {
+            "log_likelihood": (highest + total.log()).sum(dtype=torch.float64),
+            "resp_statistic": torch.stack([weights.sum() for _, weights in own]),
+            **self.sums_over_rows(x, own, chosen),
+        }
+        return sums, chosen
+
+    def near_pairs(
+        self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """The pairs of sample and component that count; None where they are so many that all may as well be computed.
+
+        Args:
+            x: samples ``[N,D]``.
+            log_weights: of all components, ``[K]``.
+            active: see `Gaussians.log_joint`.
+
+        Returns:
+            Indices of components and of samples, and the log of weight times density, each ``[pairs]``.
+        """
         terms = self.marginal_terms(x)
-        log_joint = self._screened(x, terms, log_weights[active], active)
-        best = log_joint.amax(0)
+        bounds = self.marginal_bounds(terms, active) + log_weights[active].unsqueeze(1)
+        likely = bounds.argmax(0)
+        first = self._log_joint_of(x, log_weights, active[likely], torch.arange(len(x), device=x.device))
+        best = torch.empty_like(x[:, 0]).index_copy_(0, first[1], first[2])
+        bounds.scatter_(0, likely.unsqueeze(0), -math.inf)
+        wanted = [(active, bounds > best - FAR)]
         others = self.contenders(x, log_weights, active, best)
         if len(others):
-            of_others = self._screened(x, terms, log_weights[others], others, best)
-            log_joint, active = torch.cat([log_joint, of_others]), torch.cat([active, others])
-        return log_joint.T, active
+            bounds = self.marginal_bounds(terms, others) + log_weights[others].unsqueeze(1)
+            wanted.append((others, bounds > best - FAR))
+        if sum(int(mask.sum()) for _, mask in wanted) > len(x) * len(active) // 8:
+            return None
+        pairs = [(chosen[near[:, 0]], near[:, 1]) for chosen, mask in wanted for near in [torch.nonzero(mask)]]
+        components, rows = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        rest = self._log_joint_of(x, log_weights, components, rows)
+        return tuple(torch.cat(parts) for parts in zip(first, rest, strict=True))  # type: ignore[return-value]
 
-    def _screened(
-        self,
-        x: torch.Tensor,
-        terms: torch.Tensor,
-        log_weights: torch.Tensor,
-        chosen: torch.Tensor,
-        best: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Log of weight times density ``[k,N]`` where a bound does not show that it is `FAR` from the ``best [N]``."""
-        bounds = self.marginal_bounds(terms, chosen).add_(log_weights.unsqueeze(1))
-        constants = log_weights - 0.5 * (self.log_determinants(chosen) + self.n_features * math.log(2 * math.pi))
-        log_joint = torch.full_like(bounds, -math.inf)
-        if best is None:
-            likely = bounds.argmax(0)
-            numbers = torch.arange(len(chosen), device=x.device).unsqueeze(1)
-            self._fill(log_joint, numbers == likely, x, constants, chosen)
-            best = log_joint.amax(0)
-            bounds.scatter_(0, likely.unsqueeze(0), -math.inf)
-        wanted = bounds > best - FAR
-        if int(wanted.sum()) > wanted.numel() // 4:
-            return self.log_density(x, chosen).T.add_(log_weights.unsqueeze(1))
-        self._fill(log_joint, wanted, x, constants, chosen)
-        return log_joint
-
-    def _fill(
-        self,
-        log_joint: torch.Tensor,
-        wanted: torch.Tensor,
-        x: torch.Tensor,
-        constants: torch.Tensor,
-        chosen: torch.Tensor,
-    ) -> None:
-        """Compute the ``wanted`` entries of ``log_joint [k,N]``."""
-        rows = rows_by_component(wanted)
-        for index, distances in enumerate(self.squared_mahalanobis_of_rows(x, chosen, rows)):
-            log_joint[index, rows[index]] = constants[index] - 0.5 * distances
+    def _log_joint_of(
+        self, x: torch.Tensor, log_weights: torch.Tensor, components: torch.Tensor, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The pairs, sorted by component, and the log of weight times density."""
+        components, order = components.sort()
+        rows = rows[order]
+        chosen, counts = components.unique_consecutive(return_counts=True)
+        distances = self.squared_mahalanobis_of_rows(x, chosen, rows.split(counts.tolist()))
+        constants = log_weights[chosen] - 0.5 * (
+            self.log_determinants(chosen) + self.n_features * math.log(2 * math.pi)
+        )
+        log_joint = constants.repeat_interleave(counts) - 0.5 * torch.cat([x.new_empty(0), *distances])
+        return components, rows, log_joint
 
     def marginal_terms(self, x: torch.Tensor) -> torch.Tensor:
         """What `marginal_bounds` is linear in: products of the coordinates of samples ``[N,D]`` and these themselves.

@@ -7,7 +7,7 @@ from torch import nn
 from ..errors import InputError
 from .diagonal import DiagonalGaussians
 from .full import FullGaussians
-from .gaussians import EPS, FAR, Gaussians, squared_distances
+from .gaussians import EPS, Gaussians, squared_distances
 from .low_rank import LowRankGaussians
 from .spherical import SphericalGaussians
 from .stick_breaking import log_stick_weights, update_concentration, update_fractions
@@ -176,15 +176,10 @@ class DirichletProcessMixture(nn.Module):
         totals["n_samples"] = torch.tensor(float(len(x)), dtype=torch.float64, device=x.device)
         log_weights, active = log_stick_weights(self.stick_fractions), self.active()
         for rows in x.split(ROWS_AT_ONCE) if len(x) else ():
-            log_joint, chosen = self.gaussians.log_joint(rows, log_weights, active)
-            highest = log_joint.amax(1, keepdim=True)
-            resp = log_joint.sub_(highest).clamp_(min=-FAR).exp_()  # denormal numbers would be slow
-            total = resp.sum(1, keepdim=True)
-            resp.div_(total)
-            totals["log_likelihood"] += (highest + total.log()).sum(dtype=torch.float64)
-            totals["resp_statistic"].index_add_(0, chosen, resp.sum(0))
-            for name, sums in self.gaussians.sums(resp, rows, chosen).items():
-                totals[name].index_add_(0, chosen, sums)
+            sums, chosen = self.gaussians.expect(rows, log_weights, active)
+            totals["log_likelihood"] += sums.pop("log_likelihood")
+            for name, value in sums.items():
+                totals[name].index_add_(0, chosen, value)
         return totals
 
     @torch.no_grad()

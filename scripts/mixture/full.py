@@ -1,10 +1,12 @@
 """Gaussians with a whole covariance matrix each."""
 
+from collections.abc import Sequence
+
 import torch
 
 from ..errors import InputError
 from .correlated import CorrelatedGaussians
-from .gaussians import own_samples
+from .gaussians import EPS
 
 
 class FullGaussians(CorrelatedGaussians):
@@ -58,7 +60,7 @@ class FullGaussians(CorrelatedGaussians):
         return torch.linalg.vector_norm(self.covariances, ord=1, dim=2)[chosen].amax(1)
 
     def squared_mahalanobis_of_rows(
-        self, x: torch.Tensor, chosen: torch.Tensor, rows: list[torch.Tensor]
+        self, x: torch.Tensor, chosen: torch.Tensor, rows: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
         """See `CorrelatedGaussians`."""
         return [
@@ -70,24 +72,34 @@ class FullGaussians(CorrelatedGaussians):
         """See `CorrelatedGaussians`."""
         return self.directions.T @ (self.covariances[chosen] @ self.directions)
 
-    def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Sums of ``r x`` ``[k,D]`` and ``r x x^T`` ``[k,D,D]``."""
+    def sums_over_rows(
+        self, x: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]], chosen: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Sums of ``r x`` ``[k,D]`` and ``r (x - c) (x - c)^T`` ``[k,D,D]``, c the centre."""
+        first = x.new_zeros((len(chosen), self.n_features))
         second = x.new_zeros((len(chosen), self.n_features, self.n_features))
-        for index, (rows, weights) in enumerate(own_samples(resp)):
-            own = x.index_select(0, rows)
-            torch.matmul((own * weights).T, own, out=second[index])
-        return {"first_statistic": resp.T @ x, "second_statistic": second}
+        for index, (rows, weights) in enumerate(own):
+            samples = x.index_select(0, rows)
+            torch.mv(samples.T, weights[:, 0], out=first[index])
+            samples -= self.centre
+            torch.mm((samples * weights).T, samples, out=second[index])
+        return {"first_statistic": first, "second_statistic": second}
 
     def update(self, mass: torch.Tensor) -> None:
-        """``m = M / (R + eps)``, ``C = S / (R + eps) - m m^T + reg I``.
+        """``m = M / (R + eps)``, ``C = (sum of r x x^T) / (R + eps) - m m^T + reg I``.
+
+        In terms of second moments S about a centre c, in which less cancels:
+        ``C = S / (R + eps) - (m - c) (m - c)^T + eps / (R + eps) c c^T + reg I``.
 
         Raises:
             InputError: a covariance is not positive definite.
         """
         self.means.copy_(self.first_statistic / mass.unsqueeze(1))
+        offsets = self.means - self.centre
+        left = torch.stack([-offsets, (EPS / mass).unsqueeze(1) * self.centre], 2)
+        right = torch.stack([offsets, self.centre.expand_as(offsets)], 1)
         covariances = self.second_statistic / mass.view(-1, 1, 1)
-        covariances.baddbmm_(self.means.unsqueeze(2), self.means.unsqueeze(1), alpha=-1)
-        covariances.diagonal(dim1=1, dim2=2).add_(self.reg_covar)
+        covariances.baddbmm_(left, right).diagonal(dim1=1, dim2=2).add_(self.reg_covar)
         self.set_covariances(covariances)
 
 

@@ -115,6 +115,32 @@ class Gaussians(nn.Module):
             log_joint, active = torch.cat([log_joint, of_others], 1), torch.cat([active, others])
         return log_joint, active
 
+    def expect(
+        self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Responsibilities, and the sums that a step needs of them.
+
+        Args:
+            x: samples ``[N,D]``.
+            log_weights: of all components, ``[K]``.
+            active: see `log_joint`.
+
+        Returns:
+            ``log_likelihood`` (nats, of all samples), ``resp_statistic [k]`` and what `sums` gives; and the indices of
+            these components, ``[k]``.
+        """
+        log_joint, chosen = self.log_joint(x, log_weights, active)
+        highest = log_joint.amax(1, keepdim=True)
+        resp = log_joint.sub_(highest).clamp_(min=-FAR).exp_()  # denormal numbers would be slow
+        total = resp.sum(1, keepdim=True)
+        resp.div_(total)
+        sums = {
+            "log_likelihood": (highest + total.log()).sum(dtype=torch.float64),
+            "resp_statistic": resp.sum(0),
+            **self.sums(resp, x, chosen),
+        }
+        return sums, chosen
+
     def contenders(
         self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor, best: torch.Tensor
     ) -> torch.Tensor:
@@ -139,12 +165,6 @@ def squared_distances(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     return torch.addmm(means.square().sum(1), x, means.T, alpha=-2).add_(norms).clamp_(min=0)
 
 
-def rows_by_component(wanted: torch.Tensor) -> list[torch.Tensor]:
-    """Indices of the samples marked for each component: ``[K,N]`` -> K times ``[n]``."""
-    counts = wanted.sum(1).tolist()
-    return list(torch.nonzero(wanted)[:, 1].split(counts))
-
-
 def own_samples(resp: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The samples that count for each component: in many dimensions nearly every one belongs to a single component.
 
@@ -155,6 +175,6 @@ def own_samples(resp: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         For each component the indices ``[n]`` of its samples and their responsibilities ``[n,1]``.
     """
     of_components = resp.T.contiguous()
-    rows = rows_by_component(of_components > NEGLIGIBLE)
-    weights = [of_component[own].unsqueeze(1) for of_component, own in zip(of_components, rows, strict=True)]
-    return list(zip(rows, weights, strict=True))
+    own = of_components > NEGLIGIBLE
+    rows = torch.nonzero(own)[:, 1].split(own.sum(1).tolist())
+    return [(rows[k], of_components[k, rows[k]].unsqueeze(1)) for k in range(len(rows))]

@@ -1,11 +1,13 @@
 """Gaussians that vary in a subspace of their own and little beside it: probabilistic principal component analysers."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
 from ..errors import InputError
 from .correlated import CorrelatedGaussians
-from .gaussians import EPS, own_samples
+from .gaussians import EPS
 
 
 class LowRankGaussians(CorrelatedGaussians):
@@ -76,7 +78,7 @@ class LowRankGaussians(CorrelatedGaussians):
         return self._squared_lengths(chosen).amax(1) + self.covariances[chosen]
 
     def squared_mahalanobis_of_rows(
-        self, x: torch.Tensor, chosen: torch.Tensor, rows: list[torch.Tensor]
+        self, x: torch.Tensor, chosen: torch.Tensor, rows: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
         """See `CorrelatedGaussians`."""
         variances = self.covariances[chosen].unsqueeze(1)
@@ -96,8 +98,10 @@ class LowRankGaussians(CorrelatedGaussians):
         covariances.diagonal(dim1=1, dim2=2).add_(self.covariances[chosen].unsqueeze(1))
         return covariances
 
-    def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Sums of ``r x``, ``r |x|^2``, ``r z x^T`` and ``r E[z z^T], r z``, each over the component's own samples."""
+    def sums_over_rows(
+        self, x: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]], chosen: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Sums of ``r x``, ``r |x|^2``, ``r z x^T`` and ``r E[z z^T], r z``."""
         q = self.rank
         moments = x.new_zeros((len(chosen), q + 1, self.n_features))
         latent = x.new_zeros((len(chosen), q + 1, q + 1))
@@ -105,16 +109,18 @@ class LowRankGaussians(CorrelatedGaussians):
         posterior = (self._squared_lengths(chosen) + variances).reciprocal()
         to_latent = self.loadings[chosen] * posterior.unsqueeze(2)
         means = self.means[chosen]
-        for index, (rows, weights) in enumerate(own_samples(resp)):
-            own = x.index_select(0, rows)
-            z = F.pad((own - means[index]) @ to_latent[index].T, (0, 1), value=1.0)
+        squares = x.new_zeros(len(chosen))
+        for index, (rows, weights) in enumerate(own):
+            samples = x.index_select(0, rows)
+            squares[index] = (samples * weights.sqrt()).square().sum()
+            z = F.pad((samples - means[index]) @ to_latent[index].T, (0, 1), value=1.0)
             weighted = (z * weights).T
-            torch.mm(weighted, own, out=moments[index])
+            torch.mm(weighted, samples, out=moments[index])
             torch.mm(weighted, z, out=latent[index])
         latent[:, :q, :q].diagonal(dim1=1, dim2=2).add_(variances * posterior * latent[:, q, q:])
         return {
             "first_statistic": moments[:, q],
-            "second_statistic": resp.T @ torch.linalg.vector_norm(x, dim=1).square_(),
+            "second_statistic": squares,
             "cross_statistic": moments[:, :q],
             "latent_statistic": latent[:, :q],
         }
@@ -131,13 +137,15 @@ class LowRankGaussians(CorrelatedGaussians):
         cross = torch.baddbmm(self.cross_statistic, of_latent, self.means.unsqueeze(1), alpha=-1)
         gram = self.latent_statistic[:, :, :q] - of_latent @ of_latent.mT / mass.view(-1, 1, 1)
         gram.diagonal(dim1=1, dim2=2).add_(EPS)
-        loadings = torch.linalg.inv(gram.double()).to(cross) @ cross
-        explained = self.means.square().sum(1) + (loadings * cross).sum((1, 2)) / mass
-        variances = (self.second_statistic / mass - explained) / self.n_features
+        inverse = torch.linalg.inv(gram.double())
+        squared = (cross @ cross.mT).double()
+        along = (inverse * squared).sum((1, 2)).to(mass) / mass
+        variances = (self.second_statistic / mass - self.means.square().sum(1) - along) / self.n_features
         self.covariances.copy_(variances.clamp_(min=0) + self.reg_covar)
-        axes = torch.linalg.eigh((loadings @ loadings.mT).double()).eigenvectors
-        turn = axes.flip(2).mT.to(loadings)  # longest first
-        self.loadings.copy_(turn @ loadings)
+        axes = torch.linalg.eigh(inverse @ squared @ inverse.mT).eigenvectors  # of W W^T, W = inverse @ cross
+        turn = axes.flip(2).mT  # longest first
+        torch.bmm((turn @ inverse).to(cross), cross, out=self.loadings)
+        turn = turn.to(cross)
         self.cross_statistic.copy_(turn @ self.cross_statistic)
         turned = turn @ self.latent_statistic
         self.latent_statistic[:, :, :q] = turned[:, :, :q] @ turn.mT
