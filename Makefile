@@ -34,8 +34,9 @@ format: venv ## bring the code into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: weights ## speed and memory of inference
+benchmark: weights ## speed and memory of inference, and of a fit on the demo's embeddings
 	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.fit
 
 requirements: venv ## pin anew what requirements*.in name
 	$(BIN)/uv pip compile --universal --python-version 3.10 --no-annotate --no-header -o requirements.txt requirements.in
