@@ -26,10 +26,12 @@ import torch
 from nilearn.datasets import load_mni152_template
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from scripts.batches import EpochBatches
+from scripts.embeddings import StoredSlices
 from scripts.encoder import DINOv2PatchEncoder
+from scripts.handlers import INIT_PARAMS, starting_means
 from scripts.mixture import DirichletProcessMixture
 from scripts.weights import load_encoder_weights
 
@@ -38,43 +40,11 @@ STEP_SIZE, BATCH_SLICES, REG_COVAR = 0.2, 12, {"diag": 1e-6, "low_rank": 1e-6, "
 STEP_PATCHES = 12288
 
 
-class StoredSlices(Dataset):
-    """The slices ``[patches, D]`` in the files of an embedding store, read from disk as a fit reads them."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.slices = [(file, index) for file in files for index in range(len(np.load(file, mmap_mode="r")))]
-
-    def __len__(self) -> int:
-        """Number of slices."""
-        return len(self.slices)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        """One slice, half precision."""
-        file, slice_index = self.slices[index]
-        return torch.from_numpy(np.array(np.load(file, mmap_mode="r")[slice_index]))
-
-    def patches(self, n: int, seed: int = 0) -> torch.Tensor:
-        """About n patches ``[n,D]`` of slices drawn at random, single precision."""
-        chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        drawn: list[torch.Tensor] = []
-        for index in chosen.tolist():
-            if sum(map(len, drawn)) >= n:
-                break
-            drawn.append(self[index])
-        return torch.cat(drawn)[:n].float()
-
-    def epoch(self, number: int) -> Iterator[torch.Tensor]:
-        """Batches ``[N,D]`` of an epoch, through the loader of a fit."""
-        batches = EpochBatches(self, BATCH_SLICES, seed=0)
-        batches.set_epoch(number)
-        for batch in DataLoader(self, batch_sampler=batches, collate_fn=torch.cat):
-            yield batch.float()
-
-
 def main() -> None:
     """Measure and print, or in a child process measure one row."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fit", description=__doc__)
     parser.add_argument("--embeddings", type=Path, default=ROOT / "demo_output" / "fit" / "embeddings")
+    parser.add_argument("--measures", nargs="+", choices=list(MEASURES), default=list(MEASURES))
     parser.add_argument("--memory", choices=["step", "epoch"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     files = sorted(options.embeddings.glob("*.npy"))
@@ -83,21 +53,34 @@ def main() -> None:
             f"{options.embeddings} has {len(files)} files of embeddings; expected 8 at least, as `make demo` leaves."
         )
     if options.memory:
-        print({"step": peak_of_step, "epoch": peak_of_epoch}[options.memory](StoredSlices(files)))
+        print({"step": peak_of_step, "epoch": peak_of_epoch}[options.memory](slices_in(files)))
         return
-    held_out, train = StoredSlices(files[::8]), StoredSlices([file for n, file in enumerate(files) if n % 8])
+    held_out, train = slices_in(files[::8]), slices_in([file for n, file in enumerate(files) if n % 8])
     print(
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; {len(train)} slices, {len(held_out)} held out"
     )
-    for measure in (diagonal_step, against_scikit_learn, low_rank_step, whole_fit, size_of_the_set, on_the_gpu):
-        print(f"\n{(measure.__doc__ or '').splitlines()[0]}", flush=True)
-        for name, value in measure(train, held_out):
-            print(f"  {name:66s}{value}", flush=True)
+    for name in options.measures:
+        print(f"\n{(MEASURES[name].__doc__ or '').splitlines()[0]}", flush=True)
+        for what, value in MEASURES[name](train, held_out):
+            print(f"  {what:66s}{value}", flush=True)
+
+
+def slices_in(files: Sequence[Path]) -> StoredSlices:
+    """The slices in files of a store."""
+    return StoredSlices(files, np.load(files[0], mmap_mode="r").shape[2])
+
+
+def epoch_of(data: StoredSlices, number: int, seed: int = 0) -> Iterator[torch.Tensor]:
+    """Batches ``[N,D]`` of an epoch, read as a fit reads them."""
+    batches = EpochBatches(data, BATCH_SLICES, seed)
+    batches.set_epoch(number)
+    for batch in DataLoader(data, batch_sampler=batches, collate_fn=data.collate):
+        yield batch.float()
 
 
 def diagonal_step(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, str]]:
     """A diagonal step with all of K=500 components in use, 12,288 patches."""
-    x = train.patches(STEP_PATCHES)
+    x = train.sample(STEP_PATCHES, seed=0)
     fresh = started(train, "diag", 500)
     k = torch.arange(500)
     fresh.stick_fractions.copy_(1 / (500 - k))  # equal weights: no component can be left out
@@ -117,9 +100,9 @@ def diagonal_step(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple
 
 def against_scikit_learn(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, str]]:
     """A pass over the same patches with scikit-learn's BayesianGaussianMixture, and what both give after ten."""
-    validation = held_out.patches(20000)
+    validation = held_out.sample(20000, seed=0)
     for kind, k, n in (("diag", 500, 61440), ("full", 100, 20000)):
-        x = train.patches(n, seed=1)
+        x = train.sample(n, seed=1)
         mixture = started(train, kind, k, x)
         ours = [seconds_of(partial(one_pass, mixture, x)) for _ in range(10)]
         arguments: dict[str, Any] = {
@@ -154,12 +137,12 @@ def low_rank_step(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple
     mixtures = {kind: started(train, kind, 500) for kind in ("diag", "low_rank")}
     for epoch in (1, 2, 3):
         seconds: dict[str, list[float]] = {kind: [] for kind in mixtures}
-        for batch in train.epoch(epoch):
+        for batch in epoch_of(train, epoch):
             for kind, mixture in mixtures.items():
                 seconds[kind].append(seconds_of(partial(mixture.partial_fit, batch, STEP_SIZE)))
         diag, low_rank = (sum(seconds[kind]) for kind in mixtures)
         yield f"epoch {epoch}: diag, low_rank", f"{diag:.2f} s, {low_rank:.2f} s: {low_rank / diag:.2f} times"
-    x = held_out.patches(40000)
+    x = held_out.sample(40000, seed=0)
     values = ", ".join(f"{float(mixture.score_samples(x).mean()):.0f}" for mixture in mixtures.values())
     yield "held-out log-likelihood of diag, low_rank", f"{values} nats"
 
@@ -174,10 +157,10 @@ def whole_fit(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str
     per_slice = statistics.median(seconds_of(partial(encoder, slices)) for _ in range(5)) / len(slices)
     embedding = per_slice * (len(train) + len(held_out))
     mixture = started(train, "diag", 500)
-    validation = DataLoader(held_out, batch_size=BATCH_SLICES, collate_fn=torch.cat)
+    validation = DataLoader(held_out, batch_size=BATCH_SLICES, collate_fn=held_out.collate)
     begin = time.perf_counter()
     for epoch in range(1, 41):
-        for batch in train.epoch(epoch):
+        for batch in epoch_of(train, epoch):
             mixture.partial_fit(batch, STEP_SIZE)
         for batch in validation:
             mixture.score_samples(batch.float())
@@ -186,21 +169,50 @@ def whole_fit(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str
     yield "40 epochs, diag, K=500", f"{fit:.0f} s: {fit / embedding:.2f} of embedding"
 
 
+def starts(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, str]]:
+    """What the starting means decide: fits of 15 epochs from both starts over 5 seeds."""
+    for kind in ("diag", "low_rank"):
+        likelihoods: dict[str, list[float]] = {init_params: [] for init_params in INIT_PARAMS}
+        active: dict[str, list[int]] = {init_params: [] for init_params in INIT_PARAMS}
+        seconds: dict[str, list[float]] = {init_params: [] for init_params in INIT_PARAMS}
+        for seed, init_params in itertools.product(range(5), INIT_PARAMS):
+            x = train.sample(20000, seed)
+            mixture = DirichletProcessMixture(500, x.shape[1], kind, reg_covar=REG_COVAR[kind])
+            begin = time.perf_counter()
+            means = starting_means(x, 500, init_params, seed)
+            seconds[init_params].append(time.perf_counter() - begin)
+            mixture.initialize(x, means, torch.Generator().manual_seed(seed))
+            for epoch in range(1, 16):
+                for batch in epoch_of(train, epoch, seed):
+                    mixture.partial_fit(batch, STEP_SIZE)
+            batches = DataLoader(held_out, batch_size=BATCH_SLICES, collate_fn=held_out.collate)
+            likelihoods[init_params].append(
+                float(torch.cat([mixture.score_samples(batch.float()) for batch in batches]).mean())
+            )
+            active[init_params].append(mixture.n_active)
+        for init_params, values in likelihoods.items():
+            yield (
+                f"{kind}, {init_params}",
+                f"held-out {statistics.mean(values):.1f} +- {statistics.stdev(values):.1f} nats "
+                f"({', '.join(f'{value:.1f}' for value in values)}), "
+                f"{statistics.mean(active[init_params]):.0f} active, {statistics.mean(seconds[init_params]):.1f} s",
+            )
+
+
 def size_of_the_set(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, str]]:
     """Cost of a step and memory with eight times the slices."""
     steps = {}
     with tempfile.TemporaryDirectory() as name:
-        files = sorted({file for file, _ in train.slices})
-        for copy_number, file in itertools.product(range(8), files):
+        for copy_number, file in itertools.product(range(8), train.files):
             Path(name, f"{copy_number}-{file.name}").symlink_to(file.resolve())
-        eightfold = StoredSlices(sorted(Path(name).iterdir()))
+        eightfold = slices_in(sorted(Path(name).iterdir()))
         for title, data in (("1x", train), ("8x", eightfold)):
             mixture = started(data, "diag", 500)
-            for batch in itertools.islice(data.epoch(1), 17):
+            for batch in itertools.islice(epoch_of(data, 1), 17):
                 mixture.partial_fit(batch, STEP_SIZE)
             steps[title] = [
                 seconds_of(partial(mixture.partial_fit, batch, STEP_SIZE))
-                for batch in itertools.islice(data.epoch(2), 17)
+                for batch in itertools.islice(epoch_of(data, 2), 17)
             ]
             memory = in_child("epoch", data)
             yield (
@@ -214,7 +226,7 @@ def on_the_gpu(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[st
     if not torch.cuda.is_available():
         yield "not measured", "no GPU here"
         return
-    x = train.patches(STEP_PATCHES).cuda()
+    x = train.sample(STEP_PATCHES, seed=0).cuda()
     matrix, results = torch.randn(8192, 8192, device="cuda"), []
     for precision in ("highest", "high"):  # fp32 and TF32
         torch.set_float32_matmul_precision(precision)
@@ -230,7 +242,7 @@ def on_the_gpu(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[st
 
 def started(train: StoredSlices, kind: str, k: int, x: torch.Tensor | None = None) -> DirichletProcessMixture:
     """A mixture that starts from patches of the set."""
-    x = train.patches(20000, seed=2) if x is None else x
+    x = train.sample(20000, seed=2) if x is None else x
     mixture = DirichletProcessMixture(k, x.shape[1], kind, reg_covar=REG_COVAR[kind])
     mixture.initialize(x, generator=torch.Generator().manual_seed(0))
     return mixture
@@ -256,7 +268,7 @@ def seconds_of(work: Callable[[], Any]) -> float:
 def in_child(memory: str, data: StoredSlices) -> float:
     """Peak memory in MB that a process of its own measures."""
     with tempfile.TemporaryDirectory() as name:
-        for number, file in enumerate(dict.fromkeys(file for file, _ in data.slices)):
+        for number, file in enumerate(data.files):
             Path(name, f"{number:06d}.npy").symlink_to(file.resolve())
         command = [sys.executable, "-m", "benchmarks.fit", "--embeddings", name, "--memory", memory]
         return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()[-1])
@@ -264,7 +276,7 @@ def in_child(memory: str, data: StoredSlices) -> float:
 
 def peak_of_step(data: StoredSlices) -> float:
     """MB by which a diagonal step with all components raises the peak."""
-    x = data.patches(STEP_PATCHES)
+    x = data.sample(STEP_PATCHES, seed=0)
     mixture = started(data, "diag", 500, x)
     mixture.stick_fractions.copy_(1 / (500 - torch.arange(500)))
     return peak_above_now(partial(mixture.partial_fit, x, STEP_SIZE))
@@ -275,7 +287,7 @@ def peak_of_epoch(data: StoredSlices) -> float:
 
     def epoch() -> None:
         mixture = started(data, "diag", 500)
-        for batch in data.epoch(1):
+        for batch in epoch_of(data, 1):
             mixture.partial_fit(batch, STEP_SIZE)
 
     return peak_above_now(epoch)
@@ -294,6 +306,16 @@ def resident_peak() -> float:
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(found[1]) / 1024 if found else float("nan")
 
+
+MEASURES = {
+    "diagonal_step": diagonal_step,
+    "against_scikit_learn": against_scikit_learn,
+    "low_rank_step": low_rank_step,
+    "whole_fit": whole_fit,
+    "size_of_the_set": size_of_the_set,
+    "starts": starts,
+    "on_the_gpu": on_the_gpu,
+}
 
 if __name__ == "__main__":
     main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,60 @@ from .inferer import DPMMInferer, occupied_batches
 from .network import PatchAnomalyNetwork
 
 
-class EmbeddingDataset(Dataset):
+class StoredSlices(Dataset):
+    """Slices in half precision on disk, read one by one.
+
+    Args:
+        files: ``[slices, patches, D]`` each, as `EmbeddingStore` keeps them.
+        n_features: D.
+
+    Attributes:
+        n_patches: how many there are in all slices.
+    """
+
+    def __init__(self, files: Sequence[Path], n_features: int) -> None:
+        self.files = list(files)
+        self.n_features = n_features
+        self._shapes = {file: np.load(file, mmap_mode="r").shape for file in files}
+        self._slices = [(file, index) for file, shape in self._shapes.items() for index in range(shape[0])]
+        self.n_patches = sum(shape[0] * shape[1] for shape in self._shapes.values())
+
+    def __len__(self) -> int:
+        """Number of slices."""
+        return len(self._slices)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """Embeddings ``[h*w, D]`` of a slice, half precision."""
+        file, slice_index = self._slices[index]
+        return torch.from_numpy(np.array(np.load(file, mmap_mode="r")[slice_index]))
+
+    def collate(self, slices: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeddings ``[N,D]`` of a list of slices, which may be empty."""
+        return torch.cat([torch.empty(0, self.n_features, dtype=torch.float16), *slices])
+
+    def sample(self, n_patches: int, seed: int) -> torch.Tensor:
+        """Draw patches uniformly from the whole set, without putting any back.
+
+        Args:
+            n_patches: how many; all where there are fewer.
+            seed: of the draw.
+
+        Returns:
+            ``[n_patches, D]`` in the order of the set, single precision.
+        """
+        chosen = np.sort(random.Random(seed).sample(range(self.n_patches), min(n_patches, self.n_patches)))
+        sizes = [shape[0] * shape[1] for shape in self._shapes.values()]
+        ends = np.cumsum(sizes)
+        parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+        drawn = [
+            np.load(file, mmap_mode="r").reshape(-1, self.n_features)[part - (end - size)]
+            for file, part, end, size in zip(self._shapes, parts, ends, sizes, strict=True)
+            if len(part)
+        ]
+        return torch.from_numpy(np.concatenate(drawn).astype(np.float32))
+
+
+class EmbeddingDataset(StoredSlices):
     """Embeddings of every slice, in half precision on disk.
 
     The encoder is frozen, so that a fit of many epochs needs each embedding only once. What the store has already is
@@ -58,7 +112,6 @@ class EmbeddingDataset(Dataset):
     ) -> None:
         self.failed: dict[str, str] = {}
         self.n_cases = len(cases)
-        self.n_features = network.encoder.n_features
         self.store = store or EmbeddingStore()
         network.to(device)
         keys = _keys(cases, network, inferer, self.store)
@@ -83,10 +136,8 @@ class EmbeddingDataset(Dataset):
         if idist.get_world_size() > 1:
             files = self._take_over(keys)
         self.seconds = time.perf_counter() - begin
-        shapes = [(file, np.load(file, mmap_mode="r").shape) for file in files if file is not None]
-        self.n_patches = sum(shape[0] * shape[1] for _, shape in shapes)
-        self._slices = [(file, index) for file, shape in shapes for index in range(shape[0])]
-        if not self._slices:
+        super().__init__([file for file in files if file is not None], network.encoder.n_features)
+        if not len(self):
             reasons = "; ".join(f"{case}: {why}" for case, why in self.failed.items())
             raise InputError(f"None of {len(cases)} normal cases could be used. {reasons}")
 
@@ -96,10 +147,6 @@ class EmbeddingDataset(Dataset):
         torch.distributed.all_gather_object(of_all, self.failed)
         self.failed = {case: why for failed in of_all for case, why in failed.items()}
         return [self.store.find(key) for key in keys]
-
-    def collate(self, slices: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Embeddings ``[N,D]`` of a list of slices, which may be empty."""
-        return torch.cat([torch.empty(0, self.n_features, dtype=torch.float16), *slices])
 
     def counts(self) -> dict[str, float]:
         """How much there is, and what it took: numbers for a report."""
@@ -111,39 +158,6 @@ class EmbeddingDataset(Dataset):
             "patches": self.n_patches,
             "embedding_seconds": round(self.seconds, 3),
         }
-
-    def __len__(self) -> int:
-        """Number of slices."""
-        return len(self._slices)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        """Embeddings ``[h*w, D]`` of a slice, half precision."""
-        file, slice_index = self._slices[index]
-        return torch.from_numpy(np.array(np.load(file, mmap_mode="r")[slice_index]))
-
-    def sample(self, n_patches: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draw patches uniformly from the whole set, without putting any back.
-
-        Args:
-            n_patches: how many; all where there are fewer.
-            generator: source of randomness.
-
-        Returns:
-            ``[n_patches, D]``, single precision.
-        """
-        shapes: dict[Path, tuple[int, ...]] = {}
-        for file, _ in self._slices:
-            if file not in shapes:
-                shapes[file] = np.load(file, mmap_mode="r").shape
-        ends = np.cumsum([shape[0] * shape[1] for shape in shapes.values()])
-        chosen = torch.randperm(int(ends[-1]), generator=generator)[:n_patches].sort().values.numpy()
-        parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
-        drawn = [
-            np.load(file, mmap_mode="r").reshape(-1, shape[2])[part - (end - shape[0] * shape[1])]
-            for (file, shape), part, end in zip(shapes.items(), parts, ends, strict=True)
-            if len(part)
-        ]
-        return torch.from_numpy(np.concatenate(drawn).astype(np.float32))
 
 
 def _keys(

@@ -16,12 +16,31 @@ from sklearn.cluster import kmeans_plusplus
 from torch.utils.data import DataLoader
 
 from .checkpoint import save_network
-from .embeddings import EmbeddingDataset
+from .embeddings import StoredSlices
 from .errors import InputError
 from .network import PatchAnomalyNetwork
 from .trainer import VALIDATION
 
 logger = logging.getLogger(__name__)
+
+INIT_PARAMS = ("random_from_data", "k-means++")
+
+
+def starting_means(patches: torch.Tensor, n_components: int, init_params: str, seed: int) -> torch.Tensor | None:
+    """The means to start from.
+
+    Args:
+        patches: a sample ``[N,D]`` of the whole training set.
+        n_components: K.
+        init_params: one of ``INIT_PARAMS``.
+        seed: of the choice.
+
+    Returns:
+        Rows ``[K,D]`` of ``patches``, far from one another; None for random ones, and where there are fewer than K.
+    """
+    if init_params != "k-means++" or len(patches) < n_components:
+        return None
+    return torch.from_numpy(kmeans_plusplus(patches.numpy(), n_components, random_state=seed)[0])
 
 
 class MixtureStarter:
@@ -42,13 +61,13 @@ class MixtureStarter:
     def __init__(
         self,
         network: PatchAnomalyNetwork,
-        embeddings: EmbeddingDataset,
+        embeddings: StoredSlices,
         seed: int,
         init_params: str = "random_from_data",
         n_patches: int = 20000,
     ) -> None:
-        if init_params not in ("random_from_data", "k-means++"):
-            raise InputError(f"init_params must be 'random_from_data' or 'k-means++'; got {init_params!r}.")
+        if init_params not in INIT_PARAMS:
+            raise InputError(f"init_params must be one of {', '.join(INIT_PARAMS)}; got {init_params!r}.")
         self.network = network
         self.embeddings = embeddings
         self.seed = seed
@@ -61,14 +80,10 @@ class MixtureStarter:
 
     def __call__(self, engine: Engine) -> None:
         """Initialise the mixture."""
-        generator = torch.Generator().manual_seed(self.seed)
         mixture = self.network.mixture
-        patches = self.embeddings.sample(max(self.n_patches, mixture.n_components), generator)
-        means = None
-        if self.init_params == "k-means++" and len(patches) >= mixture.n_components:
-            centres, _ = kmeans_plusplus(patches.numpy(), mixture.n_components, random_state=self.seed)
-            means = torch.from_numpy(centres).to(mixture.means)
-        mixture.initialize(patches, means, generator)
+        patches = self.embeddings.sample(max(self.n_patches, mixture.n_components), self.seed)
+        means = starting_means(patches, mixture.n_components, self.init_params, self.seed)
+        mixture.initialize(patches, means, torch.Generator().manual_seed(self.seed))
 
 
 class BestMixtureKeeper:

@@ -30,8 +30,9 @@ class Embeddings:
         self.patches = patches(n)
         self.drawn = []
 
-    def sample(self, n_patches, generator=None):
+    def sample(self, n_patches, seed):
         self.drawn.append(n_patches)
+        generator = torch.Generator().manual_seed(seed)
         return self.patches[torch.randperm(len(self.patches), generator=generator)[:n_patches]]
 
 
@@ -187,7 +188,7 @@ def test_a_start_of_k_means_lies_farther_apart_and_follows_its_seed(network):
     far = torch.eye(32)[:3]
 
     class Clumped(Embeddings):
-        def sample(self, n_patches, generator=None):
+        def sample(self, n_patches, seed):
             return torch.cat([near, far])
 
     first, again = (start(network, 1, Clumped(), init_params="k-means++") for _ in range(2))
