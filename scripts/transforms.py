@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, Orientationd
+from monai.transforms import GaussianSmooth, MapTransform, Orientationd
 
 from .errors import InputError
 
@@ -100,6 +100,34 @@ class ScaleForegroundPercentilesd(MapTransform):
                 low, high = values.min(), values.max()
             scaled[key] = ((image - float(low)) * float((1 - self.headroom) / (high - low))).clamp(0, 1)
         return scaled
+
+
+class SmoothMapd(MapTransform):
+    """Smooths maps by a Gaussian of a width in millimetres (in pixels, for pictures without a size).
+
+    Args:
+        keys: channel-first maps with an affine.
+        sigma_mm: standard deviation; None or 0 for none.
+        allow_missing_keys: whether a key may be missing.
+
+    Raises:
+        InputError: a negative ``sigma_mm``.
+    """
+
+    def __init__(self, keys: KeysCollection, sigma_mm: float | None = None, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if sigma_mm is not None and sigma_mm < 0:
+            raise InputError(f"smoothing_mm must not be negative; got {sigma_mm}.")
+        self.sigma_mm = sigma_mm
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Smooth the maps of a case."""
+        smoothed = dict(data)
+        if self.sigma_mm:
+            for key in self.key_iterator(smoothed):
+                spacing = smoothed[key].pixdim[: smoothed[key].ndim - 1]
+                smoothed[key] = GaussianSmooth([self.sigma_mm / float(length) for length in spacing])(smoothed[key])
+        return smoothed
 
 
 def _check(image: torch.Tensor, n_files: int | None) -> torch.Tensor:

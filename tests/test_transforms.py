@@ -1,4 +1,4 @@
-"""Preprocessing: what is refused, and how intensities are scaled."""
+"""Transforms: what is refused, how intensities are scaled, and how maps are smoothed."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.errors import InputError
-from scripts.transforms import CheckImaged, ScaleForegroundPercentilesd
+from scripts.transforms import CheckImaged, ScaleForegroundPercentilesd, SmoothMapd
 
 
 def image(*shape, seed=0):
@@ -187,3 +187,35 @@ def test_meta_data_stay():
 def test_percentiles_out_of_range_raise(lower, upper):
     with pytest.raises(InputError, match="Percentiles"):
         ScaleForegroundPercentilesd("image", lower, upper)
+
+
+# Smoothing
+
+
+def spike(spacing):
+    affine = torch.diag(torch.tensor([*spacing, 1.0]))
+    image = MetaTensor(torch.zeros(1, 41, 41, 41), affine=affine)
+    image[0, 20, 20, 20] = 1
+    return image
+
+
+def test_smoothing_is_as_wide_in_millimetres_along_every_axis():
+    spacing = (0.5, 1.0, 2.0)
+    smooth = SmoothMapd("map", 2.0)({"map": spike(spacing)})["map"][0]
+    assert float(smooth.sum()) == pytest.approx(1, rel=1e-3)
+    for axis, length in enumerate(spacing):
+        others = tuple(other for other in range(3) if other != axis)
+        marginal = smooth.as_tensor().sum(others)
+        distances = (torch.arange(41) - 20) * length
+        assert float((marginal * distances.square()).sum() ** 0.5) == pytest.approx(2.0, rel=0.1)
+
+
+@pytest.mark.parametrize("sigma", [None, 0])
+def test_no_smoothing_changes_nothing(sigma):
+    image = spike((1, 1, 1))
+    assert SmoothMapd("map", sigma)({"map": image})["map"] is image
+
+
+def test_a_negative_width_raises():
+    with pytest.raises(InputError, match="smoothing_mm"):
+        SmoothMapd("map", -1.0)

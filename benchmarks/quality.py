@@ -1,0 +1,243 @@
+"""Which score finds most of what is not normal: `python -m benchmarks.quality --data FOLDER`.
+
+FOLDER holds ``normal``, ``validation`` and ``anomalous/images`` with ``anomalous/labels``. The anomalous cases are
+halved by subject: the first half may be looked at while choosing settings, the second is for the report. Every score
+sees the same embeddings, and maps are made as at inference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import LoadImage
+from sklearn.cluster import MiniBatchKMeans
+from torch.utils.data import DataLoader
+
+from scripts.batches import EpochBatches
+from scripts.calibration import ScoreCalibration
+from scripts.cases import CaseDataset, find_cases
+from scripts.embeddings import EmbeddingDataset, StoredSlices
+from scripts.inferer import DPMMInferer
+from scripts.metrics import bin_edges, count_pixels, pixel_metrics
+from scripts.mixture import DirichletProcessMixture
+from scripts.network import PatchAnomalyNetwork
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIANTS: dict[str, dict[str, Any]] = {
+    "last block, the paper's": {"layers": [-1]},
+    "ninth block": {"layers": [8]},
+    "seventh and ninth block": {"layers": [6, 8]},
+}
+RANK = 8
+Score = Callable[[torch.Tensor], torch.Tensor]  # patches [N,D] -> scores [N]
+
+
+class Case(NamedTuple):
+    """An anomalous case: what is needed to make a map of it, and the truth."""
+
+    image: Any
+    stored: StoredSlices
+    label: np.ndarray
+    subject: str
+
+
+class Variant(NamedTuple):
+    """Embeddings of all sets under some settings."""
+
+    train: StoredSlices
+    validation: StoredSlices
+    cases: list[Case]
+    network: PatchAnomalyNetwork
+    inferer: DPMMInferer
+    postprocessing: Callable[[dict[str, Any]], dict[str, Any]]
+    encoder_seconds: float
+
+
+class Model(NamedTuple):
+    """A fitted model and its scores."""
+
+    name: str
+    scores: Mapping[str, Score]
+    n_numbers: int
+
+
+class Row(NamedTuple):
+    """What a score reached with one seed, on the chosen and on the reported half."""
+
+    chosen: dict[str, float]
+    reported: dict[str, float]
+    share_of_encoder: float
+    n_numbers: int
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--embedding_store", type=Path, default=ROOT / "quality_output")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "quality_table.md")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=15)
+    options = parser.parse_args()
+    lines = [
+        f"`python -m benchmarks.quality --data FOLDER --seeds {options.seeds} --epochs {options.epochs}`: mean and "
+        "standard deviation over seeds.",
+    ]
+    for title, overrides in VARIANTS.items():
+        variant = embed(options.data, overrides, options.embedding_store)
+        lines += ["", f"**{title}** ({variant.encoder_seconds:.2f} s a slice in the encoder)", "", *HEADER]
+        print("\n".join(lines[-5:]), flush=True)
+        for make, n_seeds in ((mixtures, options.seeds), (k_means, options.seeds), (memory_bank, 1)):
+            rows: dict[str, list[Row]] = {}
+            for seed in range(n_seeds):
+                for model in make(variant.train, seed, options.epochs):
+                    for kind, score in model.scores.items():
+                        rows.setdefault(f"{model.name}, {kind}", []).append(evaluate(variant, model, score))
+            for name, of_seeds in rows.items():
+                lines.append(table_line(name, of_seeds))
+                print(lines[-1], flush=True)
+        options.output.write_text("\n".join(lines) + "\n")
+
+
+HEADER = [
+    "| score | AUROC, chosen on | AP | AUROC, **not seen** | AP | AUPRO | share of the encoder's time | numbers kept |",
+    "|---|---|---|---|---|---|---|---|",
+]
+
+
+def table_line(name: str, rows: Sequence[Row]) -> str:
+    """A line of the table: mean and standard deviation over seeds."""
+
+    def spread(values: Sequence[float]) -> str:
+        deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.3f}{deviation}"
+
+    columns = [
+        *(spread([row.chosen[metric] for row in rows]) for metric in ("pixel_auroc", "pixel_ap")),
+        *(spread([row.reported[metric] for row in rows]) for metric in ("pixel_auroc", "pixel_ap", "aupro_0.3")),
+        f"{statistics.median(row.share_of_encoder for row in rows):.1%}",
+        f"{rows[0].n_numbers:,}",
+    ]
+    return f"| {name} | {' | '.join(columns)} |"
+
+
+def embed(data: Path, overrides: Mapping[str, Any], store: Path) -> Variant:
+    """Embed all sets through the bundle's configs."""
+    train = config("train", dataset_dir=data / "normal", validation_dir=data / "validation", embedding_store=store)
+    inference = config("inference")
+    for parser in (train, inference):
+        for name, value in overrides.items():
+            parser[name] = value
+    network, inferer = train.get_parsed_content("network"), train.get_parsed_content("inferer")
+    found = find_cases(data / "anomalous" / "images")
+    labels = {case["case"]: case["image"] for case in find_cases(data / "anomalous" / "labels")}
+    images = CaseDataset(found, inference.get_parsed_content("preprocessing"))
+    read = LoadImage(image_only=True)
+    cases = []
+    for index, case in enumerate(found):
+        stored = EmbeddingDataset(
+            CaseDataset([case], images.transform), network, inferer, store=train.get_parsed_content("store")
+        )
+        label = np.asarray(read(labels[case["case"]])) > 0
+        cases.append(Case(images[index], stored, label, case["case"].split("_")[0]))
+    slices = inferer.slices(cases[0].image["image"].unsqueeze(0))[:4]
+    begin = time.perf_counter()
+    for _ in range(3):
+        network.embed(slices)
+    seconds = (time.perf_counter() - begin) / 3 / len(slices)
+    sets = (train.get_parsed_content(f"{name}#embeddings") for name in ("train", "validate"))
+    return Variant(*sets, cases, network, inferer, inference.get_parsed_content("postprocessing"), seconds)
+
+
+def config(name: str, **overrides: Any) -> ConfigParser:
+    """One of the bundle's configs."""
+    parser = ConfigParser()
+    parser.read_config(ROOT / "configs" / f"{name}.json")
+    parser.update({"bundle_root": str(ROOT), "show_progress": False, **{k: str(v) for k, v in overrides.items()}})
+    return parser
+
+
+def mixtures(train: StoredSlices, seed: int, epochs: int) -> Iterator[Model]:
+    """Dirichlet process mixtures, every score kind of each."""
+    for kind in ("diag", "spherical", "low_rank"):
+        mixture = DirichletProcessMixture(500, train.n_features, kind, rank=RANK)
+        mixture.initialize(train.sample(20000, seed), generator=torch.Generator().manual_seed(seed))
+        batches = EpochBatches(train, 12, seed)
+        for epoch in range(1, epochs + 1):
+            batches.set_epoch(epoch)
+            for batch in DataLoader(train, batch_sampler=batches, collate_fn=train.collate):
+                mixture.partial_fit(batch, 0.2)
+        scores = {score: scorer(mixture, score) for score in mixture.score_kinds}
+        kept = (mixture.means, mixture.covariances, getattr(mixture.gaussians, "loadings", torch.empty(0)))
+        yield Model(f"mixture, {kind}", scores, sum(tensor.numel() for tensor in kept))
+
+
+def scorer(mixture: DirichletProcessMixture, kind: str) -> Score:
+    """One score kind of a mixture."""
+    return lambda patches: mixture.anomaly_score(patches, kind)
+
+
+def k_means(train: StoredSlices, seed: int, epochs: int) -> Iterator[Model]:
+    """K-means with as many centres as a mixture may have components."""
+    patches = train.sample(100000, seed).numpy()
+    fitted = MiniBatchKMeans(500, random_state=seed, batch_size=12288, n_init=1).fit(patches)
+    centres = torch.nn.functional.normalize(torch.from_numpy(fitted.cluster_centers_).float(), dim=1)
+    yield Model("k-means", {"cosine": lambda patches: 1 - (patches @ centres.T).amax(1)}, centres.numel())
+
+
+def memory_bank(train: StoredSlices, seed: int, epochs: int) -> Iterator[Model]:
+    """All patches of the normals, searched exactly: AnomalyDINO without its augmentations."""
+    bank = faiss.IndexFlatIP(train.n_features)
+    for index in range(len(train)):
+        bank.add(train[index].float().numpy())
+    scores = {"cosine": lambda patches: 1 - torch.from_numpy(bank.search(patches.numpy(), 1)[0][:, 0])}
+    yield Model("memory bank", scores, bank.ntotal * train.n_features)
+
+
+@torch.no_grad()
+def evaluate(variant: Variant, model: Model, score: Score) -> Row:
+    """Metrics of the maps that a score gives, calibrated on the validation normals."""
+    every = max(1, variant.validation.n_patches // 20000)
+    normal = torch.cat([score(variant.validation[i][::every].float()) for i in range(len(variant.validation))])
+    median, limit = np.quantile(normal.numpy(), [0.5, 0.99])
+    seconds, n_slices = 0.0, 0
+    edges = bin_edges()
+    counts: dict[str, np.ndarray] = {}
+    for case in variant.cases:
+        begin = time.perf_counter()
+        scores = [(score(case.stored[i].float()) - median) / (limit - median) for i in range(len(case.stored))]
+        seconds, n_slices = seconds + time.perf_counter() - begin, n_slices + len(scores)
+        found = count_pixels(map_of(variant, case, scores), case.label, edges)
+        counts[case.subject] = counts.get(case.subject, 0) + found
+    of_subjects = [counts[subject] for subject in sorted(counts)]
+    halves = (sum(of_subjects[: len(of_subjects) // 2]), sum(of_subjects[len(of_subjects) // 2 :]))
+    chosen, reported = (pixel_metrics(np.asarray(half), edges, {}) for half in halves)
+    return Row(chosen, reported, seconds / n_slices / variant.encoder_seconds, model.n_numbers)
+
+
+def map_of(variant: Variant, case: Case, scores: Sequence[torch.Tensor]) -> np.ndarray:
+    """The map of a case in the voxels of its file, from the scores ``[patches]`` of its slices."""
+    waiting = iter(scores)
+
+    def network(slices: torch.Tensor) -> torch.Tensor:
+        height, width = (-(-side // 14) for side in variant.network._resized(*slices.shape[2:]))
+        of_slices = torch.stack(list(itertools.islice(waiting, len(slices)))).view(-1, 1, height, width)
+        return variant.network._to_pixels(of_slices, *slices.shape[2:])
+
+    image = case.image["image"]
+    pred = variant.inferer(image.unsqueeze(0), network)[0]
+    return np.asarray(variant.postprocessing({"image": image, "pred": pred})["map"][0])
+
+
+if __name__ == "__main__":
+    main()
