@@ -28,9 +28,10 @@ from scripts.calibration import ScoreCalibration
 from scripts.cases import CaseDataset, find_cases
 from scripts.embeddings import EmbeddingDataset, StoredSlices
 from scripts.inferer import DPMMInferer
-from scripts.metrics import bin_edges, count_pixels, pixel_metrics
+from scripts.metrics import pixel_metrics
 from scripts.mixture import DirichletProcessMixture
 from scripts.network import PatchAnomalyNetwork
+from scripts.pixel_counts import bin_edges, count_pixels
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -145,9 +146,8 @@ def embed(data: Path, overrides: Mapping[str, Any], store: Path) -> Variant:
     read = LoadImage(image_only=True)
     cases = []
     for index, case in enumerate(found):
-        stored = EmbeddingDataset(
-            CaseDataset([case], images.transform), network, inferer, store=train.get_parsed_content("store")
-        )
+        alone = CaseDataset([case], images.transform)
+        stored = EmbeddingDataset(alone, network, inferer, store=train.get_parsed_content("store"), progress=False)
         label = np.asarray(read(labels[case["case"]])) > 0
         cases.append(Case(images[index], stored, label, case["case"].split("_")[0]))
     slices = inferer.slices(cases[0].image["image"].unsqueeze(0))[:4]

@@ -16,9 +16,7 @@ import numpy as np
 
 from .population import write_population
 
-# The ninth block of twelve tells lesions apart better than the last, the paper's (docs/README.md); one patch in 500 of
-# normal images may lie beyond the limit.
-SETTINGS = {"layers": "[8]", "target_fpr": 0.002}
+SETTINGS = {"target_fpr": 0.002}  # one patch in 500 of normal images may lie beyond the limit
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from scripts.errors import InputError, cause_of
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
     "image_size": 56,
+    "layers": [-1],
     "n_components": 8,
     "encoder#vit_options": {"depth": 2, "embed_dim": 32, "num_heads": 2},
     "show_progress": False,
