@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from scripts import results
-from scripts.results import OUTSIDE_SHARE, measurements
+from scripts.results import OUTSIDE_SHARE, foreground_of, measurements
 
 SHAPE = (20, 20)
 
@@ -20,6 +20,22 @@ def measured(share, threshold=1.0, background=0):
     scores = np.pad(scores, background, constant_values=5.0)
     foreground = np.pad(np.ones(SHAPE, bool), background)
     return measurements(scores, scores >= threshold, foreground, np.eye(4), spatial_dim=2)
+
+
+@pytest.mark.parametrize("background", [0.0, 0.06])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_background_may_have_any_dark_value(background, channels):
+    inside = np.zeros(SHAPE, bool)
+    inside[5:15, 4:16] = True
+    image = np.random.default_rng(0).uniform(0, 1, (channels, *SHAPE)).astype(np.float32)
+    image[:, ~inside] = background
+    assert np.array_equal(foreground_of(image), inside)
+
+
+def test_a_picture_without_background_is_foreground_where_it_is_bright():
+    image = np.random.default_rng(0).uniform(0, 0.9, (1, *SHAPE))
+    image[:, 5:15, 5:15] = 1.0  # clipped
+    assert foreground_of(image).all()
 
 
 @pytest.mark.parametrize("background", [0, 30])
