@@ -65,6 +65,11 @@ class ScoreCalibration(nn.Module):
         """Whether the score kind with this index in ``SCORE_KINDS`` was calibrated."""
         return not bool(self.quantiles[kind].isnan().any())
 
+    def table(self, kind: int) -> dict[str, float]:
+        """Raw scores by the false-positive rate of which they are the limit, for a report."""
+        rates = [round(rate, 6) for rate in self.rates.tolist()]
+        return {f"fpr {rate:g}": score for rate, score in zip(rates, self.quantiles[kind].tolist(), strict=True)}
+
     def limit(self, kind: int, target_fpr: float) -> torch.Tensor:
         """The raw score that is the decision limit.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
 import os
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -29,9 +28,14 @@ def find_cases(
     A case is named after its file; after its folder where that holds no other image; with the folders above it where it
     lies deeper. Hidden files and folders are passed over.
 
+    A pattern with folders says in which ones a file must lie. They tell images from labels, not one case from another:
+    folders that the pattern spells out are left out of the names, which always end with the file's. So
+    ``ill/img/7.png`` by ``"img/*"`` and ``ill/label/7.png`` by ``"label/*"`` are both the case ``ill_7``.
+
     Args:
         path: a folder, or a single image file.
-        pattern: which file names to take, such as ``"FLAIR*"``; for DICOM, which folder names.
+        pattern: which file names to take, such as ``"FLAIR*"``, or with the folders they lie in, such as ``"img/*"`` or
+            ``"img/*/*"``, from the file upwards; for DICOM, which folders. Each part as in `fnmatch`.
         exclude: a folder to pass over, such as that of the results.
 
     Returns:
@@ -39,9 +43,11 @@ def find_cases(
         ``n_files``, how many slices it holds); or instead of a path ``error``, why it cannot be used.
 
     Raises:
-        InputError: there is no such folder, or no case in it.
+        InputError: there is no such folder, no case in it, or an empty pattern.
     """
     root = Path(path)
+    if not PurePath(pattern).parts:
+        raise InputError("A file pattern must not be empty; give '*' for all files.")
     if not str(path) or not root.exists():
         raise InputError(f"The folder {str(path)!r} does not exist; {EXPECTED}.")
     if root.is_file():
@@ -161,19 +167,26 @@ def _walk(folder: Path, root: Path, pattern: str, exclude: Path | None) -> Itera
         return
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     files = [entry for entry in entries if entry.is_file()]
-    images = [file for file in files if _suffix(file) and fnmatch.fnmatch(file.name, pattern)]
-    above = "_".join(folder.relative_to(root).parts)
+    images = [file for file in files if _suffix(file) and file.absolute().match(pattern)]
     headers = [header for file in files if not _suffix(file) and (header := _dicom_header(file))]
     for image in images:
-        alone = above and len(images) == 1 and not headers
+        above = "_".join(_folders(image, root, pattern))
+        alone = above and len(images) == 1 and not headers and "/" not in pattern
         yield {"case": above if alone else "_".join(filter(None, [above, _stem(image)])), "image": str(image)}
-    if headers and fnmatch.fnmatch(folder.name, pattern):
+    if headers and folder.absolute().match(pattern):
         wrong = _wrong_with(headers)
         series = {"error": wrong} if wrong else {"image": str(folder), "n_files": len(headers)}
-        yield {"case": above or folder.resolve().name, **series}
+        name = (folder.resolve() if folder == root else folder).name
+        yield {"case": "_".join([*_folders(folder, root, pattern), name]), **series}
     for entry in entries:
         if entry.is_dir():
             yield from _walk(entry, root, pattern, exclude)
+
+
+def _folders(path: Path, root: Path, pattern: str) -> list[str]:
+    """The folders between a root and a path below it, without those that a pattern for the path spells out."""
+    pairs = itertools.zip_longest(reversed(path.relative_to(root).parts[:-1]), reversed(PurePath(pattern).parts[:-1]))
+    return [folder for folder, in_pattern in pairs if folder and folder != in_pattern][::-1]
 
 
 def _dicom_header(path: Path) -> pydicom.Dataset | None:

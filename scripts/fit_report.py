@@ -98,7 +98,6 @@ class FitReporter:
     def report(self) -> dict[str, Any]:
         """What ``fit_report.json`` holds: data, settings, every epoch, weights, and limits of the scores."""
         mixture, calibration = self.network.mixture, self.network.calibration
-        rates = [round(rate, 6) for rate in calibration.rates.tolist()]
         return {
             "note": NOTE,
             "data": {name: data.counts() for name, data in self.datasets.items()},
@@ -108,9 +107,7 @@ class FitReporter:
             "concentration": float(mixture.weight_concentration),
             "component_weights": self._weights(),
             "score_quantiles": {
-                kind: {f"fpr {rate:g}": value for rate, value in zip(rates, quantiles.tolist(), strict=True)}
-                for kind, quantiles in zip(SCORE_KINDS, calibration.quantiles, strict=True)
-                if kind in mixture.score_kinds
+                kind: calibration.table(index) for index, kind in enumerate(SCORE_KINDS) if kind in mixture.score_kinds
             },
             "epochs": self.keeper.history,
             **provenance(self.network, self.settings),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
@@ -178,9 +179,13 @@ class ThresholdCalibrator:
         """Attach to a trainer, after the handler that brings back the best mixture."""
         engine.add_event_handler(Events.COMPLETED, self)
 
-    @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
         """Calibrate."""
+        self.network.calibration.fit(self.scores(), self.network.target_fpr)
+
+    @torch.no_grad()
+    def scores(self) -> dict[str, np.ndarray]:
+        """Raw scores ``[N]`` of the patches of all processes, by kind."""
         mixture = self.network.mixture
         device = mixture.means.device
         scores: dict[str, list[torch.Tensor]] = {kind: [] for kind in mixture.score_kinds}
@@ -188,10 +193,10 @@ class ThresholdCalibrator:
             embeddings = batch[:: self.every].to(device, torch.float32)
             for kind, values in scores.items():
                 values.append(mixture.anomaly_score(embeddings, kind))
-        of_all = {
-            kind: evenly_divisible_all_gather(torch.cat(values), concat=True).cpu() for kind, values in scores.items()
+        return {
+            kind: evenly_divisible_all_gather(torch.cat(values), concat=True).cpu().numpy()
+            for kind, values in scores.items()
         }
-        self.network.calibration.fit({kind: values.numpy() for kind, values in of_all.items()}, self.network.target_fpr)
 
 
 class NetworkSaver:

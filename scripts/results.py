@@ -26,6 +26,10 @@ from .whole_file import write_json
 
 logger = logging.getLogger(__name__)
 
+# Of the foreground beyond the normal limit: 0.05 at most was measured with lesions, 0.67 at least with another contrast
+# (docs/thresholds.md).
+OUTSIDE_SHARE = 0.3
+
 
 class CaseWriter:
     """Writes the mask, the map and a picture of each case, and a summary of the run.
@@ -75,6 +79,11 @@ class CaseWriter:
                 f"{entry['case']}: score {entry['image_score']:.2f}, {entry['n_regions']} regions"
                 + (f", {volume:.2f} mL" if volume is not None else "")
             )
+            if entry["outside_fitted_range"]:
+                logger.warning(
+                    f"{entry['case']}: {entry['fraction_beyond_limit']:.0%} of the foreground lies beyond the normal "
+                    "limit, so scanner, contrast or anatomy is outside the fitted range and the mask means little"
+                )
 
     def write_case(self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor) -> dict[str, Any]:
         """Write the files of one case.
@@ -103,7 +112,7 @@ class CaseWriter:
                 nifti = nib.Nifti1Image(array, affine)
                 nifti.header.set_xyzt_units("mm")
                 nib.save(nifti, partial / f"{case}_{kind}.nii.gz")
-            foreground = (image > 0).any(0).cpu().numpy()
+            foreground = foreground_of(image.cpu().numpy())
             entry = {"case": case, **measurements(scores, binary, foreground, affine, self.spatial_dim)}
             (partial / f"{case}_overlay.png").write_bytes(self._picture(case, image, anomaly_map, mask, entry))
             _replace(partial, self.output_dir / case)
@@ -136,9 +145,27 @@ class CaseWriter:
         else:
             shown, scores, found = (picture.unsqueeze(3) for picture in (shown, scores, found))
             numbers = None
-        title = f"{case}   image score {entry['image_score']:.2f}   not for diagnosis"
+        outside = "   OUTSIDE THE FITTED RANGE" if entry["outside_fitted_range"] else ""
+        title = f"{case}   image score {entry['image_score']:.2f}{outside}   not for diagnosis"
         arrays = (np.asarray(shown), np.asarray(scores[0]), np.asarray(found[0]) > 0)
         return overlay_png(*arrays, spacing=(spacing[0], spacing[1]), title=title, numbers=numbers)
+
+
+def foreground_of(image: np.ndarray) -> np.ndarray:
+    """All but the most frequent grey value, unless that is of the brighter half.
+
+    A background need not be 0: it is scaled as well, which makes it grey where other voxels are negative.
+
+    Args:
+        image: ``[C,...]``.
+
+    Returns:
+        ``[...]``, true in the foreground.
+    """
+    grey = image.max(0)
+    values, counts = np.unique(grey, return_counts=True)
+    most_frequent = values[counts.argmax()]
+    return (grey != most_frequent) | (most_frequent > np.median(grey))
 
 
 def measurements(
@@ -156,15 +183,20 @@ def measurements(
     Returns:
         ``image_score`` (mean of the highest hundredth of the map within the foreground, in units of the limit),
         ``anomalous_volume_ml`` (None for an image, which has no thickness), ``anomalous_fraction`` (of the foreground),
-        ``n_regions`` (connected through faces, edges and corners), and for a volume ``slices`` (indices, from 0, of
-        those that the mask touches along ``slice_axis`` of the array).
+        ``fraction_beyond_limit`` (of the foreground, beyond 1.0 whatever the threshold of the mask),
+        ``outside_fitted_range`` (whether that is more than a lesion explains), ``n_regions`` (connected through faces,
+        edges and corners), and for a volume ``slices`` (indices, from 0, of those that the mask touches along
+        ``slice_axis`` of the array).
     """
     inside = scores[foreground]
+    beyond = float((inside > 1).mean())
     highest = max(1, round(inside.size / 100))
     numbers: dict[str, Any] = {
         "image_score": float(np.partition(inside, -highest)[-highest:].mean()),
         "anomalous_volume_ml": None,
         "anomalous_fraction": float(mask[foreground].mean()),
+        "fraction_beyond_limit": beyond,
+        "outside_fitted_range": beyond > OUTSIDE_SHARE,
         "n_regions": int(label(mask, return_num=True)[1]),
         "shape": list(scores.shape),
     }

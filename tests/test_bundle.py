@@ -391,9 +391,9 @@ def test_the_command_line_ends_with_one_sentence(tmp_path):
 # ---------------------------------------------------------------- the bundle's form
 
 
-@pytest.mark.parametrize("name", ["metadata", "inference", "train"])
-def test_json_is_formatted_as_the_zoo_wants(name):
-    text = (ROOT / "configs" / f"{name}.json").read_text()
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.stem)
+def test_json_is_formatted_as_the_zoo_wants(path):
+    text = path.read_text()
     assert text == json.dumps(json.loads(text), indent=4) + "\n"
 
 

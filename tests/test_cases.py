@@ -128,6 +128,32 @@ def test_a_pattern_chooses_files(tmp_path):
     assert found(tmp_path, "*.nii.gz").keys() == {"1_FLAIR", "1_T1", "2_FLAIR_lesion", "2_T1"}
 
 
+@pytest.mark.parametrize(
+    ("layout", "images", "labels"),
+    [("{state}/{kind}/{n}.png", "img/*", "label/*"), ("{kind}/{state}/{n}.png", "img/*/*", "label/*/*")],
+)
+def test_images_and_labels_that_folders_tell_apart_are_the_same_cases(tmp_path, layout, images, labels):
+    for n in range(3):
+        touch(tmp_path, layout.format(state="good", kind="img", n=n))
+    for kind in ("img", "label"):
+        touch(tmp_path, layout.format(state="Ungood", kind=kind, n=7))  # alone in its folder
+    assert set(found(tmp_path, images)) == {"good_0", "good_1", "good_2", "Ungood_7"}
+    assert found(tmp_path, labels) == {"Ungood_7": layout.format(state="Ungood", kind="label", n=7)}
+
+
+def test_only_folders_that_a_pattern_spells_out_leave_the_name(tmp_path):
+    touch(tmp_path, "a/v1/img/1.png", "b/v2/img/1.png", "img/v1/raw/1.png")
+    assert found(tmp_path, "v*/img/*") == {"a_v1_1": "a/v1/img/1.png", "b_v2_1": "b/v2/img/1.png"}
+    assert found(tmp_path, "v1/*/*.png") == {"a_img_1": "a/v1/img/1.png", "img_raw_1": "img/v1/raw/1.png"}
+    assert found(tmp_path / "a" / "v1" / "img", "img/*") == {"1": "1.png"}
+
+
+def test_an_empty_pattern_raises(tmp_path):
+    touch(tmp_path, "a.png")
+    with pytest.raises(InputError, match="pattern must not be empty"):
+        find_cases(tmp_path, "")
+
+
 def test_no_file_of_the_pattern_raises(tmp_path):
     touch(tmp_path, "a.png")
     with pytest.raises(InputError, match=r"no cases in .*'T2\*'"):
@@ -156,6 +182,8 @@ def test_dicom_folders_are_cases(tmp_path):
     touch(tmp_path, "patient/FLAIR/notes.txt")
     assert found(tmp_path) == {"patient_FLAIR": "patient/FLAIR", "patient_T1": "patient/T1"}
     assert found(tmp_path, "FL*") == {"patient_FLAIR": "patient/FLAIR"}
+    assert found(tmp_path, "patient/FL*") == {"FLAIR": "patient/FLAIR"}
+    assert found(tmp_path / "patient" / "FLAIR", "FL*") == {"FLAIR": "."}
 
 
 def test_the_folder_itself_may_be_a_series(tmp_path):

@@ -4,7 +4,9 @@ import copy
 import gc
 import json
 import os
+import resource
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,6 +193,19 @@ def test_a_sample_of_more_than_there_is_takes_all(fitted_network):
 
 
 # Where they are kept
+
+
+def test_files_open_at_once_do_not_grow_with_the_set(fitted_network, tmp_path):
+    images = [case_of(torch.rand(1, 56, 56), str(index)) for index in range(120)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = max(int(entry.name) for entry in Path("/dev/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 40, limits[1]))
+    try:
+        dataset = embed(images, fitted_network, store=EmbeddingStore(tmp_path))
+        kept = [dataset[index] for index in range(len(dataset))]
+        assert len(dataset.sample(10**6, seed=0)) == sum(len(patches) for patches in kept) == 120 * 16
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_nothing_is_left_on_disk_without_a_store(fitted_network, tmp_path, monkeypatch):
