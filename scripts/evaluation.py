@@ -19,8 +19,9 @@ from monai.engines.utils import IterationEvents
 from .bootstrap import case_weights, interval
 from .errors import InputError
 from .labels import CaseLabels
-from .metrics import bin_edges, binning_errors, case_metrics, count_pixels, count_regions, curves, pixel_metrics
+from .metrics import binning_errors, case_metrics, curves, pixel_metrics
 from .network import PatchAnomalyNetwork
+from .pixel_counts import bin_edges, coarse_bins, count_pixels, count_regions
 from .processes import gather
 from .provenance import NOTE, provenance
 from .results import IMAGE_SCORES, image_score
@@ -51,7 +52,8 @@ class MapEvaluation:
 
     Attributes:
         thresholds: by the end of their metrics' names, in units of the limit.
-        sums: `count_pixels` summed over the cases, as they are and in each resampling, ``[1 + R, 3, B]``.
+        counts: `count_pixels` summed over the cases ``[3,B]``.
+        resampled: likewise in each resampling, in coarser bins, ``[R,3,C]``.
         rows: the numbers of each case.
         unlabelled: why nothing is known of a case, by case.
 
@@ -100,7 +102,9 @@ class MapEvaluation:
             "of_mask": float(self.threshold),
         }
         self.edges = bin_edges(self.thresholds.values())
-        self.sums = np.zeros((1 + self.n_resamplings, 3, len(self.edges)))
+        self.coarse = coarse_bins(self.edges, self.thresholds.values())
+        self.counts = np.zeros((3, len(self.edges)))
+        self.resampled = np.zeros((self.n_resamplings, 3, len(self.coarse)))
         self.rows: list[dict[str, Any]] = []
         self.unlabelled: dict[str, str] = {}
 
@@ -131,12 +135,14 @@ class MapEvaluation:
             self.unlabelled[case] = NO_LABEL
             logger.warning(f"{case} is not evaluated: {NO_LABEL}")
         scores = anomaly_map[0].cpu().numpy()
-        counts = np.zeros(self.sums.shape[1:])
+        counts = np.zeros_like(self.counts)
         regions: dict[str, int | None] = dict.fromkeys(["lesions", "missed_lesions", "false_regions"])
         if label is not None:
             counts = count_pixels(scores, label, self.edges)
             regions.update(count_regions(label, mask[0].cpu().numpy() > 0))
-            self.sums += np.multiply.outer(case_weights(case, self.n_resamplings, self.seed), counts)
+            self.counts += counts
+            weights = case_weights(case, self.n_resamplings, self.seed)[1:]
+            self.resampled += np.multiply.outer(weights, np.add.reduceat(counts, self.coarse, axis=1))
         score = image_score(scores, (image > 0).any(0).cpu().numpy(), self.image_score)
         found = pixel_metrics(counts, self.edges, self.thresholds, self.fpr_limit)
         self.rows.append(
@@ -145,7 +151,9 @@ class MapEvaluation:
 
     def merge(self) -> None:
         """Bring the cases of all processes together, in each of them; nothing where there is one."""
-        self.sums = torch.as_tensor(idist.all_reduce(torch.from_numpy(self.sums))).cpu().numpy()
+        for name in ("counts", "resampled"):
+            total: Any = idist.all_reduce(torch.from_numpy(getattr(self, name)))
+            setattr(self, name, total.cpu().numpy())
         self.rows = sorted(gather(self.rows), key=lambda row: row["case"])
         self.unlabelled = dict(gather([*self.unlabelled.items()]))
 
@@ -162,7 +170,7 @@ class MapEvaluation:
                 "cases": self.rows,
                 "unlabelled": self.unlabelled,
                 "failed": failed,
-                "curves": curves(self.sums[0], self.edges),
+                "curves": curves(self.counts, self.edges),
                 **provenance(self.network, self.settings),
             }
             columns = ["metric", "value", "low", "high", "binning_error", "reason"]
@@ -179,9 +187,15 @@ class MapEvaluation:
         """
         weights = np.array([case_weights(row["case"], self.n_resamplings, self.seed) for row in self.rows])
         weights = weights.reshape(len(self.rows), 1 + self.n_resamplings)
-        of_pixels = [pixel_metrics(counts, self.edges, self.thresholds, self.fpr_limit) for counts in self.sums]
+        of_pixels = [
+            pixel_metrics(counts, edges, self.thresholds, self.fpr_limit)
+            for counts, edges in (
+                (self.counts, self.edges),
+                *((each, self.edges[self.coarse]) for each in self.resampled),
+            )
+        ]
         of_cases = [case_metrics(self.rows, column) for column in weights.T]
-        errors = binning_errors(self.sums[0], self.fpr_limit)
+        errors = binning_errors(self.counts, self.fpr_limit)
         entries: dict[str, dict[str, Any]] = {}
         for of_each, reason in ((of_pixels, self._why_no_pixels()), (of_cases, self._why_no_cases())):
             for name, value in of_each[0].items():
@@ -194,7 +208,7 @@ class MapEvaluation:
         return entries
 
     def _why_no_pixels(self) -> str:
-        n_normal, n_anomalous, _ = self.sums[0].sum(1)
+        n_normal, n_anomalous, _ = self.counts.sum(1)
         if not n_normal and not n_anomalous:
             return "no case has a label of its pixels"
         if not n_anomalous:

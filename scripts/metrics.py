@@ -1,81 +1,18 @@
-"""How well anomaly maps agree with labels, from counts of pixels in bins of the score.
+"""How well anomaly maps agree with labels, from `pixel_counts`.
 
-A case of any size becomes three histograms; those of several cases are summed. Bins take the place of samples, so that
-what is computed depends on no more memory than that. A score within a bin is not told from another: metrics that need
-the order of all pixels have an error, which `binning_errors` bounds.
+Bins take the place of samples. A score within a bin is not told from another: metrics that need the order of all pixels
+have an error, which `binning_errors` bounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from skimage.measure import label as connected_components
+from scipy.special import digamma
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-NORMAL, ANOMALOUS, REGIONS = range(3)
-
-
-def bin_edges(thresholds: Iterable[float] = (), n_bins: int = 8192, limit: float = 1e4) -> np.ndarray:
-    """Lower edges of the bins: narrow where most scores are, wider the larger the score.
-
-    Args:
-        thresholds: become edges too, so that counts at them are exact.
-        n_bins: evenly spaced in ``asinh(10 score)``: for scores in units of the decision limit 0.0003 wide at 0, 0.003
-            at the limit, and 0.3 % of the score beyond.
-        limit: scores below ``-limit`` count in the first bin, those above ``limit`` in the last.
-
-    Returns:
-        ``[B]``, rising; at most ``n_bins`` and the thresholds.
-    """
-    end = np.arcsinh(10 * limit)
-    spaced = np.sinh(np.linspace(-end, end, n_bins)) / 10
-    return np.unique([*spaced, *thresholds])
-
-
-def count_pixels(scores: np.ndarray, label: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """The histograms of a case.
-
-    Args:
-        scores: map of an image or a volume.
-        label: the same shape, true where it is anomalous.
-        edges: see `bin_edges`, ``[B]``.
-
-    Returns:
-        ``[3,B]``: normal pixels, anomalous pixels, and the sum over the regions of the label of the share of each that
-        falls in a bin. Regions are connected through faces, edges and corners, in 2-D for an image and in 3-D for a
-        volume.
-    """
-    bins = np.searchsorted(edges, scores, side="right").clip(min=1) - 1
-    regions = connected_components(label)[label]
-    shares = 1 / np.bincount(regions, minlength=1).clip(min=1)[regions]
-    return np.stack(
-        [
-            np.bincount(bins[~label], minlength=len(edges)),
-            np.bincount(bins[label], minlength=len(edges)),
-            np.bincount(bins[label], weights=shares, minlength=len(edges)),
-        ]
-    )
-
-
-def count_regions(label: np.ndarray, mask: np.ndarray) -> dict[str, int]:
-    """How many regions of a label a mask missed, and how many of its own are wrong.
-
-    Args:
-        label: true where a case is anomalous.
-        mask: the same shape, true where it was found to be.
-
-    Returns:
-        ``lesions`` in the label, ``missed_lesions`` that the mask does not touch, ``false_regions`` of the mask that do
-        not touch the label.
-    """
-    lesions, n_lesions = connected_components(label, return_num=True)
-    found, n_found = connected_components(mask, return_num=True)
-    return {
-        "lesions": n_lesions,
-        "missed_lesions": n_lesions - len(np.unique(lesions[label & mask])),
-        "false_regions": n_found - len(np.unique(found[label & mask])),
-    }
+from .pixel_counts import ANOMALOUS, NORMAL, REGIONS
 
 
 def pixel_metrics(
@@ -148,8 +85,8 @@ def binning_errors(counts: np.ndarray, fpr_limit: float = 0.3) -> dict[str, floa
     false, true = _reaching(counts)[:2]
     ap = np.sum(anomalous * true / (true + false))
     highest = np.sum(anomalous * true / (true + false - n).clip(min=1))
-    # sum over k = 1..a of (t + k) / (t + k + f), from below by an integral; t before the bin, f with all of it
-    lowest = np.sum(a - false * np.log1p(a / (true - a + false).clip(min=1))) / a.sum()
+    # sum over k = 1..a of (t + k) / (t + k + f); t before the bin, f with all of it
+    lowest = np.sum(a - false * (digamma(true + false + 1) - digamma(true - a + false + 1))) / a.sum()
     best = 2 * true / (true + false - n + a.sum())
     return {
         "pixel_auroc": float(np.sum(normal * anomalous) / 2),

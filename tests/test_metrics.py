@@ -7,18 +7,8 @@ import pytest
 from hypothesis import given, settings
 from sklearn.metrics import auc, average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from scripts.metrics import (
-    ANOMALOUS,
-    NORMAL,
-    REGIONS,
-    bin_edges,
-    binning_errors,
-    case_metrics,
-    count_pixels,
-    count_regions,
-    curves,
-    pixel_metrics,
-)
+from scripts.metrics import binning_errors, case_metrics, curves, pixel_metrics
+from scripts.pixel_counts import ANOMALOUS, NORMAL, REGIONS, bin_edges, coarse_bins, count_pixels, count_regions
 from scripts.results import image_score
 
 SHAPE = (9, 8)
@@ -72,8 +62,7 @@ def test_the_default_bins_are_within_their_stated_error_which_is_small(oracle):
     counts = summed(scores, labels, edges)
     found, errors = pixel_metrics(counts, edges, thresholds), binning_errors(counts)
     for name, error in errors.items():
-        assert abs(found[name] - oracle[name]) <= error + 1e-7 <= 1e-3, name
-        assert found[name] == pytest.approx(float(oracle[name]), abs=1e-4), name
+        assert abs(found[name] - oracle[name]) <= error + 1e-7 <= 1e-4, name
     for rate in RATES:
         assert found[f"dice_at_fpr_{rate}"] == pytest.approx(float(oracle[f"dice_at_fpr_{rate}"]), abs=1e-12)
 
@@ -167,6 +156,19 @@ def test_metrics_at_a_threshold_are_exact_with_scores_that_equal_it():
     assert found["sensitivity_here"] == pytest.approx(recall_score(label.ravel(), reaches), abs=1e-14)
     assert found["false_positive_rate_here"] == pytest.approx(reaches[~label.ravel()].mean(), abs=1e-14)
     assert found["dice_nowhere"] == found["sensitivity_nowhere"] == 0 and np.isnan(found["precision_nowhere"])
+
+
+def test_coarser_bins_hold_the_same_pixels_and_keep_the_thresholds():
+    generator = np.random.default_rng(4)
+    label, scores, thresholds = generator.random((50, 50)) < 0.3, generator.normal(size=(50, 50)), {"here": 0.777}
+    edges = bin_edges(thresholds.values())
+    coarse = coarse_bins(edges, thresholds.values())
+    assert len(coarse) < len(edges) / 15
+    counts = count_pixels(scores, label, edges)
+    fine = pixel_metrics(counts, edges, thresholds)
+    found = pixel_metrics(np.add.reduceat(counts, coarse, axis=1), edges[coarse], thresholds)
+    assert found["dice_here"] == fine["dice_here"] and found["precision_here"] == fine["precision_here"]
+    assert found == pytest.approx(fine, abs=2e-2)
 
 
 def test_scores_beyond_all_bins_count_in_the_outermost():
