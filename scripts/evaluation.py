@@ -135,6 +135,7 @@ class MapEvaluation:
             self.unlabelled[case] = NO_LABEL
             logger.warning(f"{case} is not evaluated: {NO_LABEL}")
         scores = anomaly_map[0].cpu().numpy()
+        score = image_score(scores, (image > 0).any(0).cpu().numpy(), self.image_score)
         counts = np.zeros_like(self.counts)
         regions: dict[str, int | None] = dict.fromkeys(["lesions", "missed_lesions", "false_regions"])
         if label is not None:
@@ -143,7 +144,6 @@ class MapEvaluation:
             self.counts += counts
             weights = case_weights(case, self.n_resamplings, self.seed)[1:]
             self.resampled += np.multiply.outer(weights, np.add.reduceat(counts, self.coarse, axis=1))
-        score = image_score(scores, (image > 0).any(0).cpu().numpy(), self.image_score)
         found = pixel_metrics(counts, self.edges, self.thresholds, self.fpr_limit)
         self.rows.append(
             {"case": case, "image_score": score, "is_anomalous": is_anomalous, **regions, **_without_nan(found)}
@@ -187,24 +187,26 @@ class MapEvaluation:
         """
         weights = np.array([case_weights(row["case"], self.n_resamplings, self.seed) for row in self.rows])
         weights = weights.reshape(len(self.rows), 1 + self.n_resamplings)
-        of_pixels = [
-            pixel_metrics(counts, edges, self.thresholds, self.fpr_limit)
-            for counts, edges in (
-                (self.counts, self.edges),
-                *((each, self.edges[self.coarse]) for each in self.resampled),
+        of_each = [
+            {**pixel_metrics(counts, edges, self.thresholds, self.fpr_limit), **case_metrics(self.rows, column)}
+            for counts, edges, column in zip(
+                [self.counts, *self.resampled],
+                [self.edges, *[self.edges[self.coarse]] * self.n_resamplings],
+                weights.T,
+                strict=True,
             )
         ]
-        of_cases = [case_metrics(self.rows, column) for column in weights.T]
         errors = binning_errors(self.counts, self.fpr_limit)
         entries: dict[str, dict[str, Any]] = {}
-        for of_each, reason in ((of_pixels, self._why_no_pixels()), (of_cases, self._why_no_cases())):
-            for name, value in of_each[0].items():
-                low, high = interval(np.array([values[name] for values in of_each[1:]]))
-                entries[name] = _without_nan({"value": value, "low": low, "high": high})
-                if entries[name]["value"] is None:
-                    entries[name] = {"value": None, "low": None, "high": None, "reason": reason}
-                elif name in errors:
-                    entries[name]["binning_error"] = errors[name]
+        for name, value in of_each[0].items():
+            # one case, drawn however often, does not vary
+            low, high = interval(np.array([each[name] for each in of_each[1:] if len(self.rows) > 1]))
+            entries[name] = _without_nan({"value": value, "low": low, "high": high})
+            if math.isnan(value):
+                reason = self._why_no_cases() if name.startswith("image") else self._why_no_pixels()
+                entries[name] = {"value": None, "low": None, "high": None, "reason": reason}
+            elif name in errors:
+                entries[name]["binning_error"] = errors[name]
         return entries
 
     def _why_no_pixels(self) -> str:

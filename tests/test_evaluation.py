@@ -157,8 +157,13 @@ def test_a_resampling_is_the_evaluation_of_its_cases(tmp_path, fitted_network):
         np.testing.assert_allclose(made.resampled[resampling - 1], coarse)
 
 
-def test_without_resamplings_there_are_values_and_no_intervals(tmp_path, fitted_network):
-    report = finish(evaluation(tmp_path, fitted_network, *made_cases(6), n_resamplings=0))
+@pytest.mark.parametrize(("n_cases", "n_resamplings"), [(6, 0), (1, 40)])
+def test_without_resamplings_or_with_one_case_there_are_values_and_no_intervals(
+    tmp_path, fitted_network, n_cases, n_resamplings
+):
+    maps, masks = made_cases(6)
+    seen = dict([*maps.items()][-n_cases:])
+    report = finish(evaluation(tmp_path, fitted_network, seen, masks, n_resamplings=n_resamplings))
     assert report["pooled"]["pixel_ap"]["value"] > 0
     assert all(entry["low"] is None and entry["high"] is None for entry in report["pooled"].values())
 
@@ -328,6 +333,7 @@ def test_pictures_of_which_only_the_kind_is_known(model, tmp_path):
     assert [row["is_anomalous"] for row in report["cases"]] == [False] * 3 + [True] * 3
     assert 0 <= report["pooled"]["image_auroc"]["value"] <= 1
     assert report["pooled"]["pixel_auroc"]["reason"] == "no case has a label of its pixels"
+    assert report["pooled"]["lesion_sensitivity"]["reason"] == "no case has a label of its pixels"
     assert report["curves"]["roc"] == {"fpr": [], "tpr": []} and report["unlabelled"] == {}
 
 
