@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
@@ -20,6 +21,7 @@ from skimage.measure import label
 from .errors import InputError
 from .network import PatchAnomalyNetwork
 from .overlay import overlay_png
+from .processes import gather
 from .provenance import NOTE, provenance
 from .transforms import UPRIGHT
 from .whole_file import write_json
@@ -29,13 +31,15 @@ logger = logging.getLogger(__name__)
 # Of the foreground beyond the normal limit: 0.05 at most was measured with lesions, 0.67 at least with another contrast
 # (docs/thresholds.md).
 OUTSIDE_SHARE = 0.3
+IMAGE_SCORES = ("top_hundredth", "maximum")
 
 
 class CaseWriter:
     """Writes the mask, the map and a picture of each case, and a summary of the run.
 
     ``<case>/<case>_mask.nii.gz``, ``<case>/<case>_map.nii.gz`` and ``<case>/<case>_overlay.png``; a case's folder
-    appears whole or not at all. ``summary.json`` is renewed after every case.
+    appears whole or not at all. ``summary.json`` is renewed after every case; several processes, each of which has its
+    own cases, write it together at the end.
 
     Args:
         output_dir: where they go.
@@ -66,7 +70,8 @@ class CaseWriter:
         """Attach to a `CaseEvaluator`; what fails here is a failure of the case."""
         engine.add_event_handler(Events.STARTED, lambda: self.cases.clear())
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_summary)
+        alone = idist.get_world_size() == 1
+        engine.add_event_handler(Events.ITERATION_COMPLETED if alone else Events.COMPLETED, self.write_summary)
 
     def __call__(self, engine: Engine) -> None:
         """Write the files of the cases of an iteration."""
@@ -124,11 +129,12 @@ class CaseWriter:
         """Write ``summary.json`` with the cases so far."""
         summary = {
             "note": NOTE,
-            "cases": self.cases,
-            "failed": getattr(engine, "failed", {}),
+            "cases": gather(self.cases),
+            "failed": dict(gather([*getattr(engine, "failed", {}).items()])),
             **provenance(self.network, self.settings),
         }
-        write_json(summary, self.output_dir / "summary.json")
+        if idist.get_rank() == 0:
+            write_json(summary, self.output_dir / "summary.json")
 
     def _picture(
         self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor, entry: dict[str, Any]
@@ -188,11 +194,9 @@ def measurements(
         edges and corners), and for a volume ``slices`` (indices, from 0, of those that the mask touches along
         ``slice_axis`` of the array).
     """
-    inside = scores[foreground]
-    beyond = float((inside > 1).mean())
-    highest = max(1, round(inside.size / 100))
+    beyond = float((scores[foreground] > 1).mean())
     numbers: dict[str, Any] = {
-        "image_score": float(np.partition(inside, -highest)[-highest:].mean()),
+        "image_score": image_score(scores, foreground),
         "anomalous_volume_ml": None,
         "anomalous_fraction": float(mask[foreground].mean()),
         "fraction_beyond_limit": beyond,
@@ -207,6 +211,22 @@ def measurements(
         numbers["slice_axis"] = axis
         numbers["slices"] = np.flatnonzero(mask.any(others)).tolist()
     return numbers
+
+
+def image_score(scores: np.ndarray, foreground: np.ndarray, kind: str = "top_hundredth") -> float:
+    """The score of a whole case, in units of the limit.
+
+    Args:
+        scores: calibrated map.
+        foreground: the same shape, true where the image is not background.
+        kind: ``"top_hundredth"``, the mean of the highest hundredth of the map within the foreground; ``"maximum"``.
+
+    Returns:
+        The score.
+    """
+    inside = scores[foreground]
+    highest = max(1, round(inside.size / 100)) if kind == "top_hundredth" else 1
+    return float(np.partition(inside, -highest)[-highest:].mean())
 
 
 def _slice_axis(affine: np.ndarray, spatial_dim: int) -> tuple[int, int]:

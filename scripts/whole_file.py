@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,3 +35,11 @@ def write_json(content: Any, path: str | os.PathLike) -> None:
     """Write what JSON can hold; see `whole_file`."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=4) + "\n")
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: str | os.PathLike) -> None:
+    """Write a table, with empty fields where a row lacks a column or has None; see `whole_file`."""
+    with whole_file(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
