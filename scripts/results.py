@@ -14,14 +14,13 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
-from monai.transforms import Orientation
 from skimage.measure import label
 
+from .case_view import CaseView, slice_axis
 from .errors import InputError
 from .network import PatchAnomalyNetwork
 from .overlay import overlay_png
 from .provenance import NOTE, provenance
-from .transforms import UPRIGHT
 from .whole_file import write_json
 
 logger = logging.getLogger(__name__)
@@ -105,7 +104,9 @@ class CaseWriter:
                 nib.save(nifti, partial / f"{case}_{kind}.nii.gz")
             foreground = (image > 0).any(0).cpu().numpy()
             entry = {"case": case, **measurements(scores, binary, foreground, affine, self.spatial_dim)}
-            (partial / f"{case}_overlay.png").write_bytes(self._picture(case, image, anomaly_map, mask, entry))
+            view = CaseView.of(image, anomaly_map, mask, self.spatial_dim)
+            title = f"{case}   image score {entry['image_score']:.2f}   not for diagnosis"
+            (partial / f"{case}_overlay.png").write_bytes(overlay_png(view, title))
             _replace(partial, self.output_dir / case)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -113,32 +114,16 @@ class CaseWriter:
 
     def write_summary(self, engine: Engine) -> None:
         """Write ``summary.json`` with the cases so far."""
-        summary = {
+        write_json(self.summary(engine), self.output_dir / "summary.json")
+
+    def summary(self, engine: Engine) -> dict[str, Any]:
+        """What ``summary.json`` holds: the cases so far, those that failed, and what the results came from."""
+        return {
             "note": NOTE,
             "cases": self.cases,
             "failed": getattr(engine, "failed", {}),
             **provenance(self.network, self.settings),
         }
-        write_json(summary, self.output_dir / "summary.json")
-
-    def _picture(
-        self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor, entry: dict[str, Any]
-    ) -> bytes:
-        oriented = Orientation(axcodes=UPRIGHT[: image.ndim - 1], labels=None)
-        shown: Any = oriented(image.cpu())
-        scores, found = oriented(anomaly_map.cpu()), oriented(mask.cpu())
-        spacing = [float(length) for length in shown.pixdim]
-        if shown.ndim == 4:
-            shown, scores, found = (volume.movedim(self.spatial_dim + 1, 3) for volume in (shown, scores, found))
-            del spacing[self.spatial_dim]
-            _, direction = _slice_axis(np.asarray(image.affine), self.spatial_dim)
-            numbers = list(range(shown.shape[3]))[::direction]
-        else:
-            shown, scores, found = (picture.unsqueeze(3) for picture in (shown, scores, found))
-            numbers = None
-        title = f"{case}   image score {entry['image_score']:.2f}   not for diagnosis"
-        arrays = (np.asarray(shown), np.asarray(scores[0]), np.asarray(found[0]) > 0)
-        return overlay_png(*arrays, spacing=(spacing[0], spacing[1]), title=title, numbers=numbers)
 
 
 def measurements(
@@ -159,17 +144,15 @@ def measurements(
         ``n_regions`` (connected through faces, edges and corners), and for a volume ``slices`` (indices, from 0, of
         those that the mask touches along ``slice_axis`` of the array).
     """
-    inside = scores[foreground]
-    highest = max(1, round(inside.size / 100))
     numbers: dict[str, Any] = {
-        "image_score": float(np.partition(inside, -highest)[-highest:].mean()),
+        "image_score": image_score(scores, foreground),
         "anomalous_volume_ml": None,
         "anomalous_fraction": float(mask[foreground].mean()),
         "n_regions": int(label(mask, return_num=True)[1]),
         "shape": list(scores.shape),
     }
     if scores.ndim == 3:
-        axis, _ = _slice_axis(affine, spatial_dim)
+        axis, _ = slice_axis(affine, spatial_dim)
         others = tuple(dim for dim in range(3) if dim != axis)
         numbers["anomalous_volume_ml"] = float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
         numbers["slice_axis"] = axis
@@ -177,12 +160,11 @@ def measurements(
     return numbers
 
 
-def _slice_axis(affine: np.ndarray, spatial_dim: int) -> tuple[int, int]:
-    """Axis of an array that an axis of the upright volume comes from, and 1 or -1 as it runs the same way or back."""
-    world_axis, sign = nib.orientations.axcodes2ornt(UPRIGHT)[spatial_dim]
-    orientation = nib.orientations.io_orientation(affine)
-    axis = int(np.flatnonzero(orientation[:, 0] == world_axis)[0])
-    return axis, 1 if orientation[axis, 1] == sign else -1
+def image_score(scores: np.ndarray, foreground: np.ndarray) -> float:
+    """Mean of the highest hundredth of a map within the foreground, of the same shape; of one score at least."""
+    inside = scores[foreground]
+    highest = max(1, round(inside.size / 100))
+    return float(np.partition(inside, -highest)[-highest:].mean())
 
 
 def _replace(source: Path, target: Path) -> None:
