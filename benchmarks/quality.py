@@ -24,7 +24,6 @@ from sklearn.cluster import MiniBatchKMeans
 from torch.utils.data import DataLoader
 
 from scripts.batches import EpochBatches
-from scripts.calibration import ScoreCalibration
 from scripts.cases import CaseDataset, find_cases
 from scripts.embeddings import EmbeddingDataset, StoredSlices
 from scripts.inferer import DPMMInferer

@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
 from .bootstrap import case_weights, interval
+from .case_view import foreground_of
 from .errors import InputError
 from .labels import CaseLabels
 from .metrics import binning_errors, case_metrics, curves, pixel_metrics
@@ -24,7 +25,7 @@ from .network import PatchAnomalyNetwork
 from .pixel_counts import bin_edges, coarse_bins, count_pixels, count_regions
 from .processes import gather
 from .provenance import NOTE, provenance
-from .results import IMAGE_SCORES, foreground_of, image_score
+from .results import IMAGE_SCORES, image_score
 from .whole_file import write_csv, write_json
 
 logger = logging.getLogger(__name__)

@@ -98,7 +98,7 @@ class PatchAnomalyNetwork(nn.Module):
             raise ValueError(f"Images must be of shape [B, 1 or 3, H, W]; got {list(images.shape)}.")
         if images.shape[2] < 14 or images.shape[3] < 14:
             raise ValueError(f"Images must have at least 14 x 14 pixels; got {list(images.shape[2:])}.")
-        height, width = self._resized(images.shape[2], images.shape[3])
+        height, width = self.resized(images.shape[2], images.shape[3])
         x = images.expand(-1, 3, -1, -1)
         if height != images.shape[2] or width != images.shape[3]:
             x = F.interpolate(x, size=[height, width], mode="bilinear", antialias=True)
@@ -111,8 +111,8 @@ class PatchAnomalyNetwork(nn.Module):
         samples = embeddings.permute(0, 2, 3, 1).reshape(-1, d)
         return self.mixture.anomaly_score(samples, kind).reshape(b, 1, h, w)
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """The size at which the smaller edge is ``image_size``."""
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width, smaller edge ``image_size``, at which the encoder sees an image, but for padding."""
         shorter = min(height, width)
         return (
             (height * self.image_size + shorter // 2) // shorter,
@@ -122,7 +122,7 @@ class PatchAnomalyNetwork(nn.Module):
     def _to_pixels(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Patch scores ``[B,1,h,w]`` -> pixels ``[B,1,H,W]``: the way of `embed` back, padding left behind."""
         padded = [scores.shape[2] * 14, scores.shape[3] * 14]
-        resized = self._resized(height, width)
+        resized = self.resized(height, width)
         maps = F.interpolate(scores, size=padded, mode="bilinear")[:, :, : resized[0], : resized[1]]
         return F.interpolate(maps, size=[height, width], mode="bilinear", antialias=True)
 

@@ -15,15 +15,14 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
-from monai.transforms import Orientation
 from skimage.measure import label
 
+from .case_view import CaseView, foreground_of, slice_axis
 from .errors import InputError
 from .network import PatchAnomalyNetwork
 from .overlay import overlay_png
 from .processes import gather
 from .provenance import NOTE, provenance
-from .transforms import UPRIGHT
 from .whole_file import write_json
 
 logger = logging.getLogger(__name__)
@@ -119,7 +118,10 @@ class CaseWriter:
                 nib.save(nifti, partial / f"{case}_{kind}.nii.gz")
             foreground = foreground_of(image.cpu().numpy())
             entry = {"case": case, **measurements(scores, binary, foreground, affine, self.spatial_dim)}
-            (partial / f"{case}_overlay.png").write_bytes(self._picture(case, image, anomaly_map, mask, entry))
+            view = CaseView.of(image, anomaly_map, mask, self.spatial_dim)
+            outside = "   OUTSIDE THE FITTED RANGE" if entry["outside_fitted_range"] else ""
+            title = f"{case}   image score {entry['image_score']:.2f}{outside}   not for diagnosis"
+            (partial / f"{case}_overlay.png").write_bytes(overlay_png(view, title))
             _replace(partial, self.output_dir / case)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -127,51 +129,18 @@ class CaseWriter:
 
     def write_summary(self, engine: Engine) -> None:
         """Write ``summary.json`` with the cases so far."""
-        summary = {
+        summary = self.summary(engine)  # of all processes: each has to call it
+        if idist.get_rank() == 0:
+            write_json(summary, self.output_dir / "summary.json")
+
+    def summary(self, engine: Engine) -> dict[str, Any]:
+        """What ``summary.json`` holds: the cases so far, those that failed, and what the results came from."""
+        return {
             "note": NOTE,
             "cases": gather(self.cases),
             "failed": dict(gather([*getattr(engine, "failed", {}).items()])),
             **provenance(self.network, self.settings),
         }
-        if idist.get_rank() == 0:
-            write_json(summary, self.output_dir / "summary.json")
-
-    def _picture(
-        self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor, entry: dict[str, Any]
-    ) -> bytes:
-        oriented = Orientation(axcodes=UPRIGHT[: image.ndim - 1], labels=None)
-        shown: Any = oriented(image.cpu())
-        scores, found = oriented(anomaly_map.cpu()), oriented(mask.cpu())
-        spacing = [float(length) for length in shown.pixdim]
-        if shown.ndim == 4:
-            shown, scores, found = (volume.movedim(self.spatial_dim + 1, 3) for volume in (shown, scores, found))
-            del spacing[self.spatial_dim]
-            _, direction = _slice_axis(np.asarray(image.affine), self.spatial_dim)
-            numbers = list(range(shown.shape[3]))[::direction]
-        else:
-            shown, scores, found = (picture.unsqueeze(3) for picture in (shown, scores, found))
-            numbers = None
-        outside = "   OUTSIDE THE FITTED RANGE" if entry["outside_fitted_range"] else ""
-        title = f"{case}   image score {entry['image_score']:.2f}{outside}   not for diagnosis"
-        arrays = (np.asarray(shown), np.asarray(scores[0]), np.asarray(found[0]) > 0)
-        return overlay_png(*arrays, spacing=(spacing[0], spacing[1]), title=title, numbers=numbers)
-
-
-def foreground_of(image: np.ndarray) -> np.ndarray:
-    """All but the most frequent grey value, unless that is of the brighter half.
-
-    A background need not be 0: it is scaled as well, which makes it grey where other voxels are negative.
-
-    Args:
-        image: ``[C,...]``.
-
-    Returns:
-        ``[...]``, true in the foreground.
-    """
-    grey = image.max(0)
-    values, counts = np.unique(grey, return_counts=True)
-    most_frequent = values[counts.argmax()]
-    return (grey != most_frequent) | (most_frequent > np.median(grey))
 
 
 def measurements(
@@ -205,7 +174,7 @@ def measurements(
         "shape": list(scores.shape),
     }
     if scores.ndim == 3:
-        axis, _ = _slice_axis(affine, spatial_dim)
+        axis, _ = slice_axis(affine, spatial_dim)
         others = tuple(dim for dim in range(3) if dim != axis)
         numbers["anomalous_volume_ml"] = float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
         numbers["slice_axis"] = axis
@@ -227,14 +196,6 @@ def image_score(scores: np.ndarray, foreground: np.ndarray, kind: str = "top_hun
     inside = scores[foreground]
     highest = max(1, round(inside.size / 100)) if kind == "top_hundredth" else 1
     return float(np.partition(inside, -highest)[-highest:].mean())
-
-
-def _slice_axis(affine: np.ndarray, spatial_dim: int) -> tuple[int, int]:
-    """Axis of an array that an axis of the upright volume comes from, and 1 or -1 as it runs the same way or back."""
-    world_axis, sign = nib.orientations.axcodes2ornt(UPRIGHT)[spatial_dim]
-    orientation = nib.orientations.io_orientation(affine)
-    axis = int(np.flatnonzero(orientation[:, 0] == world_axis)[0])
-    return axis, 1 if orientation[axis, 1] == sign else -1
 
 
 def _replace(source: Path, target: Path) -> None:

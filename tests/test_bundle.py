@@ -180,7 +180,7 @@ def test_nifti_dicom_and_png_in_masks_maps_pictures_and_a_summary_out(fitted, tm
     entries = {entry["case"]: entry for entry in summary["cases"]}
     assert set(entries) == {"volume", "one-folder-a-case", "series", "slices_grey", "slices_colour"}
     assert summary["failed"] == {} and summary["settings"]["n_components"] == 8 and summary["versions"]["torch"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {*entries, "summary.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*entries, "report.html", "summary.json"}
     for case in entries:
         names = {path.name for path in (tmp_path / "out" / case).iterdir()}
         assert names == {f"{case}_mask.nii.gz", f"{case}_map.nii.gz", f"{case}_overlay.png"}
@@ -202,8 +202,10 @@ def test_nifti_dicom_and_png_in_masks_maps_pictures_and_a_summary_out(fitted, tm
     assert volume["anomalous_volume_ml"] == pytest.approx(mask.sum() * abs(np.linalg.det(AFFINE[:3, :3])) / 1000)
     assert volume["slices"] == np.flatnonzero(mask.any((0, 1))).tolist() and volume["slice_axis"] == 2
     assert entries["slices_grey"]["anomalous_volume_ml"] is None
+    report = re.sub(r"base64,[\w+/=]*", "", (tmp_path / "out" / "report.html").read_text())
+    assert all(f">{case}<" in report for case in entries)
     printed = "".join(capfd.readouterr()) + (tmp_path / "out" / "summary.json").read_text()
-    assert "Doe" not in printed and "4711" not in printed
+    assert "Doe" not in printed + report and "4711" not in printed and not re.search(r"(?<![\d.])4711", report)
 
 
 def test_a_lesion_is_where_the_map_is_high(fitted, tmp_path):
@@ -256,7 +258,7 @@ def test_a_bad_case_does_not_stop_the_others(fitted, tmp_path):
         (line,) = (line for line in said.splitlines() if line.strip().startswith(f"{case}:"))
         assert why in line
     left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"a-good", "z-good", "summary.json"}
+    assert left == {"a-good", "z-good", "report.html", "summary.json"}
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert len(summary["failed"]) == 7 and [entry["case"] for entry in summary["cases"]] == ["a-good", "z-good"]
 
@@ -270,7 +272,7 @@ def test_a_dicom_series_with_a_hole_is_refused(fitted, tmp_path):
     given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
     said = said_by("inference", **given, ckpt_path=str(fitted / "model.pt"))
     assert "missing: the slices of the series lie 4 to 8 mm apart" in said and "damaged: " in said
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"whole", "summary.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"whole", "report.html", "summary.json"}
 
 
 def test_results_inside_the_data_folder_are_not_taken_for_cases(fitted, tmp_path):
@@ -316,7 +318,7 @@ def test_outputs_appear_whole_or_not_at_all(fitted, tmp_path, monkeypatch):
     )
     assert "No space left" in said
     assert (tmp_path / "out" / "case" / "case_map.nii.gz").read_bytes() == before
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case", "summary.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case", "report.html", "summary.json"]
 
 
 # ---------------------------------------------------------------- what is said to wrong settings

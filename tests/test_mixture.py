@@ -258,18 +258,22 @@ def test_squared_mahalanobis_is_not_negative_on_the_mean():
     assert (distances >= 0).all()
 
 
-def test_mixture_density_equals_scipys():
+def test_mixture_density_and_most_probable_component_equal_scipys():
     x = samples()
     mixture = fitted(x)
+    mixture.stick_fractions[2] = 0  # a component without weight among the others
     weights = log_stick_weights(mixture.stick_fractions).exp().double().numpy()  # unnormalised, as the contract says
-    active = mixture.log_weights().exp().numpy() > 1e-6
-    density = sum(
-        weight * scipy.stats.multivariate_normal(mean, np.diag(variance)).pdf(x)
-        for weight, mean, variance in zip(
-            weights[active], mixture.means[active].numpy(), mixture.covariances[active].numpy(), strict=True
-        )
+    active = np.flatnonzero(mixture.log_weights().exp().numpy() > 1e-6)
+    densities = np.stack(
+        [
+            weights[k] * scipy.stats.multivariate_normal(mixture.means[k], np.diag(mixture.covariances[k])).pdf(x)
+            for k in active
+        ]
     )
-    np.testing.assert_allclose(mixture.score_samples(x), np.log(density), rtol=1e-4)
+    components, log_likelihood = mixture.assign(x)
+    np.testing.assert_allclose(log_likelihood, np.log(densities.sum(0)), rtol=1e-4)
+    assert torch.equal(mixture.score_samples(x), log_likelihood)
+    assert np.array_equal(components, active[densities.argmax(0)]) and len(np.unique(components)) > 1
 
 
 def test_scores_equal_plain_computations():

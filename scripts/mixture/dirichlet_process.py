@@ -242,9 +242,20 @@ class DirichletProcessMixture(nn.Module):
         Returns:
             ``[N]`` in nats.
         """
+        return self.assign(x)[1]
+
+    def assign(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The component that each sample most probably belongs to, and how probable the sample is.
+
+        Args:
+            x: ``[N,D]``.
+
+        Returns:
+            Indices of components ``[N]``, and log-likelihoods ``[N]`` in nats.
+        """
         active = self.active()
-        log_weights = log_stick_weights(self.stick_fractions)[active]
-        return (self.gaussians.log_density(x, active) + log_weights).logsumexp(1)
+        log_joint = self.gaussians.log_density(x, active) + log_stick_weights(self.stick_fractions)[active]
+        return active[log_joint.argmax(1)], log_joint.logsumexp(1)
 
     def anomaly_score(self, x: torch.Tensor, kind: str) -> torch.Tensor:
         """How unlike every component samples are: higher is more anomalous.

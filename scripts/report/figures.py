@@ -1,0 +1,110 @@
+"""Curves as SVG that stands inside an HTML file and takes the colour of its text."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, ACCENT, MUTED = "#010203", "#2f81d0", "#8a8f98"  # ink becomes the colour of the page's text
+STYLE: Any = {
+    **{name: INK for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")},
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "font.size": 9,
+    "lines.linewidth": 1.6,
+    "savefig.transparent": True,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+}
+NOT_IN_HTML = (  # of what matplotlib writes into a file that stands alone
+    (r" xmlns(:\w+)?=\"[^\"]*\"", ""),
+    (r"xlink:href", "href"),
+    (r"<defs>\s*<style.*?</style>\s*</defs>", ""),  # would be in force on the whole page
+    (r" id=\"[a-z0-9]+_\d+\"", ""),
+    (r"font-family: [^;]*; ", ""),
+    (r"(\.\d)\d+(?=[^<>]*>)", r"\1"),  # coordinates, not what is written
+    (r"\s*\n\s*", " "),
+)
+CURVES = {  # of an evaluation: title, horizontal and vertical axis
+    "roc": ("ROC", ("fpr", "false-positive rate"), ("tpr", "true-positive rate")),
+    "pr": ("Precision and recall", ("recall", "recall"), ("precision", "precision")),
+    "pro": ("Overlap per region (PRO)", ("fpr", "false-positive rate"), ("pro", "mean overlap")),
+    "dice": ("Dice against threshold", ("threshold", "threshold, 1 = decision limit"), ("dice", "Dice")),
+}
+
+
+def histogram_svg(scores: np.ndarray, normal: np.ndarray, rates: np.ndarray, threshold: float) -> str:
+    """Draw how the scores of a case are spread, beside those of normal patches.
+
+    Args:
+        scores: of the case's foreground ``[N]``, in units of the limit.
+        normal: upper quantiles ``[L]`` of normal patches, in the same units.
+        rates: the share of normal patches beyond each, ``[L]``.
+        threshold: what makes the mask.
+
+    Returns:
+        An ``svg`` element; the vertical axis is logarithmic, since what matters is rare.
+    """
+    edges = np.linspace(min(scores.min(), 0), max(scores.max(), normal.max(), 2), 61)
+    counts, _ = np.histogram(scores, edges)
+    normal, kept = np.unique(normal, return_index=True)
+    density = -np.diff(rates[kept]) / np.diff(normal)
+    per_tenth = 0.1 / np.diff(edges) / len(scores)
+
+    def draw(axes: Axes) -> None:
+        axes.stairs(counts * per_tenth, edges, fill=True, color=ACCENT, alpha=0.55, label="this case, foreground")
+        axes.stairs(density * 0.1, normal, baseline=None, color=INK, label="normal patches, upper half", linewidth=1.4)
+        axes.axvline(threshold, color="#d0582f", linestyle="--", label=f"threshold {threshold:g}")
+        axes.set_yscale("log")
+        axes.set(xlabel="anomaly score, 1 = decision limit", ylabel="share per 0.1")
+        axes.figure.legend(loc="outside upper left", ncols=3, columnspacing=1.2, frameon=False, fontsize=8)
+
+    return _svg(draw, (4.8, 2.7))
+
+
+def curve_svgs(curves: Mapping[str, Mapping[str, Sequence[Any]]], threshold: float) -> list[str]:
+    """Draw those curves of an evaluation that it has.
+
+    Args:
+        curves: as in ``metrics.json``.
+        threshold: is marked in Dice against threshold.
+
+    Returns:
+        ``svg`` elements.
+    """
+    drawn = []
+    for name, (title, (x, x_label), (y, y_label)) in CURVES.items():
+        points = np.array([curves.get(name, {}).get(axis) or [] for axis in (x, y)], dtype=float)
+        if not np.isfinite(points).all(0).any():
+            continue
+
+        def draw(axes: Axes, name=name, points=points, title=title, labels=(x_label, y_label)) -> None:
+            axes.plot(*points, color=ACCENT)
+            if name == "roc":
+                axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1)
+            if name == "dice":
+                axes.axvline(threshold, color="#d0582f", linestyle="--", linewidth=1)
+            axes.set(title=title, xlabel=labels[0], ylabel=labels[1], ylim=(-0.02, 1.02))
+
+        drawn.append(_svg(draw, (3.4, 2.9)))
+    return drawn
+
+
+def _svg(draw: Any, size: tuple[float, float]) -> str:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    element = buffer.getvalue()[buffer.getvalue().index("<svg") :].replace(INK, "currentColor")
+    for pattern, replacement in NOT_IN_HTML:
+        element = re.sub(pattern, replacement, element)
+    return element

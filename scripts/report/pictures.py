@@ -1,0 +1,108 @@
+"""Slices as small pictures that stand inside an HTML file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import hsv_to_rgb
+from PIL import Image
+from skimage.measure import approximate_polygon, find_contours
+
+from ..case_view import CaseView
+from ..overlay import HEAT, heat, windowed
+from .patches import CasePatches
+
+LONGEST_SIDE = 256  # of a picture, in pixels
+MAX_SLICES = 32  # of a case
+
+
+class SlicePictures:
+    """Draws slices of a case: the image, and layers to lay over it.
+
+    Args:
+        view: the case.
+        patches: its patches.
+    """
+
+    def __init__(self, view: CaseView, patches: CasePatches) -> None:
+        self.box = view.box()
+        self.image = windowed(np.moveaxis(view.image[:, self.box[0], self.box[1]], 0, 3))
+        self.scores, self.mask, self.foreground = (a[self.box] for a in (view.scores, view.mask, view.foreground))
+        self.patches = patches
+        height, width = self.scores.shape[0] * view.spacing[0], self.scores.shape[1] * view.spacing[1]
+        scale = min(LONGEST_SIDE, max(self.scores.shape[:2])) / max(height, width)
+        self.width, self.height = max(1, round(width * scale)), max(1, round(height * scale))
+
+    def draw(self, index: int) -> dict[str, str]:
+        """Draw a scored slice.
+
+        Args:
+            index: among the scored slices of the patches.
+
+        Returns:
+            Data URIs of the ``plain`` image and of the layers ``heat``, ``components`` and ``rarity``, transparent
+            where they have nothing to say; and ``outline``, the path of the mask's outline in pixels of the picture.
+        """
+        number = self.patches.slices[index]
+        plain = self._shrunk(self.image[:, :, number], Image.Resampling.LANCZOS)
+        warm = self._shrunk(heat(self.scores[..., number]), Image.Resampling.BILINEAR)
+        warm.thumbnail((LONGEST_SIDE // 4, LONGEST_SIDE // 4))  # no finer than the patches it comes from
+        return {
+            "plain": data_uri(plain, quality=70),
+            "heat": data_uri(warm, quality=60, alpha_quality=60),
+            "components": self._patch_layer(component_colours(self.patches.components[index]), number),
+            "rarity": self._patch_layer(HEAT.to_rgba(self.patches.rarity[index].round(1)), number),
+            "outline": self._outline(self.mask[..., number]),
+        }
+
+    def _shrunk(self, colours: np.ndarray, resampling: Image.Resampling) -> Image.Image:
+        """Colours ``[h,w,3 or 4]`` in [0,1] at the size of the picture."""
+        picture = Image.fromarray(np.round(colours * 255).astype(np.uint8))
+        return picture.resize((self.width, self.height), resampling)
+
+    def _patch_layer(self, colours: np.ndarray, number: int) -> str:
+        """Colours ``[h,w,3 or 4]`` of patches, brought to the pixels of the foreground."""
+        rows, columns = self.patches.rows[self.box[0]], self.patches.columns[self.box[1]]
+        of_pixels = np.zeros((len(rows), len(columns), 4))
+        of_pixels[..., :3] = colours[rows[:, None], columns, :3]
+        of_pixels[..., 3] = self.foreground[..., number]
+        of_pixels *= of_pixels[..., 3:]
+        return data_uri(self._shrunk(of_pixels, Image.Resampling.NEAREST), lossless=True)
+
+    def _outline(self, mask: np.ndarray) -> str:
+        """The path around a mask ``[h,w]``, in the syntax of SVG."""
+        scale = np.array([self.height / mask.shape[0], self.width / mask.shape[1]])
+        contours = find_contours(np.pad(mask, 1).astype(float), 0.5)
+        paths = [approximate_polygon((contour - 0.5) * scale, tolerance=0.7) for contour in contours]
+        return "".join("M" + "L".join(f"{x:.4g} {y:.4g}" for y, x in path[:-1]) + "Z" for path in paths)
+
+
+def chosen_slices(scores: np.ndarray, n_slices: int = MAX_SLICES) -> np.ndarray:
+    """Slices that stand for all: the highest of each of ``n_slices`` runs of neighbours.
+
+    Args:
+        scores: one for each slice, ``[s]``.
+        n_slices: how many at most.
+
+    Returns:
+        Their indices, rising; the slice with the highest score of all is among them.
+    """
+    runs = np.array_split(np.arange(len(scores)), min(n_slices, len(scores)))
+    return np.array([run[np.argmax(scores[run])] for run in runs])
+
+
+def component_colours(components: np.ndarray) -> np.ndarray:
+    """A colour ``[...,3]`` in [0,1] for each component, the same in every case and every report."""
+    hue = components * 0.6180339887 % 1  # the golden ratio keeps the hues of neighbours apart
+    saturation, value = 0.85 - 0.2 * (components % 3), 1 - 0.2 * (components // 3 % 3)
+    return hsv_to_rgb(np.stack([hue, saturation, value], -1))
+
+
+def data_uri(picture: Image.Image, **options: Any) -> str:
+    """A picture as WebP; ``options`` are Pillow's."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="WEBP", **options)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
