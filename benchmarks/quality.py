@@ -147,12 +147,12 @@ def embed(data: Path, overrides: Mapping[str, Any], store: Path) -> Variant:
     read = LoadImage(image_only=True)
     cases = []
     for index, case in enumerate(found):
-        alone = CaseDataset([case], images.transform)
+        alone: Any = CaseDataset([case], images.transform)
         stored = EmbeddingDataset(alone, network, inferer, store=train.get_parsed_content("store"), progress=False)
         label = np.asarray(read(labels[case["case"]])) > 0
         cases.append(Case(images[index], stored, label, case["case"].split("_")[0]))
-    sets = (train.get_parsed_content(f"{name}#embeddings") for name in ("train", "validate"))
-    return Variant(*sets, cases, network, inferer, inference.get_parsed_content("postprocessing"))
+    normals, held_out = (train.get_parsed_content(f"{name}#embeddings") for name in ("train", "validate"))
+    return Variant(normals, held_out, cases, network, inferer, inference.get_parsed_content("postprocessing"))
 
 
 def config(name: str, **overrides: Any) -> ConfigParser:
@@ -240,9 +240,9 @@ def map_of(variant: Variant, case: Case, scores: Sequence[torch.Tensor]) -> np.n
     waiting = iter(scores)
 
     def network(slices: torch.Tensor) -> torch.Tensor:
-        height, width = (-(-side // 14) for side in variant.network._resized(*slices.shape[2:]))
+        height, width = (-(-side // 14) for side in variant.network.resized(*slices.shape[2:]))
         of_slices = torch.stack(list(itertools.islice(waiting, len(slices)))).view(-1, 1, height, width)
-        return variant.network._to_pixels(of_slices, *slices.shape[2:])
+        return variant.network.to_pixels(of_slices, *slices.shape[2:])
 
     image = case.image["image"]
     pred = variant.inferer(image.unsqueeze(0), network)[0]

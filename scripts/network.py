@@ -80,7 +80,7 @@ class PatchAnomalyNetwork(nn.Module):
             )
         scores = self.patch_scores(self.embed(images), self.score)
         scores = self.calibration(scores, self.score_index, self.target_fpr)
-        return self._to_pixels(scores, images.shape[2], images.shape[3])
+        return self.to_pixels(scores, images.shape[2], images.shape[3])
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Patch embeddings of images of any size.
@@ -119,7 +119,7 @@ class PatchAnomalyNetwork(nn.Module):
             (width * self.image_size + shorter // 2) // shorter,
         )
 
-    def _to_pixels(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    def to_pixels(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Patch scores ``[B,1,h,w]`` -> pixels ``[B,1,H,W]``: the way of `embed` back, padding left behind."""
         padded = [scores.shape[2] * 14, scores.shape[3] * 14]
         resized = self.resized(height, width)

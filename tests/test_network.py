@@ -163,7 +163,7 @@ def test_a_square_on_the_patch_grid_comes_back_to_the_pixel(height, width):
     for row, column in [(0, 0), (rows - 1, 0), (0, columns - 1), (rows // 2, columns // 2)]:
         scores = torch.zeros(1, 1, math.ceil(height / scale / 14), math.ceil(width / scale / 14))
         scores[0, 0, row, column] = 1
-        anomaly_map = network._to_pixels(scores, height, width)[0, 0]
+        anomaly_map = network.to_pixels(scores, height, width)[0, 0]
         vertical, horizontal = anomaly_map.sum(1), anomaly_map.sum(0)
         if 0 < row < rows - 1:
             centre = float((vertical * (torch.arange(height) + 0.5)).sum() / vertical.sum())

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from scripts import results
-from scripts.results import OUTSIDE_SHARE, foreground_of, measurements
+from scripts.case_view import foreground_of
+from scripts.results import OUTSIDE_SHARE, measurements
 
 SHAPE = (20, 20)
 
