@@ -36,7 +36,6 @@ ROOT = Path(__file__).resolve().parent.parent
 VARIANTS: dict[str, dict[str, Any]] = {
     "last block, the paper's": {"layers": [-1]},
     "ninth block": {"layers": [8]},
-    "seventh and ninth block": {"layers": [6, 8]},
 }
 RANK = 8
 Score = Callable[[torch.Tensor], torch.Tensor]  # patches [N,D] -> scores [N]

@@ -75,7 +75,7 @@ class CaseView:
 
 
 def foreground_of(image: np.ndarray) -> np.ndarray:
-    """All but the most frequent grey value, unless that is of the brighter half.
+    """All but the most frequent grey value, unless that is of the brighter half or the only one.
 
     A background need not be 0: it is scaled as well, which makes it grey where other voxels are negative.
 
@@ -88,7 +88,7 @@ def foreground_of(image: np.ndarray) -> np.ndarray:
     grey = image.max(0)
     values, counts = np.unique(grey, return_counts=True)
     most_frequent = values[counts.argmax()]
-    return (grey != most_frequent) | (most_frequent > np.median(grey))
+    return (grey != most_frequent) | (most_frequent > np.median(grey)) | (len(values) == 1)
 
 
 def slice_axis(affine: np.ndarray, spatial_dim: int) -> tuple[int, int]:

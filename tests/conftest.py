@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 
 from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError
@@ -80,30 +79,3 @@ def fitted_network() -> PatchAnomalyNetwork:
 def make_network():
     """Makes fitted tiny networks under other settings."""
     return make_fitted_network
-
-
-@pytest.fixture(scope="session")
-def run_configs():
-    """Runs an id of configs that overlay one another, in this process and with a tiny random encoder."""
-
-    def run(run_id: str, configs: list[str], **overrides) -> None:
-        tiny = {
-            "image_size": 56,
-            "n_components": 8,
-            "encoder#vit_options": TINY_VIT,
-            "show_progress": False,
-            **({"pretrained_encoder": "@encoder"} if configs[0] == "train" else {}),
-        }
-        workflow = ConfigWorkflow(
-            config_file=[str(ROOT / "configs" / f"{name}.json") for name in configs],
-            workflow_type=configs[0],
-            run_id=run_id,
-            bundle_root=str(ROOT),
-            logging_file=False,
-            **{**tiny, **overrides},
-        )
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-
-    return run

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 from PIL import Image
+from tiny_bundle import run_configs
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # How the published folders are called: validation, and anomalous images.
@@ -33,7 +34,7 @@ def write_image(path, seed, label=None):
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
-def fitted(request, tmp_path_factory, run_configs):
+def fitted(request, tmp_path_factory):
     """The overlay's name, and a folder with the data set and a fit on it."""
     folder, (valid, anomalous) = tmp_path_factory.mktemp(request.param), LAYOUTS[request.param]
     data = folder / "data"
@@ -66,7 +67,7 @@ def test_a_fit_sees_the_good_images_of_its_splits_and_makes_all_epochs(fitted):
     assert len(report["epochs"]) == 3 and report["settings"]["patience"] is None
 
 
-def test_inference_takes_the_test_images_and_no_labels(fitted, run_configs, tmp_path):
+def test_inference_takes_the_test_images_and_no_labels(fitted, tmp_path):
     overlay, folder = fitted
     run_configs(
         "inference",
@@ -81,7 +82,7 @@ def test_inference_takes_the_test_images_and_no_labels(fitted, run_configs, tmp_
     assert {entry["case"] for entry in summary["cases"]} == expected
 
 
-def test_evaluation_finds_the_labels(fitted, run_configs, tmp_path):
+def test_evaluation_finds_the_labels(fitted, tmp_path):
     overlay, folder = fitted
     run_configs(
         "evaluation",

@@ -17,37 +17,20 @@ from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_ne
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from tiny_bundle import ROOT, TINY, run_configs
 
 from scripts import weights
 from scripts.errors import InputError, cause_of
 
-ROOT = Path(__file__).resolve().parent.parent
-TINY = {
-    "image_size": 56,
-    "layers": [-1],
-    "n_components": 8,
-    "encoder#vit_options": {"depth": 2, "embed_dim": 32, "num_heads": 2},
-    "show_progress": False,
-}
 PATIENT = "Doe^Jane"
 
 
 def run_bundle(run_id, **overrides):
-    """`python -m monai.bundle run <run_id>`, in this process and with a tiny random encoder."""
-    config = {"training": "train", "inference": "inference"}[run_id]
+    """A run of the one config that has this id."""
     if run_id == "training":
-        overrides = {"pretrained_encoder": "@encoder", "max_epochs": 2, **overrides}
-    workflow = ConfigWorkflow(
-        config_file=str(ROOT / "configs" / f"{config}.json"),
-        workflow_type=config,
-        run_id=run_id,
-        bundle_root=str(ROOT),
-        logging_file=False,
-        **{**TINY, **overrides},
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+        run_configs(run_id, ["train"], **{"max_epochs": 2, **overrides})
+    else:
+        run_configs(run_id, ["inference"], **overrides)
 
 
 def said_by(run_id, **overrides):

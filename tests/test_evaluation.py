@@ -8,11 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
-from test_bundle import AFFINE, ROOT, TINY, brain, run_bundle, save
+from test_bundle import AFFINE, brain, run_bundle, save
+from tiny_bundle import ROOT, run_configs
 
 from scripts.bootstrap import case_weights, interval
 from scripts.errors import InputError, cause_of
@@ -234,21 +234,9 @@ def model(tmp_path_factory):
 
 def run_evaluation(model, cases, output, **overrides):
     """`python -m monai.bundle run evaluation` in this process; the sentence it ends with, if it fails."""
-    workflow = ConfigWorkflow(
-        config_file=[str(ROOT / "configs" / f"{name}.json") for name in ("inference", "evaluate")],
-        workflow_type="inference",
-        run_id="evaluation",
-        bundle_root=str(ROOT),
-        logging_file=False,
-        dataset_dir=str(cases),
-        output_dir=str(output),
-        ckpt_path=str(model),
-        **{**TINY, "score": "negative_log_likelihood", "n_resamplings": 50, **overrides},
-    )
+    run = {"dataset_dir": str(cases), "output_dir": str(output), "ckpt_path": str(model), "n_resamplings": 50}
     try:
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
+        run_configs("evaluation", ["inference", "evaluate"], **{**run, **overrides})
     except Exception as error:
         assert isinstance(cause_of(error), InputError), repr(error)
         return str(cause_of(error))

@@ -7,8 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from test_bundle import ROOT, brain, run_bundle, save
+from test_bundle import brain, run_bundle, save
 from test_evaluation import run_evaluation
+from tiny_bundle import ROOT, TINY
 
 from scripts.errors import InputError
 from scripts.processes import gather, share
@@ -38,8 +39,8 @@ def run_in_two_processes(data, output):
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *("-m", "monai.bundle", "run", "evaluation", "--config_file", str(configs), "--bundle_root", str(ROOT)),
         *("--dataset_dir", str(data / "cases"), "--label_dir", str(data / "labels"), "--output_dir", str(output)),
-        *("--ckpt_path", str(data / "model.pt"), "--encoder#vit_options", "{'depth':2,'embed_dim':32,'num_heads':2}"),
-        *("--image_size", "56", "--n_components", "8", "--n_resamplings", "30", "--show_progress", "False"),
+        *("--ckpt_path", str(data / "model.pt"), "--n_resamplings", "30", "--score", "cosine"),
+        *(argument for name, value in TINY.items() for argument in (f"--{name}", str(value))),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, check=False)

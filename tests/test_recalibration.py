@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import make_encoder
 from PIL import Image
+from tiny_bundle import run_configs
 
 from scripts.cases import find_cases
 from scripts.errors import InputError, cause_of
@@ -28,7 +29,7 @@ def write_pictures(folder, seeds, noise):
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory, run_configs):
+def fitted(tmp_path_factory):
     """A model, the normals that it was calibrated on, and those of a noisier site."""
     folder = tmp_path_factory.mktemp("site")
     write_pictures(folder / "normals", range(12), noise=4)
@@ -48,7 +49,7 @@ def fitted(tmp_path_factory, run_configs):
 
 
 @pytest.fixture
-def calibrate(fitted, tmp_path, run_configs):
+def calibrate(fitted, tmp_path):
     """Calibrates a copy of the model in the test's folder; returns the report and the state of the file written."""
     shutil.copy(fitted / "model.pt", tmp_path)
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from pathlib import Path
 
 import ignite.distributed as idist
 import nibabel as nib
@@ -19,6 +18,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 from skimage.measure import grid_points_in_poly
+from tiny_bundle import ROOT, TINY
 
 from scripts import results
 from scripts.case_view import CaseView
@@ -32,7 +32,6 @@ from scripts.report.pictures import LONGEST_SIDE, MAX_SLICES, SlicePictures, cho
 from scripts.results import measurements
 from scripts.whole_file import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = "<img src=x onerror=alert(1)>&amp;'\"{{ 7*7 }}"
 METRICS = {
     "note": NOTE,
@@ -111,10 +110,10 @@ def make_workflow(network, folder, **overrides):
             "dataset_dir": str(folder / "in"),
             "output_dir": str(folder / "out"),
             "ckpt_path": str(folder / "model.pt"),
-            "image_size": 56,
+            **TINY,
             "n_components": 4,
-            "encoder#vit_options": {"depth": 2, "embed_dim": 32, "num_heads": 2},
-            "show_progress": False,
+            "covariance_type": "diag",
+            "score": "cosine",
             **overrides,
         },
     )

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_bundle import run_configs
 
 from scripts import results
 from scripts.case_view import foreground_of
@@ -48,7 +49,7 @@ def test_outside_the_fitted_range_is_said_by_the_limit_not_by_the_threshold(shar
     assert entry["outside_fitted_range"] is (share > OUTSIDE_SHARE)
 
 
-def test_a_case_from_elsewhere_is_warned_of_in_log_summary_and_picture(tmp_path, run_configs, monkeypatch, caplog):
+def test_a_case_from_elsewhere_is_warned_of_in_log_summary_and_picture(tmp_path, monkeypatch, caplog):
     rows, columns = np.meshgrid(np.linspace(0, 9, 60), np.linspace(0, 9, 60), indexing="ij")
 
     def write(name, seed, noise):

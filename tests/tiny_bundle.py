@@ -1,0 +1,30 @@
+"""The bundle's configs in this process, with a tiny random encoder."""
+
+from pathlib import Path
+
+from monai.bundle import ConfigWorkflow
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {
+    "image_size": 56,
+    "layers": [-1],
+    "n_components": 8,
+    "encoder#vit_options": {"depth": 2, "embed_dim": 32, "num_heads": 2},
+    "show_progress": False,
+}
+
+
+def run_configs(run_id, configs, **overrides):
+    """`python -m monai.bundle run <run_id>` of configs that overlay one another."""
+    fit = {"pretrained_encoder": "@encoder"} if configs[0] == "train" else {}
+    workflow = ConfigWorkflow(
+        config_file=[str(ROOT / "configs" / f"{name}.json") for name in configs],
+        workflow_type=configs[0],
+        run_id=run_id,
+        bundle_root=str(ROOT),
+        logging_file=False,
+        **{**TINY, **fit, **overrides},
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
