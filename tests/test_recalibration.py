@@ -16,6 +16,7 @@ from scripts.mixture import SCORE_KINDS, DirichletProcessMixture
 from scripts.network import PatchAnomalyNetwork
 
 TARGET = 0.15
+SETTINGS = {"covariance_type": "diag", "score": "cosine", "target_fpr": TARGET}
 
 
 def write_pictures(folder, seeds, noise):
@@ -43,7 +44,7 @@ def fitted(tmp_path_factory):
         output_dir=str(folder / "fit"),
         ckpt_path=str(folder / "model.pt"),
         max_epochs=2,
-        target_fpr=TARGET,
+        **SETTINGS,
     )
     return folder
 
@@ -54,7 +55,7 @@ def calibrate(fitted, tmp_path):
     shutil.copy(fitted / "model.pt", tmp_path)
 
     def run(dataset_dir, calibrated="model.pt", **overrides):
-        settings = {"ckpt_path": str(tmp_path / "model.pt"), "output_dir": str(tmp_path), "target_fpr": TARGET}
+        settings = {**SETTINGS, "ckpt_path": str(tmp_path / "model.pt"), "output_dir": str(tmp_path)}
         if calibrated != "model.pt":
             settings["calibrated_path"] = str(tmp_path / calibrated)
         run_configs("calibrate", ["train", "calibrate"], dataset_dir=str(dataset_dir), **{**settings, **overrides})

@@ -406,7 +406,8 @@ addEventListener("load", () => setTimeout(() => {
   seen.last = output.textContent;
   viewer.querySelector("rect").dispatchEvent(new MouseEvent("click"));
   seen.bar = output.textContent;
-  const cases = () => [...document.querySelectorAll(".sortable tbody tr")].map((row) => row.cells[1].textContent);
+  const links = () => [...document.querySelectorAll(".sortable tbody td:nth-child(2) a")];
+  const cases = () => links().map((link) => link.textContent);
   const heads = document.querySelectorAll(".sortable th button");
   heads[0].click();
   seen.falling = cases();

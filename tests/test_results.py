@@ -73,7 +73,7 @@ def test_a_case_from_elsewhere_is_warned_of_in_log_summary_and_picture(tmp_path,
     )
 
     titles = []
-    monkeypatch.setattr(results, "overlay_png", lambda *_, title, **__: titles.append(title) or b"")
+    monkeypatch.setattr(results, "overlay_png", lambda view, title: titles.append(title) or b"")
     with caplog.at_level(logging.WARNING, logger="scripts.results"):
         run_configs(
             "inference",

@@ -144,6 +144,8 @@ class LowRankGaussians(CorrelatedGaussians):
         self.covariances.copy_(variances.clamp_(min=0) + self.reg_covar)
         axes = torch.linalg.eigh(inverse @ squared @ inverse.mT).eigenvectors  # of W W^T, W = inverse @ cross
         turn = axes.flip(2).mT  # longest first
+        largest = turn.gather(2, turn.abs().argmax(2, keepdim=True))
+        turn = turn * largest.sign()  # an axis points one way, whatever the eigenvalue solver says
         torch.bmm((turn @ inverse).to(cross), cross, out=self.loadings)
         turn = turn.to(cross)
         self.cross_statistic.copy_(turn @ self.cross_statistic)
