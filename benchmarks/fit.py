@@ -37,7 +37,7 @@ from scripts.weights import load_encoder_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 STEP_SIZE, BATCH_SLICES, REG_COVAR = 0.2, 12, {"diag": 1e-6, "low_rank": 1e-6, "full": 1e-3}
-STEP_PATCHES, RANK = 12288, 8
+STEP_PATCHES, RANK = 12288, 4
 
 
 def main() -> None:
@@ -133,7 +133,7 @@ def against_scikit_learn(train: StoredSlices, held_out: StoredSlices) -> Iterato
 
 
 def low_rank_step(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, str]]:
-    """Steps of rank 8 and diagonal ones over the same epochs, K=500."""
+    """Steps of rank 4 and diagonal ones over the same epochs, K=500."""
     mixtures = {kind: started(train, kind, 500) for kind in ("diag", "low_rank")}
     for epoch in (1, 2, 3):
         seconds: dict[str, list[float]] = {kind: [] for kind in mixtures}
