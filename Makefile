@@ -34,7 +34,7 @@ format: venv ## bring the code into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: weights ## speed and memory of inference, and of a fit on the demo's embeddings
+benchmark: weights ## speed and memory of inference, and of a fit on the demo's embeddings (make demo first)
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.fit
 

@@ -19,13 +19,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from nilearn.datasets import load_mni152_template
 
 from scripts.checkpoint import save_network
-from scripts.encoder import DINOv2PatchEncoder
-from scripts.mixture import DirichletProcessMixture
-from scripts.network import PatchAnomalyNetwork
 from scripts.weights import load_encoder_weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,7 +115,10 @@ def fit(path: Path) -> None:
     Args:
         path: the model to write.
     """
-    network = PatchAnomalyNetwork(load_encoder_weights(DINOv2PatchEncoder()), DirichletProcessMixture(500, 384))
+    parser = ConfigParser()
+    parser.read_config(ROOT / "configs" / "inference.json")
+    network = parser.get_parsed_content("network_def")
+    load_encoder_weights(network.encoder)
     brain = torch.from_numpy(load_mni152_template(resolution=2).get_fdata(dtype=np.float32))
     slices = (brain / brain.max()).clamp(0, 1).movedim(2, 0).unsqueeze(1)[30:60:5]
     embeddings = network.embed(slices)
