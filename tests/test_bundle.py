@@ -457,3 +457,4 @@ def test_an_exported_network_gives_the_same_maps(fitted, tmp_path):
 
 def test_logging_configuration_loads():
     logging.config.fileConfig(ROOT / "configs" / "logging.conf", disable_existing_loggers=False)
+    assert not logging.getLogger("LoadImage").isEnabledFor(logging.INFO)  # a line for each reader that is not the one
