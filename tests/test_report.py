@@ -214,7 +214,7 @@ def test_metrics_are_shown_where_the_run_wrote_them_and_only_there(fitted_networ
         evaluator.run()
     page = Page((folder / "out" / "report.html").read_text())
     text = " ".join(page.text.split())
-    assert "pixel auroc 0.988 0.900 to 0.990" in text and "image auroc no normal case" in text
+    assert "pixel auroc 0.988 0.900 to 0.990" in text and "Without image auroc: no normal case." in text
     assert "there is no label photo.png" in text
     assert "anomalous 31 12 77" in text and "\N{EN DASH}" in text
     assert all(title in text for title in ("ROC", "Precision and recall", "Overlap per region", "Dice against"))
