@@ -59,7 +59,7 @@ def overlay_png(view: CaseView, title: str = "", n_slices: int = 6) -> bytes:
 def heat(scores: np.ndarray) -> np.ndarray:
     """Colours with opacity ``[...,4]`` in [0,1] of calibrated scores; what is well within normal is not tinted."""
     colours = HEAT.to_rgba(scores)
-    colours[..., 3] = 0.8 * np.clip(scores - 0.5, 0, 1)
+    colours[..., 3] = 0.8 * np.clip(2 * (scores - 0.75), 0, 1)
     return colours
 
 
