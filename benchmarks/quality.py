@@ -112,7 +112,7 @@ def main() -> None:
 
 
 HEADER = [
-    "| score | AUROC, chosen on | AP | AUROC, **not seen** | AP | AUPRO | share of the encoder's time | numbers kept |",
+    "| score | AUROC, chosen on | AP | AUROC, **held out** | AP | AUPRO | share of the encoder's time | numbers kept |",
     "|---|---|---|---|---|---|---|---|",
 ]
 
