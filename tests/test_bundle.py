@@ -283,6 +283,19 @@ def test_the_threshold_decides_the_mask_and_background_not_the_score(fitted, tmp
     assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(scores.dataobj) >= 1.5)
 
 
+def test_a_map_can_be_smoothed_and_the_summary_says_so(fitted, tmp_path):
+    save(tmp_path / "in" / "volume.nii.gz", brain(71, lesion=(slice(18, 22), slice(20, 24), slice(2, 3))))
+    Image.fromarray((brain(72)[..., 2] // 8).astype(np.uint8)).save(tmp_path / "in" / "picture.png")
+    for name, sigma in (("plain", None), ("smooth", 4.0)):
+        infer(fitted, tmp_path / "in", tmp_path / name, smoothing_mm=sigma)
+        assert json.loads((tmp_path / name / "summary.json").read_text())["settings"]["smoothing_mm"] == sigma
+    for case in ("volume", "picture"):
+        plain, smooth = (
+            nib.load(tmp_path / name / case / f"{case}_map.nii.gz").get_fdata() for name in ("plain", "smooth")
+        )
+        assert smooth.shape == plain.shape and np.ptp(smooth) < np.ptp(plain)
+
+
 def test_outputs_appear_whole_or_not_at_all(fitted, tmp_path, monkeypatch):
     save(tmp_path / "in" / "case.nii.gz", brain(80))
     infer(fitted, tmp_path / "in", tmp_path / "out")
