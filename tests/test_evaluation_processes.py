@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from test_bundle import brain, run_bundle, save
 from test_evaluation import run_evaluation
-from tiny_bundle import ROOT, TINY
+from tiny_bundle import ROOT, TINY, run_bundle
+from tiny_cases import brain, save
 
 from scripts.errors import InputError
 from scripts.processes import gather, share

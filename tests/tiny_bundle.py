@@ -28,3 +28,11 @@ def run_configs(run_id, configs, **overrides):
     workflow.initialize()
     workflow.run()
     workflow.finalize()
+
+
+def run_bundle(run_id, **overrides):
+    """A run of the one config that has this id."""
+    if run_id == "training":
+        run_configs(run_id, ["train"], **{"max_epochs": 2, **overrides})
+    else:
+        run_configs(run_id, ["inference"], **overrides)

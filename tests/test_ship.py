@@ -1,0 +1,78 @@
+"""A copy of the bundle for MONAI Label, MONAI Deploy or another machine."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from tiny_bundle import ROOT, TINY, run_bundle
+from tiny_cases import brain, save
+
+from scripts.encoder import DINOv2PatchEncoder
+from scripts.errors import InputError, cause_of
+from scripts.ship import ship
+from scripts.weights import load_encoder_weights
+
+
+def test_it_needs_no_flags_and_gives_the_same_masks(shipped, tmp_path):
+    save(tmp_path / "in" / "case.nii.gz", brain(9, lesion=(slice(18, 22), slice(20, 24), slice(2, 3))))
+    bundle = tmp_path / "elsewhere"
+    shutil.copytree(shipped, bundle)
+    command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", str(bundle)]
+    command += ["--config_file", str(bundle / "configs" / "inference.json"), "--dataset_dir", str(tmp_path / "in")]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(bundle)}, check=True)
+    model = str(shipped / "models" / "model.pt")
+    run_bundle("inference", dataset_dir=str(tmp_path / "in"), output_dir=str(tmp_path / "out"), ckpt_path=model)
+    for kind in ("mask", "map"):
+        file = f"case/case_{kind}.nii.gz"
+        there, here = (nib.load(folder / file).get_fdata() for folder in (bundle / "output", tmp_path / "out"))
+        np.testing.assert_array_equal(there, here)
+
+
+def test_settings_that_are_given_stand_in_both_configs(shipped, tmp_path):
+    ship(shipped / "models" / "model.pt", tmp_path / "b", **TINY, target_fpr=0.05, threshold=1.5)
+    for name in ("train", "inference"):
+        config = json.loads((tmp_path / "b" / "configs" / f"{name}.json").read_text())
+        assert (config["target_fpr"], config["n_components"]) == (0.05, 8)
+        assert config.get("threshold") == {"train": None, "inference": 1.5}[name]
+
+
+def test_a_fit_takes_its_encoder_from_the_fitted_model(shipped):
+    fitted = torch.load(shipped / "models" / "model.pt", weights_only=True)
+    encoder = DINOv2PatchEncoder(image_size=56, vit_options=TINY["encoder#vit_options"])
+    load_encoder_weights(encoder, models_dir=shipped / "models")
+    assert encoder.weights_digest == fitted["_extra_state"]["weights_digest"]
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, fitted[f"encoder.{name}"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"ckpt_path": "no.pt"}, "There is no fitted model no.pt"),
+        ({"beauty": 3}, "have no beauty"),
+        ({"output": str(ROOT)}, "is left alone"),
+        ({"image_size": 70}, "image_size=56"),
+        ({"score": "subspaces"}, "score must be one of"),
+    ],
+)
+def test_what_cannot_be_shipped(shipped, tmp_path, settings, expected):
+    given = {"ckpt_path": shipped / "models" / "model.pt", "output": tmp_path / "b", **TINY, **settings}
+    with pytest.raises((InputError, RuntimeError)) as caught:
+        ship(**given)
+    assert isinstance(cause_of(caught.value), InputError) and expected in str(cause_of(caught.value))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_copy_stays_when_the_new_one_fails(shipped, tmp_path):
+    ship(shipped / "models" / "model.pt", tmp_path / "b", **TINY)
+    before = (tmp_path / "b" / "models" / "model.pt").stat()
+    (tmp_path / "bad.pt").write_bytes(b"no model")
+    with pytest.raises(InputError, match="cannot be read"):
+        ship(tmp_path / "bad.pt", tmp_path / "b", **TINY)
+    assert (tmp_path / "b" / "models" / "model.pt").stat() == before
