@@ -16,7 +16,7 @@ import yaml
 from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 from PIL import Image
 from tiny_bundle import ROOT, TINY, run_bundle
-from tiny_cases import brain, save, save_dicom_series
+from tiny_cases import AFFINE, brain, save, save_dicom_series
 
 from scripts import weights
 from scripts.errors import InputError, cause_of
