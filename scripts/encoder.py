@@ -11,6 +11,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 from .errors import InputError
+from .resampling import cubic_point_weights, cubic_weights
 
 PATCH_SIZE = 14
 PRETRAINED_GRID = 37  # DINOv2's position embeddings were learned on 37 x 37 patches (518 px)
@@ -144,14 +145,15 @@ class DINOv2PatchEncoder(nn.Module):
     def _resample(self, positions: torch.Tensor, h: int, w: int) -> torch.Tensor:
         """Position embeddings ``[1,37*37,D]`` resampled to ``[1,h*w,D]``."""
         grid = 37
-        if h == grid and w == grid:
-            return positions
-        image = positions.transpose(1, 2).reshape(1, -1, grid, grid)
         if self.has_registers:
-            image = F.interpolate(image, size=[h, w], mode="bicubic", antialias=True)
+            rows, columns = cubic_weights(grid, h, positions), cubic_weights(grid, w, positions)
         else:
-            image = F.interpolate(image, scale_factor=[(h + 0.1) / grid, (w + 0.1) / grid], mode="bicubic")
-        return image.flatten(2).transpose(1, 2)
+            same = 1 // (1 + abs(h - grid) + abs(w - grid))  # 1 for the grid that was learned, which stays as it is
+            offset = 0.1 * (1 - same)
+            rows = cubic_point_weights(grid, h, (h + offset) / grid, positions)
+            columns = cubic_point_weights(grid, w, (w + offset) / grid, positions)
+        image = positions.transpose(1, 2).reshape(1, -1, grid, grid)
+        return (rows @ image @ columns.mT).flatten(2).transpose(1, 2)
 
     @torch.jit.unused
     def load_official_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:

@@ -10,6 +10,7 @@ from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError
 from scripts.mixture import DirichletProcessMixture
 from scripts.network import PatchAnomalyNetwork
+from scripts.traceable import TraceableNetwork
 from scripts.trainer import step_size_at
 
 KINDS = ["cosine", "euclidean", "mahalanobis", "negative_log_likelihood"]
@@ -210,8 +211,10 @@ def test_a_network_without_fit_raises(tiny_encoder):
         network(images(1, 1, 56, 56))
     with pytest.raises(RuntimeError, match=r"configs/train\.json"):
         network(images(1, 1, 56, 56, 2))
-    with pytest.raises(torch.jit.Error, match=r"configs/train\.json"):
-        torch.jit.script(network)(images(1, 1, 56, 56))
+    with pytest.raises(InputError, match=r"configs/train\.json"):
+        torch.jit.script(network)
+    with pytest.raises(RuntimeError, match=r"configs/train\.json"):
+        TraceableNetwork(network)
 
 
 def test_a_fitted_network_without_calibration_raises(tiny_encoder):
