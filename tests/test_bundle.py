@@ -351,6 +351,15 @@ def test_ids_that_the_two_configs_share_are_equal():
     assert {name for name in shared if train[name] != inference[name]} == {"run"}
 
 
+def test_monai_label_finds_what_it_changes():
+    train, inference = (json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference"))
+    assert all(isinstance(handler, dict) for handler in train["train"]["handlers"])  # it looks for a CheckpointLoader
+    assert "displayable_configs" not in train  # every request for a training would have to name them
+    for name in inference["displayable_configs"]:
+        others = {**inference, "displayable_configs": None, "run_settings": None}
+        assert f'"@{name}"' not in json.dumps(others), f"{name} must be read where a request changes it"
+
+
 @pytest.mark.parametrize("config", ["train", "inference"])
 def test_required_properties_are_there(config):
     workflow = ConfigWorkflow(
