@@ -162,6 +162,37 @@ def raise_failed(failed: Collection[tuple[str, str]], n_cases: int, others: str)
         raise InputError(f"{len(failed)} of {n_cases} cases failed ({others}):{listed}")
 
 
+def wrong_with_series(headers: Sequence[pydicom.Dataset]) -> str:
+    """Why DICOM files do not make one volume.
+
+    Args:
+        headers: of the files, in any order.
+
+    Returns:
+        A sentence without its full stop; empty where nothing is wrong, or where the files have no place in space.
+    """
+    n_series = len({header.SeriesInstanceUID for header in headers})
+    if n_series > 1:
+        return f"the folder holds {n_series} DICOM series; expected one in each folder"
+    if not all("ImagePositionPatient" in header and "ImageOrientationPatient" in header for header in headers):
+        return ""
+    if len({(header.get("Rows"), header.get("Columns")) for header in headers}) > 1:
+        return "the slices of the series differ in size; expected one size"
+    orientations = np.array([header.ImageOrientationPatient for header in headers], dtype=float)
+    if np.ptp(orientations, axis=0).max() > 1e-3:
+        return "the slices of the series differ in orientation, as a localizer's do; expected parallel slices"
+    normal = np.cross(orientations[0, :3], orientations[0, 3:])
+    gaps = np.diff(np.sort([np.dot(normal, np.array(header.ImagePositionPatient, float)) for header in headers]))
+    if len(gaps) and gaps.min() < 1e-3:
+        return "several slices of the series lie at one position; expected one volume, so split the series"
+    if len(gaps) and np.ptp(gaps) > 0.1 * np.median(gaps):
+        return (
+            f"the slices of the series lie {gaps.min():.3g} to {gaps.max():.3g} mm apart; expected even gaps, so look "
+            "for missing files"
+        )
+    return ""
+
+
 def _walk(folder: Path, root: Path, pattern: str, exclude: Path | None) -> Iterator[dict[str, Any]]:
     if exclude and folder.resolve() == exclude:
         return
@@ -174,7 +205,7 @@ def _walk(folder: Path, root: Path, pattern: str, exclude: Path | None) -> Itera
         alone = above and len(images) == 1 and not headers and "/" not in pattern
         yield {"case": above if alone else "_".join(filter(None, [above, _stem(image)])), "image": str(image)}
     if headers and folder.absolute().match(pattern):
-        wrong = _wrong_with(headers)
+        wrong = wrong_with_series(headers)
         series = {"error": wrong} if wrong else {"image": str(folder), "n_files": len(headers)}
         name = (folder.resolve() if folder == root else folder).name
         yield {"case": "_".join([*_folders(folder, root, pattern), name]), **series}
@@ -196,30 +227,6 @@ def _dicom_header(path: Path) -> pydicom.Dataset | None:
     except (InvalidDicomError, OSError, ValueError):
         return None
     return header if "SeriesInstanceUID" in header else None
-
-
-def _wrong_with(headers: Sequence[pydicom.Dataset]) -> str:
-    """Why DICOM files do not make one volume, or an empty string."""
-    n_series = len({header.SeriesInstanceUID for header in headers})
-    if n_series > 1:
-        return f"the folder holds {n_series} DICOM series; expected one in each folder"
-    if not all("ImagePositionPatient" in header and "ImageOrientationPatient" in header for header in headers):
-        return ""
-    if len({(header.get("Rows"), header.get("Columns")) for header in headers}) > 1:
-        return "the slices of the series differ in size; expected one size"
-    orientations = np.array([header.ImageOrientationPatient for header in headers], dtype=float)
-    if np.ptp(orientations, axis=0).max() > 1e-3:
-        return "the slices of the series differ in orientation, as a localizer's do; expected parallel slices"
-    normal = np.cross(orientations[0, :3], orientations[0, 3:])
-    gaps = np.diff(np.sort([np.dot(normal, np.array(header.ImagePositionPatient, float)) for header in headers]))
-    if len(gaps) and gaps.min() < 1e-3:
-        return "several slices of the series lie at one position; expected one volume, so split the series"
-    if len(gaps) and np.ptp(gaps) > 0.1 * np.median(gaps):
-        return (
-            f"the slices of the series lie {gaps.min():.3g} to {gaps.max():.3g} mm apart; expected even gaps, so look "
-            "for missing files"
-        )
-    return ""
 
 
 def _suffix(path: Path) -> str:

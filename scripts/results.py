@@ -83,10 +83,7 @@ class CaseWriter:
                 + (f", {volume:.2f} mL" if volume is not None else "")
             )
             if entry["outside_fitted_range"]:
-                logger.warning(
-                    f"{entry['case']}: {entry['fraction_beyond_limit']:.0%} of the foreground lies beyond the normal "
-                    "limit, so scanner, contrast or anatomy is outside the fitted range and the mask means little"
-                )
+                logger.warning(f"{entry['case']}: {outside_warning(entry)}")
 
     def write_case(self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor) -> dict[str, Any]:
         """Write the files of one case.
@@ -115,9 +112,7 @@ class CaseWriter:
             foreground = foreground_of(image.cpu().numpy())
             entry = {"case": case, **measurements(scores, binary, foreground, affine, self.spatial_dim)}
             view = CaseView.of(image, anomaly_map, mask, self.spatial_dim)
-            outside = "   OUTSIDE THE FITTED RANGE" if entry["outside_fitted_range"] else ""
-            title = f"{case}   image score {entry['image_score']:.2f}{outside}   not for diagnosis"
-            (partial / f"{case}_overlay.png").write_bytes(overlay_png(view, title))
+            (partial / f"{case}_overlay.png").write_bytes(overlay_png(view, caption(case, entry)))
         return entry
 
     def write_summary(self, engine: Engine) -> None:
@@ -173,6 +168,20 @@ def measurements(
         numbers["slice_axis"] = axis
         numbers["slices"] = np.flatnonzero(mask.any(others)).tolist()
     return numbers
+
+
+def outside_warning(numbers: Mapping[str, Any]) -> str:
+    """What to say of a case outside the fitted range; see `measurements`."""
+    return (
+        f"{numbers['fraction_beyond_limit']:.0%} of the foreground lies beyond the normal limit, so scanner, contrast "
+        "or anatomy is outside the fitted range and the mask means little"
+    )
+
+
+def caption(case: str, numbers: Mapping[str, Any]) -> str:
+    """What stands above the picture of a case; see `measurements`."""
+    outside = "   OUTSIDE THE FITTED RANGE" if numbers["outside_fitted_range"] else ""
+    return f"{case}   image score {numbers['image_score']:.2f}{outside}   not for diagnosis"
 
 
 def image_score(scores: np.ndarray, foreground: np.ndarray, kind: str = "top_hundredth") -> float:
