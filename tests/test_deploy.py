@@ -55,9 +55,17 @@ def run_app(*command, **environment):
 
 
 @pytest.fixture(scope="module")
-def models(shipped, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(shipped, folder / "anomaly")
+def bundles(shipped, tmp_path_factory):
+    """The shipped bundle, one that finds nothing, and one that is not fitted."""
+    folder = tmp_path_factory.mktemp("bundles")
+    for name in ("anomaly", "nothing-found", "unfitted"):
+        shutil.copytree(shipped, folder / name)
+    config = folder / "nothing-found" / "configs" / "inference.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "threshold": 1e6}))
+    model = folder / "unfitted" / "models" / "model.pt"
+    state = torch.load(model, weights_only=True)
+    state["calibration.quantiles"] = torch.full_like(state["calibration.quantiles"], torch.nan)
+    torch.save(state, model)
     return folder
 
 
@@ -68,7 +76,7 @@ def series(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runs(models, series, tmp_path_factory):
+def runs(bundles, series, tmp_path_factory):
     """The app on all studies, one after the other in one process."""
     folder = tmp_path_factory.mktemp("runs")
     studies = folder / "studies"
@@ -76,8 +84,10 @@ def runs(models, series, tmp_path_factory):
         shutil.copytree(Path(series[name][0].filename).parent, studies / name)
     compressed_studies(studies, series["axial"])
     study_of_several_series(studies / "several", studies / "axial")
-    BAD.update(bad_studies(studies))
-    done = run_app(ROOT / "tests" / "run_deploy_app.py", models, studies, folder / "output")
+    BAD.update(bad_studies(studies), unfitted="is not calibrated")
+    for name in ("nothing-found", "unfitted"):
+        shutil.copytree(studies / "axial", studies / name)
+    done = run_app(ROOT / "tests" / "run_deploy_app.py", bundles, studies, folder / "output")
     assert done.returncode == 0, done.stderr[-3000:]
     logs = dict(re.findall(r"^=== (.*?)\n(.*?\nstatus \d)$", done.stderr, re.DOTALL | re.MULTILINE))
     return {name: Run(int(log[-1]), log, folder / "output" / name) for name, log in logs.items()}
@@ -242,12 +252,21 @@ def test_a_picture_comes_along(runs):
     assert min(Image.open(runs["axial"].results() / "preview.png").size) > 100
 
 
+def test_where_nothing_is_found_the_objects_say_so(runs):
+    run = runs["nothing-found"]
+    assert run.status == 0, run.log
+    segmentation = hd.seg.segread(run.dicom("segmentation"))
+    assert segmentation.number_of_segments == 1 and not segmentation.pixel_array.any()
+    found = json.loads((run.results() / "measurements" / "measurements.json").read_text())
+    assert (found["anomalous_volume_ml"], found["n_regions"], found["slices"]) == (0, 0, [])
+
+
 def test_the_series_with_most_slices_that_is_no_localizer_is_taken(runs, series):
     uid = series["axial"][0].SeriesInstanceUID
     assert f"series {uid} with 6 slices is taken, out of 2 that could be and 6 in the input" in runs["several"].log
 
 
-def test_no_identity_in_logs_or_names_and_nothing_outside_the_output(runs, models):
+def test_no_identity_in_logs_or_names_and_nothing_outside_the_output(runs):
     said = "".join(run.log for run in runs.values())
     assert "Doe" not in said and "4711" not in said
     for name in GOOD:
@@ -279,19 +298,6 @@ def test_of_a_bad_study_one_sentence_is_said_and_nothing_left(runs):
         assert not run.output.exists() or not list(run.output.iterdir()), name
 
 
-def test_with_an_unfitted_model_it_says_so(models, series, tmp_path):
-    shutil.copytree(models, tmp_path / "models")
-    path = tmp_path / "models" / "anomaly" / "models" / "model.pt"
-    state = torch.load(path, weights_only=True)
-    state["calibration.quantiles"] = torch.full_like(state["calibration.quantiles"], torch.nan)
-    torch.save(state, path)
-    study = Path(series["axial"][0].filename).parent
-    done = run_app(ROOT / "deploy" / "app", "-i", study, "-o", tmp_path / "out", "-m", tmp_path / "models")
-    assert done.returncode == 1
-    assert "is not calibrated" in done.stderr and "Traceback" not in done.stderr
-    assert not list((tmp_path / "out").iterdir())
-
-
 def test_without_a_bundle_it_says_so(series, tmp_path):
     study = Path(series["axial"][0].filename).parent
     (tmp_path / "models").mkdir()
@@ -310,9 +316,11 @@ def test_app_and_bundle_have_one_version():
 
 
 @pytest.fixture(scope="module")
-def package(models, tmp_path_factory):
+def package(shipped, tmp_path_factory):
     """What an image would be made of."""
-    context = tmp_path_factory.mktemp("package") / "context"
+    folder = tmp_path_factory.mktemp("package")
+    models, context = folder / "models", folder / "context"
+    shutil.copytree(shipped, models / "anomaly")
     without_docker = os.pathsep.join([str(PYTHON.parent), "/usr/sbin", "/sbin"])
     done = run_app(ROOT / "deploy" / "package.py", "--models", models, "--context", context, PATH=without_docker)
     assert done.returncode == 0, done.stderr
