@@ -47,7 +47,7 @@ benchmark: weights ## speed and memory of inference, and of a fit on the demo's 
 demo_output/model.pt:
 	$(MAKE) demo
 
-deploy_output/models: demo_output/model.pt .venv/installed
+deploy_output/models: demo_output/model.pt .venv/installed $(wildcard configs/*.json scripts/*.py scripts/mixture/*.py scripts/report/*.*)
 	$(BIN)/python -m scripts.ship --ckpt_path demo_output/model.pt --output deploy_output/models/anomaly --target_fpr 0.002 \
 		--show_progress False
 	touch $@

@@ -45,6 +45,8 @@ def write_series(folder: Path, image: np.ndarray, affine: np.ndarray, **attribut
         "SeriesNumber": 1,
         "SeriesDescription": "synthetic T1",
         "Modality": "MR",
+        "BodyPartExamined": "BRAIN",
+        "PatientPosition": "HFS",
         "Manufacturer": "made up",
         "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
         "ScanningSequence": "GR",

@@ -112,12 +112,12 @@ def by_itk(data, compression):
 def study_of_several_series(folder, series):
     """The series among a localizer, a shorter series, an ultrasound image and files that are no DICOM."""
     shutil.copytree(series, folder / "deep" / "down")
-    small = brain(62, (40, 46, 3))
+    small = lesioned()[..., :3]
     for turn in (np.eye(4), sagittal(), oblique()):
         write_series(
             folder / f"localizer-{turn[0, 0]}", brain(63, (40, 46, 9)), turn, ImageType=["ORIGINAL", "LOCALIZER"]
         )
-    write_series(folder / "short", small, AXIAL)
+    write_series(folder / "short", small, AXIAL, SeriesDescription="T1, the short one")
     write_series(folder / "us", small, AXIAL, SOPClassUID=UltrasoundImageStorage, Modality="US")
     (folder / "notes.txt").write_text("not DICOM")
 

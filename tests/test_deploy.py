@@ -84,6 +84,7 @@ def runs(bundles, series, tmp_path_factory):
         shutil.copytree(Path(series[name][0].filename).parent, studies / name)
     compressed_studies(studies, series["axial"])
     study_of_several_series(studies / "several", studies / "axial")
+    shutil.copytree(studies / "several" / "short", studies / "short")
     BAD.update(bad_studies(studies), unfitted="is not calibrated")
     for name in ("nothing-found", "unfitted"):
         shutil.copytree(studies / "axial", studies / name)
@@ -351,23 +352,26 @@ mount --bind "$CONTEXT/models" /opt/holoscan/models
 mount --bind "$STUDY" /var/holoscan/input
 mkdir -p /var/holoscan/output
 mount --bind "$OUTPUT" /var/holoscan/output
-cp "$CONTEXT/app.config" /var/holoscan/app.yaml
+cp "$CONFIG" /var/holoscan/app.yaml
 cd /var/holoscan
 exec "$@"
 """
 
 
-def test_the_packaged_command_gives_the_same_segmentation(package, series, runs, tmp_path):
+def test_the_packaged_command_gives_the_same_of_the_series_that_its_settings_ask_for(package, runs, tmp_path):
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("NOT TESTED: the packaged command needs a mount namespace of its own (unshare -m, as root)")
     (tmp_path / "out").mkdir()
     manifest = json.loads((package / "map" / "app.json").read_text())
     dockerfile = (package / "Dockerfile").read_text()
+    settings = yaml.safe_load((package / "app.config").read_text())
+    (tmp_path / "app.yaml").write_text(yaml.safe_dump({**settings, "series": {"description": "t1.*short"}}))
     environment = {
         **os.environ,
         **dict(re.findall(r"^ENV (HOLOSCAN_\w+)=(.*)$", dockerfile, re.MULTILINE)),
         "CONTEXT": str(package),
-        "STUDY": str(Path(series["oblique"][0].filename).parent),
+        "CONFIG": str(tmp_path / "app.yaml"),
+        "STUDY": str(runs["several"].output.parents[1] / "studies" / "several"),
         "OUTPUT": str(tmp_path / "out"),
         "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
@@ -376,9 +380,9 @@ def test_the_packaged_command_gives_the_same_segmentation(package, series, runs,
     command = ["unshare", "-m", "bash", "-c", REPLAY, "replay", *json.loads(manifest["command"])]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    packaged, direct = Run(0, done.stderr, tmp_path / "out"), runs["oblique"]
+    packaged, direct = Run(0, done.stderr, tmp_path / "out"), runs["short"]
     for kind in ("segmentation", "parametric_map"):
         first, second = (frames_by_source(pydicom.dcmread(run.dicom(kind))) for run in (packaged, direct))
-        assert first.keys() == second.keys()
+        assert first and first.keys() == second.keys()
         for uid in first:
             np.testing.assert_array_equal(first[uid][0], second[uid][0])

@@ -85,5 +85,6 @@ def parametric_map(scores: np.ndarray, slices: list, algorithm: Algorithm) -> hd
         content_label="ANOMALY_MAP",
         content_description="Anomaly score in units of the decision limit",
     )
+    written.Laterality = slices[0].get("Laterality", "")  # must be there for a paired part of the body
     written.SeriesDescription = "Anomaly map, not for diagnosis"
     return written
