@@ -174,9 +174,9 @@ def read_volume(headers: Sequence[Header]) -> tuple[list[pydicom.Dataset], hd.Vo
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"slice {index} of {len(slices)} cannot be decoded ({syntax}: {reason}); expected whole files, "
-                "uncompressed or in an encoding that docs/deploy.md lists, so decompress the series or send it "
-                "again."
+                f"slice {index} of {len(slices)}, in the order of their paths, cannot be decoded ({syntax}: {reason}); "
+                "expected whole files, uncompressed or in an encoding that docs/deploy.md lists, so decompress the "
+                "series or send it again."
             ) from error
     try:
         volume = hd.get_volume_from_series(
@@ -186,11 +186,12 @@ def read_volume(headers: Sequence[Header]) -> tuple[list[pydicom.Dataset], hd.Vo
             apply_presentation_lut=False,
             rtol=0.1,
             orientation_tol=1e-3,
-        ).flip_spatial(
-            0
-        )  # upwards along the normal, as ITK has it, so that slices have the numbers of the bundle's own
+        )
     except ValueError as error:
         raise InputError(f"the slices of the series do not make one volume ({error}); {EXPECTED}.") from error
+    volume = volume.flip_spatial(
+        0
+    )  # upwards along the normal as ITK has it, for slices to have the bundle's own numbers
     origins = np.array([data.ImagePositionPatient for data in slices], dtype=float)
     places = volume.map_reference_to_indices(origins)[:, 0]
     return [slices[index] for index in np.argsort(places)], volume
