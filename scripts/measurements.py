@@ -99,3 +99,17 @@ def image_score(scores: np.ndarray, foreground: np.ndarray, kind: str = "top_hun
     inside = scores[foreground]
     highest = max(1, round(inside.size / 100)) if kind == "top_hundredth" else 1
     return float(np.partition(inside, -highest)[-highest:].mean())
+
+
+def outside_warning(numbers: Mapping[str, Any]) -> str:
+    """What to say of a case outside the fitted range; see `measurements`."""
+    return (
+        f"{numbers['fraction_beyond_limit']:.0%} of the foreground lies beyond the normal limit, so scanner, contrast "
+        "or anatomy is outside the fitted range and the mask means little"
+    )
+
+
+def caption(case: str, numbers: Mapping[str, Any]) -> str:
+    """What stands above the picture of a case; see `measurements`."""
+    outside = "   OUTSIDE THE FITTED RANGE" if numbers["outside_fitted_range"] else ""
+    return f"{case}   image score {numbers['image_score']:.2f}{outside}   not for diagnosis"

@@ -17,7 +17,7 @@ from monai.engines.utils import IterationEvents
 
 from .case_view import CaseView
 from .errors import InputError
-from .measurements import affine_of
+from .measurements import affine_of, caption, outside_warning
 from .network import PatchAnomalyNetwork
 from .overlay import overlay_png
 from .processes import gather
@@ -79,10 +79,7 @@ class CaseWriter:
                 + (f", {volume:.2f} mL" if volume is not None else "")
             )
             if entry["outside_fitted_range"]:
-                logger.warning(
-                    f"{entry['case']}: {entry['fraction_beyond_limit']:.0%} of the foreground lies beyond the normal "
-                    "limit, so scanner, contrast or anatomy is outside the fitted range and the mask means little"
-                )
+                logger.warning(f"{entry['case']}: {outside_warning(entry)}")
 
     def write_case(
         self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor, result: Mapping[str, Any]
@@ -104,9 +101,7 @@ class CaseWriter:
                 nifti.header.set_xyzt_units("mm")
                 nib.save(nifti, partial / f"{case}_{kind}.nii.gz")
             view = CaseView.of(image, anomaly_map, mask, self.spatial_dim)
-            outside = "   OUTSIDE THE FITTED RANGE" if result["outside_fitted_range"] else ""
-            title = f"{case}   image score {result['image_score']:.2f}{outside}   not for diagnosis"
-            (partial / f"{case}_overlay.png").write_bytes(overlay_png(view, title))
+            (partial / f"{case}_overlay.png").write_bytes(overlay_png(view, caption(case, result)))
 
     def write_summary(self, engine: Engine) -> None:
         """Write ``summary.json`` with the cases so far."""

@@ -196,8 +196,8 @@ def test_a_bad_case_does_not_stop_the_others(fitted, tmp_path):
 def test_a_dicom_series_with_a_hole_is_refused(fitted, tmp_path):
     for case in ("missing", "damaged", "whole"):
         save_dicom_series(tmp_path / "in" / case, brain(75))
-    (tmp_path / "in" / "missing" / "2.dcm").unlink()
-    damaged = tmp_path / "in" / "damaged" / "4.dcm"
+    (tmp_path / "in" / "missing" / "002.dcm").unlink()
+    damaged = tmp_path / "in" / "damaged" / "004.dcm"
     damaged.write_bytes(damaged.read_bytes()[:-3000])
     given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
     said = said_by("inference", **given, ckpt_path=str(fitted / "model.pt"))
