@@ -135,11 +135,12 @@ def test_metadata_meets_the_schema():
     verify_metadata(meta_file=str(ROOT / "configs" / "metadata.json"), filepath=schema)
 
 
-def test_the_version_stands_in_both_changelogs_and_in_the_project():
+def test_the_version_stands_in_both_changelogs_in_the_project_and_in_the_app():
     version = METADATA["version"]
     assert next(iter(METADATA["changelog"])) == version
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
     assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"version: {version}\n" in (ROOT / "deploy" / "app" / "app.yaml").read_text()
 
 
 def test_required_packages_are_pinned_as_the_metadata_says():
