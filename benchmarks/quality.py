@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VARIANTS: dict[str, dict[str, Any]] = {
     "last": {"layers": [-1]},  # the paper's
     "ninth": {"layers": [8]},
+    "ninth at two sizes": {"layers": [8], "scales": [1.0, 0.75]},
 }
 RANK = 4
 Score = Callable[[torch.Tensor], torch.Tensor]  # patches [N,D] -> scores [N]

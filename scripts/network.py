@@ -157,6 +157,7 @@ class PatchAnomalyNetwork(nn.Module):
             "encoder_name": self.encoder.name,
             "layers": list(self.encoder.layers),
             "image_size": self.image_size,
+            "scales": list(self.encoder.scales),
             "n_components": self.mixture.n_components,
             "n_features": self.mixture.n_features,
             "covariance_type": self.mixture.covariance_type,
@@ -173,7 +174,7 @@ class PatchAnomalyNetwork(nn.Module):
         Raises:
             InputError: it was fitted under other settings.
         """
-        saved, own = state["settings"], self.settings()
+        saved, own = {"scales": [1.0], **state["settings"]}, self.settings()  # 0.2.0 had no scales
         for name in own:
             if saved.get(name) != own[name]:
                 raise InputError(

@@ -23,6 +23,12 @@ def linear_weights(n_in: int, n_out: int, like: torch.Tensor) -> torch.Tensor:
     return (weights / weights.sum(1, keepdim=True)).to(like)
 
 
+def resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Images ``[B,C,H,W]`` -> ``[B,C,height,width]``, linearly with antialiasing."""
+    rows, columns = linear_weights(images.shape[2], height, images), linear_weights(images.shape[3], width, images)
+    return rows @ images @ columns.mT
+
+
 def repeat_last(weights: torch.Tensor, multiple: int) -> torch.Tensor:
     """Weights ``[n,m]`` -> the same with the last row repeated, up to a whole multiple of rows."""
     n = weights.shape[0]

@@ -193,8 +193,8 @@ def test_a_bad_case_does_not_stop_the_others(fitted, tmp_path):
 def test_a_dicom_series_with_a_hole_is_refused(fitted, tmp_path):
     for case in ("missing", "damaged", "whole"):
         save_dicom_series(tmp_path / "in" / case, brain(75))
-    (tmp_path / "in" / "missing" / "2.dcm").unlink()
-    damaged = tmp_path / "in" / "damaged" / "4.dcm"
+    (tmp_path / "in" / "missing" / "002.dcm").unlink()
+    damaged = tmp_path / "in" / "damaged" / "004.dcm"
     damaged.write_bytes(damaged.read_bytes()[:-3000])
     given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
     said = said_by("inference", **given, ckpt_path=str(fitted / "model.pt"))
@@ -340,6 +340,15 @@ def test_ids_that_the_two_configs_share_are_equal():
     shared = set(train) & set(inference)
     assert {"network_def", "mixture", "encoder", "inferer", "preprocessing", "image_size"} <= shared
     assert {name for name in shared if train[name] != inference[name]} == {"run"}
+
+
+def test_monai_label_finds_what_it_changes():
+    train, inference = (json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference"))
+    assert all(isinstance(handler, dict) for handler in train["train"]["handlers"])  # it looks for a CheckpointLoader
+    assert "displayable_configs" not in train  # every request for a training would have to name them
+    for name in inference["displayable_configs"]:
+        others = {**inference, "displayable_configs": None, "run_settings": None}
+        assert f'"@{name}"' not in json.dumps(others), f"{name} must be read where a request changes it"
 
 
 def test_logging_configuration_loads():

@@ -2,10 +2,10 @@
 
 import nibabel as nib
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-PATIENT = "Doe^Jane"
+from demo.dicom_series import write_series
+
+PATIENT = "Doe Jane"
 
 
 def brain(seed, shape=(40, 46, 5), lesion=None):
@@ -29,22 +29,4 @@ def save(path, image, affine=AFFINE):
 
 def save_dicom_series(folder, volume):
     """A series of one file per slice, with a patient's name in it."""
-    folder.mkdir(parents=True)
-    series, study, frame = generate_uid(), generate_uid(), generate_uid()
-    for index in range(volume.shape[2]):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = MRImageStorage
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset = FileDataset(str(folder / f"{index}.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
-        dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
-        dataset.SeriesInstanceUID, dataset.StudyInstanceUID, dataset.FrameOfReferenceUID = series, study, frame
-        dataset.PatientName, dataset.PatientID, dataset.Modality = PATIENT, "4711", "MR"
-        dataset.Rows, dataset.Columns = volume.shape[1], volume.shape[0]
-        dataset.PixelSpacing, dataset.SliceThickness = [1.1, 0.9], 4.0
-        dataset.ImageOrientationPatient, dataset.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 4.0 * index]
-        dataset.InstanceNumber = index + 1
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
-        dataset.PixelData = volume[:, :, index].T.astype(np.uint16).tobytes()
-        dataset.save_as(folder / f"{index}.dcm", enforce_file_format=True)
+    write_series(folder, volume, np.diag([-0.9, -1.1, 4.0, 1]), PatientName=PATIENT, PatientID="4711")

@@ -1,0 +1,106 @@
+"""A volume as the DICOM series of a made-up patient."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.valuerep import format_number_as_ds
+
+
+def write_series(folder: Path, image: np.ndarray, affine: np.ndarray, **attributes: Any) -> list[FileDataset]:
+    """Write an MR series, one file per slice along the last axis.
+
+    Args:
+        folder: gets ``000.dcm`` and so on.
+        image: ``[X,Y,Z]``, whole numbers from 0 to 65535; X runs along the rows of the slices, Y down them.
+        affine: of the array in RAS, mm; its first two axes at right angles, as DICOM wants.
+        attributes: other values than the usual ones, by keyword.
+
+    Returns:
+        The slices.
+    """
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    directions = lps[:3, :3] / spacing
+    common = {
+        "PatientName": "Sample^Synthetic",
+        "PatientID": "SAMPLE-1",
+        "PatientBirthDate": "",
+        "PatientSex": "O",
+        "StudyInstanceUID": generate_uid(),
+        "SeriesInstanceUID": generate_uid(),
+        "FrameOfReferenceUID": generate_uid(),
+        "PositionReferenceIndicator": "",
+        "StudyDate": "20260101",
+        "StudyTime": "120000",
+        "StudyID": "1",
+        "AccessionNumber": "",
+        "ReferringPhysicianName": "",
+        "SeriesNumber": 1,
+        "SeriesDescription": "synthetic T1",
+        "Modality": "MR",
+        "BodyPartExamined": "BRAIN",
+        "PatientPosition": "HFS",
+        "Manufacturer": "made up",
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "ScanningSequence": "GR",
+        "SequenceVariant": "NONE",
+        "ScanOptions": "",
+        "MRAcquisitionType": "3D",
+        "EchoTime": 3,
+        "RepetitionTime": 8,
+        "EchoTrainLength": 1,
+        "Columns": image.shape[0],
+        "Rows": image.shape[1],
+        "PixelSpacing": _decimals(spacing[1::-1]),
+        "SliceThickness": _decimals(spacing[2:])[0],
+        "ImageOrientationPatient": _decimals(directions[:, :2].T.ravel()),
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": 0,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    slices = []
+    for index in range(image.shape[2]):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        path = folder / f"{index:03d}.dcm"
+        data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        data.InstanceNumber = index + 1
+        data.ImagePositionPatient = _decimals((lps @ [0, 0, index, 1])[:3])
+        data.PixelData = np.ascontiguousarray(image[:, :, index].T, dtype="<u2").tobytes()
+        for keyword, value in {**common, **attributes}.items():
+            setattr(data, keyword, value)
+        data.save_as(path, enforce_file_format=True)
+        slices.append(data)
+    return slices
+
+
+def _decimals(values: np.ndarray) -> list[str]:
+    return [format_number_as_ds(float(value)) for value in values]
+
+
+def main() -> None:
+    """`python -m demo.dicom_series VOLUME FOLDER`: a NIfTI volume as a series."""
+    parser = argparse.ArgumentParser(prog="python -m demo.dicom_series", description=__doc__)
+    parser.add_argument("volume", type=Path)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    volume = nib.nifti1.load(options.volume)
+    write_series(options.folder, np.asarray(volume.dataobj), volume.affine)
+
+
+if __name__ == "__main__":
+    main()

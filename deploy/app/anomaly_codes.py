@@ -1,0 +1,10 @@
+"""Codes for what no public terminology has a word for; a designator that begins with 99 is a private one."""
+
+from pydicom.sr.coding import Code
+
+SCHEME = "99DPMM"
+ANOMALY_SCORE = Code("anomaly-score", SCHEME, "Anomaly score in units of the decision limit")
+BEYOND_LIMIT = Code("beyond-limit", SCHEME, "Share of the foreground beyond the decision limit")
+N_REGIONS = Code("regions", SCHEME, "Number of connected anomalous regions")
+OUTSIDE_FITTED_RANGE = Code("outside-range", SCHEME, "Input outside the range of the normal images")
+MILLILITRE = Code("mL", "UCUM", "milliliter")

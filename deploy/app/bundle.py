@@ -1,0 +1,81 @@
+"""The bundle that the app applies."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.deploy.core import Model
+from pydicom.uid import generate_uid
+
+from scripts.provenance import provenance
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What stands in every object about where it came from.
+
+    Attributes:
+        manufacturer: who made the bundle.
+        name: the bundle's.
+        version: the bundle's.
+        device_uid: another one for every fit, as IHE's profile for AI results asks.
+        provenance: settings, weights and versions, see `scripts.provenance`.
+    """
+
+    manufacturer: str
+    name: str
+    version: str
+    device_uid: str
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle with a fitted model.
+
+    Attributes:
+        model: the network and the bundle's folder, in the form in which the SDK hands loaded models around.
+        algorithm: how results name it.
+    """
+
+    model: Model
+    algorithm: Algorithm
+
+    @classmethod
+    def load(cls, path: Path) -> Bundle:
+        """Read a bundle's configs and model.
+
+        Args:
+            path: its folder.
+
+        Returns:
+            The bundle.
+
+        Raises:
+            InputError: it has no fitted model, or one fitted under other settings.
+        """
+        parser = ConfigParser()
+        parser.read_meta(path / "configs" / "metadata.json")
+        parser.read_config(path / "configs" / "inference.json")
+        parser["bundle_root"] = str(path)
+        network = parser.get_parsed_content("fitted_network").eval()
+        model = Model(str(path), "anomaly")
+        model.predictor = network
+        metadata = json.loads((path / "configs" / "metadata.json").read_text())
+        digest = sha256((path / "models" / "model.pt").read_bytes()).hexdigest()
+        settings = parser.get_parsed_content("run_settings")
+        return cls(
+            model,
+            Algorithm(
+                manufacturer=metadata["authors"],
+                name=metadata["name"],
+                version=metadata["version"],
+                device_uid=generate_uid(entropy_srcs=[digest]),
+                provenance=provenance(network, {**settings, "ckpt_path": "models/model.pt", "model_sha256": digest}),
+            ),
+        )

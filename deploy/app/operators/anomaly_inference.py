@@ -1,0 +1,73 @@
+"""Hands on the mask, the map, the measurements and a picture."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from monai.deploy.core import AppContext, Fragment, Image, IOType, OperatorSpec
+from monai.deploy.operators.monai_bundle_inference_operator import IOMapping, MonaiBundleInferenceOperator
+
+from scripts.case_view import CaseView
+from scripts.measurements import caption, outside_warning
+from scripts.overlay import overlay_png
+
+logger = logging.getLogger("anomaly_app")
+
+
+class AnomalyInference(MonaiBundleInferenceOperator):
+    """The SDK's operator for bundles, and what it has no way out for: it makes every output whole numbers.
+
+    Named input:
+        image: an `Image` ``[W,H,D]``.
+
+    Named outputs:
+        pred: the mask as an `Image` ``[D,H,W]``.
+        map: the calibrated map as an `Image` ``[D,H,W]``, float32.
+        measurements: see `scripts.measurements.measurements`.
+        preview: a PNG file.
+
+    Args:
+        fragment: the app.
+        args: for `Operator`.
+        app_context: with the bundle's model.
+        kwargs: for `Operator`.
+    """
+
+    def __init__(self, fragment: Fragment, *args: Any, app_context: AppContext, **kwargs: Any) -> None:
+        super().__init__(
+            fragment,
+            *args,
+            app_context=app_context,
+            input_mapping=[IOMapping("image", Image, IOType.IN_MEMORY)],
+            output_mapping=[IOMapping("pred", Image, IOType.IN_MEMORY)],
+            **kwargs,
+        )
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """Name the ports."""
+        super().setup(spec)
+        for name in ("map", "measurements", "preview"):
+            spec.output(name)
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Score the image."""
+        super().compute(op_input, op_output, context)
+        image, anomaly_map, mask = (self.processed[key].cpu() for key in ("image", "map", "pred"))
+        scores = anomaly_map[0].numpy().astype(np.float32)
+        found = self.processed["result"]
+        logger.info(f"image score {found['image_score']:.2f}, {found['n_regions']} regions")
+        if found["outside_fitted_range"]:
+            logger.warning(outside_warning(found))
+        picture = overlay_png(
+            CaseView.of(image, anomaly_map, mask, self._inferer.spatial_dim), caption("anomaly map", found)
+        )
+        op_output.emit(Image(scores.swapaxes(0, 2)), "map")
+        op_output.emit(found, "measurements")
+        op_output.emit(picture, "preview")
+
+    def post_process(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        """The bundle's postprocessing, whose results stay at hand as they are."""
+        self.processed = super().post_process(data, *args, **kwargs)
+        return self.processed

@@ -1,0 +1,40 @@
+"""Writes the mask as a DICOM Segmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bundle import Algorithm
+from monai.deploy.core import Fragment
+from monai.deploy.operators.dicom_seg_writer_operator import DICOMSegmentationWriterOperator, SegmentDescription
+from monai.deploy.operators.dicom_utils import ModelInfo
+from pydicom.sr.codedict import codes
+
+
+def segmentation_writer(fragment: Fragment, algorithm: Algorithm, folder: Path) -> DICOMSegmentationWriterOperator:
+    """The SDK's writer, told what the mask means.
+
+    Args:
+        fragment: the app.
+        algorithm: what made the mask.
+        folder: gets the file.
+
+    Returns:
+        An operator with the inputs ``study_selected_series_list`` and ``seg_image``.
+    """
+    anomaly = SegmentDescription(
+        segment_label="Anomaly",
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Lesion,
+        algorithm_name=algorithm.name,
+        algorithm_version=algorithm.version,
+        algorithm_family=codes.DCM.ArtificialIntelligence,
+    )
+    return DICOMSegmentationWriterOperator(
+        fragment,
+        segment_descriptions=[anomaly],
+        model_info=ModelInfo(algorithm.manufacturer, algorithm.name, algorithm.version, algorithm.device_uid),
+        custom_tags={"SeriesDescription": "Anomaly mask, not for diagnosis", "ContentLabel": "ANOMALY"},
+        output_folder=folder,
+        name="segmentation",
+    )

@@ -1,0 +1,197 @@
+"""A study's series: which one is taken, and the volume it makes."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage, MRImageStorage
+from pydicom.valuerep import DA, TM
+
+from scripts.dicom_series import what_is_wrong
+from scripts.errors import InputError
+
+logger = logging.getLogger("anomaly_app")
+
+Header = pydicom.Dataset
+TAKEN = (MRImageStorage, CTImageStorage)
+EXPECTED = "expected one MR or CT series of one file per slice"
+# What is handed on to the results about patient and study. It may be empty but must be there, and anonymisers tend to
+# remove it or to fill it with what is not allowed.
+HANDED_ON = {
+    "PatientName": str,
+    "PatientID": str,
+    "PatientBirthDate": DA,
+    "PatientSex": hd.PatientSexValues,
+    "StudyDate": DA,
+    "StudyTime": TM,
+    "StudyID": str,
+    "AccessionNumber": str,
+    "ReferringPhysicianName": str,
+    "PositionReferenceIndicator": str,
+}
+# Warnings of odd values spell them out, birth dates and names among them.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+warnings.filterwarnings("ignore", message="The string .* is unlikely to represent", category=UserWarning)
+
+
+def read_headers(folder: Path) -> list[Header]:
+    """The headers of all DICOM files below a folder; other files are passed over.
+
+    Args:
+        folder: may hold a whole study.
+
+    Returns:
+        Headers, which know their files.
+
+    Raises:
+        InputError: a file that should be DICOM and cannot be read.
+    """
+    headers: list[Header] = []
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for number, path in enumerate(paths, 1):
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+            kept = "SeriesInstanceUID" in header and header.SOPClassUID and header.SeriesInstanceUID
+        except (InvalidDicomError, OSError, ValueError, AttributeError) as error:
+            if isinstance(error, InvalidDicomError) and path.suffix.lower() != ".dcm":
+                continue
+            raise InputError(
+                f"file {number} of the {len(paths)} of the input, in the order of their paths, is damaged or no DICOM; "
+                "expected whole files, so send the study again."
+            ) from error
+        if kept:
+            headers.append(header)
+    return headers
+
+
+def choose_series(headers: Sequence[Header], pattern: str = "") -> list[Header]:
+    """The series to look at: of all MR and CT series that are no localizers, the one with the most slices.
+
+    Of two with as many, the one with the lower series number. The log says which it is among how many.
+
+    Args:
+        headers: of a study, or of several.
+        pattern: a regular expression that must be found in the SeriesDescription, whatever its case; empty for any.
+
+    Returns:
+        The headers of the series.
+
+    Raises:
+        InputError: there is no such series.
+    """
+    series: dict[str, list[Header]] = defaultdict(list)
+    for header in headers:
+        series[header.SeriesInstanceUID].append(header)
+    images = {uid: slices for uid, slices in series.items() if slices[0].SOPClassUID in TAKEN}
+    views = {uid: slices for uid, slices in images.items() if not any(map(is_localizer, slices))}
+    wanted = [
+        slices
+        for slices in views.values()
+        if re.search(pattern, str(slices[0].get("SeriesDescription", "")), re.IGNORECASE)
+    ]
+    if not wanted:
+        kinds = Counter(slices[0].get("Modality", "no modality") for slices in series.values())
+        enhanced = any(s[0].SOPClassUID in (EnhancedMRImageStorage, EnhancedCTImageStorage) for s in series.values())
+        raise InputError(
+            f"None of the {len(series)} series can be taken ({len(images)} are MR or CT, {len(views)} of them no "
+            f"localizer, 0 of them described as {pattern!r}; modalities: {dict(kinds)}); {EXPECTED}"
+            + (", so convert the enhanced multi-frame objects." if enhanced else ".")
+        )
+    chosen = min(wanted, key=lambda s: (-len(s), int(s[0].get("SeriesNumber") or 0), s[0].SeriesInstanceUID))
+    logger.info(
+        f"series {chosen[0].SeriesInstanceUID} with {len(chosen)} slices is taken, "
+        f"out of {len(wanted)} that could be and {len(series)} in the input"
+    )
+    return chosen
+
+
+def is_localizer(header: Header) -> bool:
+    """Whether a slice says that it belongs to a localizer."""
+    return "LOCALIZER" in (str(value).upper() for value in header.get("ImageType") or [])
+
+
+def check_series(headers: Sequence[Header]) -> None:
+    """Refuse what makes no volume of grey values.
+
+    Args:
+        headers: of one series.
+
+    Raises:
+        InputError: slices without a place, in colour, missing, doubled, of several sizes or orientations.
+    """
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID"):
+        missing = sum(not header.get(keyword) for header in headers)
+        if missing:
+            raise InputError(f"{missing} slices of the series have no {keyword}; {EXPECTED}, with its place in space.")
+    if len({header.FrameOfReferenceUID for header in headers}) > 1:
+        raise InputError("the slices of the series have several frames of reference; expected one.")
+    colours = {header.get("PhotometricInterpretation", "none") for header in headers}
+    if not colours <= {"MONOCHROME1", "MONOCHROME2"}:
+        raise InputError(f"the series has pixels of the kind {', '.join(sorted(colours))}; expected grey values.")
+    wrong = what_is_wrong(headers)
+    if wrong:
+        raise InputError(f"{wrong}.")
+
+
+def empty_what_is_not_allowed(data: pydicom.Dataset) -> None:
+    """Put nothing where something about patient or study is missing or has a value that DICOM does not know."""
+    for keyword, kind in HANDED_ON.items():
+        try:
+            kind(data.get(keyword, ""))
+        except ValueError:
+            setattr(data, keyword, "")
+        else:
+            data.setdefault(keyword, "")
+
+
+def read_volume(headers: Sequence[Header]) -> tuple[list[pydicom.Dataset], hd.Volume]:
+    """Decode a series, with its rescale slope and intercept applied as ITK does for the bundle.
+
+    Args:
+        headers: of one series, in any order.
+
+    Returns:
+        The slices in the order of the volume, and the volume ``[D,H,W]``, float32.
+
+    Raises:
+        InputError: pixels that cannot be decoded, or slices that do not stack up to a box.
+    """
+    slices = [pydicom.dcmread(header.filename) for header in headers]
+    syntax = slices[0].file_meta.TransferSyntaxUID.name
+    for index, data in enumerate(slices, 1):
+        empty_what_is_not_allowed(data)
+        try:
+            _ = data.pixel_array
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"slice {index} of {len(slices)}, in the order of their paths, cannot be decoded ({syntax}: {reason}); "
+                "expected whole files, uncompressed or in an encoding that docs/deploy.md lists, so decompress the "
+                "series or send it again."
+            ) from error
+    try:
+        volume = hd.get_volume_from_series(
+            slices,
+            dtype=np.float32,
+            apply_real_world_transform=False,
+            apply_presentation_lut=False,
+            rtol=0.1,
+            orientation_tol=1e-3,
+        )
+    except ValueError as error:
+        raise InputError(f"the slices of the series do not make one volume ({error}); {EXPECTED}.") from error
+    volume = volume.flip_spatial(
+        0
+    )  # upwards along the normal as ITK has it, for slices to have the bundle's own numbers
+    origins = np.array([data.ImagePositionPatient for data in slices], dtype=float)
+    places = volume.map_reference_to_indices(origins)[:, 0]
+    return [slices[index] for index in np.argsort(places)], volume

@@ -1,0 +1,87 @@
+"""`python deploy/package.py --models FOLDER`: the MONAI Application Package, an image for docker.
+
+Where docker's daemon does not answer, the packager does all that comes before the image: what it would be made of
+(Dockerfile, app.json, pkg.json, requirements, app and models) is kept in a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+from holoscan_cli.__main__ import main as packager
+from holoscan_cli.common.enum_types import PlatformConfiguration
+from holoscan_cli.packager.container_builder import BuilderBase
+from holoscan_cli.packager.parameters import PlatformBuildResults, PlatformParameters
+
+APP = Path(__file__).parent / "app"
+# The packager learns over the network which image the SDK takes as a base; without an image it need not know.
+UNKNOWN_IMAGE = "the-base-image-of-the-sdk"
+
+
+def main() -> None:
+    """Package the app."""
+    application = yaml.safe_load((APP / "app.yaml").read_text())["application"]
+    parser = argparse.ArgumentParser(prog="python deploy/package.py", description=__doc__)
+    parser.add_argument("--models", type=Path, required=True, help="a folder with the shipped bundle in it")
+    parser.add_argument("--context", type=Path, default=Path("map_context"), help="where to keep it without docker")
+    parser.add_argument("--tag", default=f"anomaly:{application['version']}")
+    options = parser.parse_args()
+
+    command = ["monai-deploy", "package", str(APP), "--config", str(APP / "app.yaml"), "--models", str(options.models)]
+    command += ["--tag", options.tag, "--platform", "x86_64", "--sdk", "monai-deploy"]
+    if docker_answers():
+        packager(command)
+        return
+    keep_context(options.context)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as source:
+        json.dump(unknown_images(), source)
+        source.flush()
+        packager([*command, "--source", source.name])
+    print(f"docker's daemon does not answer: NO IMAGE WAS BUILT. What it would be made of is in {options.context}.")
+
+
+def docker_answers() -> bool:
+    """Whether images can be built here."""
+    return bool(shutil.which("docker")) and not subprocess.run(["docker", "info"], capture_output=True).returncode
+
+
+def keep_context(folder: Path) -> None:
+    """Make the packager copy what it would build an image of, in place of building it.
+
+    Args:
+        folder: gets the copy; an older one is replaced.
+    """
+
+    def copy(self: BuilderBase, dockerfile: str, platform: PlatformParameters) -> PlatformBuildResults:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self._temp_dir, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        result = PlatformBuildResults(platform)
+        result.succeeded = True
+        result.docker_tag = "none, only its context was kept"
+        return result
+
+    BuilderBase._build_internal = copy
+
+
+def unknown_images() -> dict:
+    """What the packager reads of the SDK's release, as far as it needs it without building."""
+    release = version("holoscan-cli")
+    kinds = [kind.value for kind in PlatformConfiguration]
+    holoscan = {
+        "wheel-version": release,
+        "debian-version": release,
+        "base-images": dict.fromkeys(kinds, UNKNOWN_IMAGE),
+        "build-images": {kind: {} for kind in kinds},
+    }
+    return {release: {"holoscan": holoscan, "health-probes": {}}}
+
+
+if __name__ == "__main__":
+    main()
