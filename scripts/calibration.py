@@ -88,8 +88,26 @@ class ScoreCalibration(nn.Module):
         fraction = (log_rates[0] - math.log(target_fpr)) / (log_rates[0] - log_rates[1])
         return torch.lerp(self.quantiles[kind, after - 1], here, fraction.clamp(0, 1))
 
+    def unit(self, kind: int, target_fpr: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The raw scores that are 0 and 1 of the calibrated ones.
+
+        Args:
+            kind: index in ``SCORE_KINDS``.
+            target_fpr: false-positive rate per patch on normal images, between 0.001 and 0.5.
+
+        Returns:
+            Median and limit, scalars.
+
+        Raises:
+            RuntimeError: the limit at this rate is not above the median.
+        """
+        median, limit = self.quantiles[kind, 0], self.limit(kind, target_fpr)
+        if bool(limit <= median):
+            raise RuntimeError("The decision limit is the median of the normal scores: give a lower target_fpr.")
+        return median, limit
+
     def forward(self, raw: torch.Tensor, kind: int, target_fpr: float) -> torch.Tensor:
-        """Calibrate scores: ``(raw - median) / (limit - median)``.
+        """Calibrate scores: ``(raw - median) / (limit - median)``, see `unit`.
 
         Args:
             raw: raw scores of any shape.
@@ -98,13 +116,8 @@ class ScoreCalibration(nn.Module):
 
         Returns:
             The same shape, without unit.
-
-        Raises:
-            RuntimeError: the limit at this rate is not above the median.
         """
-        median, limit = self.quantiles[kind, 0], self.limit(kind, target_fpr)
-        if bool(limit <= median):
-            raise RuntimeError("The decision limit is the median of the normal scores: give a lower target_fpr.")
+        median, limit = self.unit(kind, target_fpr)
         return (raw - median) / (limit - median)
 
 

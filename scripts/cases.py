@@ -8,12 +8,11 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-import pydicom
 import torch
 from monai.data import Dataset
-from pydicom.errors import InvalidDicomError
+from monai.transforms import LoadImage
 
+from .dicom_series import header_of, what_is_wrong
 from .errors import InputError, cause_of
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".mha", ".nrrd")
@@ -128,6 +127,29 @@ class CaseDataset(Dataset):
             }
 
 
+class NormalDataset(CaseDataset):
+    """A `CaseDataset` of normal cases only.
+
+    A case with a ``label``, as MONAI Label gives them, is normal where the label is empty.
+
+    Args:
+        data: cases; those without a name are named after their file.
+        transform: preprocessing.
+
+    Raises:
+        InputError: not one of them is normal.
+    """
+
+    def __init__(self, data: Sequence[dict[str, Any]], transform: Any = None) -> None:
+        normals = [case for case in data if "label" not in case or not LoadImage()(case["label"]).any()]
+        if not normals:
+            raise InputError(
+                f"None of {len(data)} cases is normal; a fit needs two normals at least, one of them held out. In "
+                "MONAI Label those labelled images are normal whose label is empty, and val_split must be above 0."
+            )
+        super().__init__([{"case": _stem(Path(case.get("image", "")))} | case for case in normals], transform)
+
+
 def sentence(error: BaseException, action: str, advice: str) -> str:
     """What went wrong with a case, in one sentence.
 
@@ -162,50 +184,19 @@ def raise_failed(failed: Collection[tuple[str, str]], n_cases: int, others: str)
         raise InputError(f"{len(failed)} of {n_cases} cases failed ({others}):{listed}")
 
 
-def wrong_with_series(headers: Sequence[pydicom.Dataset]) -> str:
-    """Why DICOM files do not make one volume.
-
-    Args:
-        headers: of the files, in any order.
-
-    Returns:
-        A sentence without its full stop; empty where nothing is wrong, or where the files have no place in space.
-    """
-    n_series = len({header.SeriesInstanceUID for header in headers})
-    if n_series > 1:
-        return f"the folder holds {n_series} DICOM series; expected one in each folder"
-    if not all("ImagePositionPatient" in header and "ImageOrientationPatient" in header for header in headers):
-        return ""
-    if len({(header.get("Rows"), header.get("Columns")) for header in headers}) > 1:
-        return "the slices of the series differ in size; expected one size"
-    orientations = np.array([header.ImageOrientationPatient for header in headers], dtype=float)
-    if np.ptp(orientations, axis=0).max() > 1e-3:
-        return "the slices of the series differ in orientation, as a localizer's do; expected parallel slices"
-    normal = np.cross(orientations[0, :3], orientations[0, 3:])
-    gaps = np.diff(np.sort([np.dot(normal, np.array(header.ImagePositionPatient, float)) for header in headers]))
-    if len(gaps) and gaps.min() < 1e-3:
-        return "several slices of the series lie at one position; expected one volume, so split the series"
-    if len(gaps) and np.ptp(gaps) > 0.1 * np.median(gaps):
-        return (
-            f"the slices of the series lie {gaps.min():.3g} to {gaps.max():.3g} mm apart; expected even gaps, so look "
-            "for missing files"
-        )
-    return ""
-
-
 def _walk(folder: Path, root: Path, pattern: str, exclude: Path | None) -> Iterator[dict[str, Any]]:
     if exclude and folder.resolve() == exclude:
         return
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     files = [entry for entry in entries if entry.is_file()]
     images = [file for file in files if _suffix(file) and file.absolute().match(pattern)]
-    headers = [header for file in files if not _suffix(file) and (header := _dicom_header(file))]
+    headers = [header for file in files if not _suffix(file) and (header := header_of(file))]
     for image in images:
         above = "_".join(_folders(image, root, pattern))
         alone = above and len(images) == 1 and not headers and "/" not in pattern
         yield {"case": above if alone else "_".join(filter(None, [above, _stem(image)])), "image": str(image)}
     if headers and folder.absolute().match(pattern):
-        wrong = wrong_with_series(headers)
+        wrong = what_is_wrong(headers)
         series = {"error": wrong} if wrong else {"image": str(folder), "n_files": len(headers)}
         name = (folder.resolve() if folder == root else folder).name
         yield {"case": "_".join([*_folders(folder, root, pattern), name]), **series}
@@ -218,15 +209,6 @@ def _folders(path: Path, root: Path, pattern: str) -> list[str]:
     """The folders between a root and a path below it, without those that a pattern for the path spells out."""
     pairs = itertools.zip_longest(reversed(path.relative_to(root).parts[:-1]), reversed(PurePath(pattern).parts[:-1]))
     return [folder for folder, in_pattern in pairs if folder and folder != in_pattern][::-1]
-
-
-def _dicom_header(path: Path) -> pydicom.Dataset | None:
-    tags = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns"]
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-    except (InvalidDicomError, OSError, ValueError):
-        return None
-    return header if "SeriesInstanceUID" in header else None
 
 
 def _suffix(path: Path) -> str:

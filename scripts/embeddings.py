@@ -170,7 +170,7 @@ def _keys(
     encoder = network.encoder
     common = {
         "weights": encoder.weights_digest or _digest(encoder),
-        "encoder": [encoder.name, encoder.layers, encoder.image_size],
+        "encoder": [encoder.name, encoder.layers, encoder.image_size, encoder.scales],
         "spatial_dim": inferer.spatial_dim,
         "preprocessing": store.preprocessing,
     }

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 from .errors import InputError
+from .resampling import cubic_point_weights, cubic_weights, resize
 
 PATCH_SIZE = 14
 PRETRAINED_GRID = 37  # DINOv2's position embeddings were learned on 37 x 37 patches (518 px)
@@ -35,10 +36,13 @@ class DINOv2PatchEncoder(nn.Module):
             The encoder itself takes every size that is a multiple of 14.
         layers: blocks whose tokens are used, as indices into the blocks; ``(-1,)`` is the last one. The final norm is
             applied to each, each is l2-normalised, then they are concatenated and normalised once more.
+        scales: sizes at which the encoder sees an image, as shares of the size it comes in, in hundredths. The
+            embeddings of all are brought to the patches of the image as it comes, averaged and normalised.
         vit_options: overrides of timm's model arguments (``depth``, ``embed_dim``, ...), for small test models.
 
     Raises:
-        InputError: an unknown ``name``, an ``image_size`` that is not a positive multiple of 14, no such layer.
+        InputError: an unknown ``name``, an ``image_size`` that is not a positive multiple of 14, no such layer,
+            a scale that is not positive.
     """
 
     mean: torch.Tensor
@@ -49,6 +53,7 @@ class DINOv2PatchEncoder(nn.Module):
         name: str = "dinov2_vits14",
         image_size: int = 448,
         layers: int | Sequence[int] = (-1,),
+        scales: Sequence[float] = (1.0,),
         vit_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -71,6 +76,10 @@ class DINOv2PatchEncoder(nn.Module):
         if not layers or not all(-depth <= layer < depth for layer in layers):
             raise InputError(f"layers must name blocks between {-depth} and {depth - 1}; got {tuple(layers)}.")
         self.layers = [layer % depth for layer in layers]
+        self.scales = [float(scale) for scale in scales]
+        self.percents = [round(100 * scale) for scale in self.scales]
+        if not self.percents or min(self.percents) < 1:
+            raise InputError(f"scales must be positive shares of image_size, such as [1.0, 0.75]; got {list(scales)}.")
         self.n_features = vit.embed_dim * len(self.layers)
         self.has_registers = vit.reg_token is not None
         self.weights_digest = ""  # of what was loaded; empty while the weights are random
@@ -90,8 +99,18 @@ class DINOv2PatchEncoder(nn.Module):
         Raises:
             ValueError: H or W is not a positive multiple of 14.
         """
+        embeddings = [self._at_scale(images, percent) for percent in self.percents]
+        return embeddings[0] if len(embeddings) == 1 else F.normalize(torch.stack(embeddings).sum(0), dim=1)
+
+    def _at_scale(self, images: torch.Tensor, percent: int) -> torch.Tensor:
+        """Embeddings as of `forward`, of images that are seen at another size."""
+        h, w = images.shape[-2] // 14, images.shape[-1] // 14
+        if percent != 100:
+            seen_h, seen_w = (h * percent + 99) // 100, (w * percent + 99) // 100
+            images = resize(images, seen_h * 14, seen_w * 14)
         embeddings = [F.normalize(tokens, dim=1) for tokens in self.patch_tokens(images)]
-        return F.normalize(torch.cat(embeddings, dim=1), dim=1)
+        joined = F.normalize(torch.cat(embeddings, dim=1), dim=1)
+        return joined if percent == 100 else F.normalize(resize(joined, h, w), dim=1)
 
     @torch.jit.export
     def patch_tokens(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -144,14 +163,15 @@ class DINOv2PatchEncoder(nn.Module):
     def _resample(self, positions: torch.Tensor, h: int, w: int) -> torch.Tensor:
         """Position embeddings ``[1,37*37,D]`` resampled to ``[1,h*w,D]``."""
         grid = 37
-        if h == grid and w == grid:
-            return positions
-        image = positions.transpose(1, 2).reshape(1, -1, grid, grid)
         if self.has_registers:
-            image = F.interpolate(image, size=[h, w], mode="bicubic", antialias=True)
+            rows, columns = cubic_weights(grid, h, positions), cubic_weights(grid, w, positions)
         else:
-            image = F.interpolate(image, scale_factor=[(h + 0.1) / grid, (w + 0.1) / grid], mode="bicubic")
-        return image.flatten(2).transpose(1, 2)
+            same = 1 // (1 + abs(h - grid) + abs(w - grid))  # 1 for the grid that was learned, which stays as it is
+            offset = 0.1 * (1 - same)
+            rows = cubic_point_weights(grid, h, (h + offset) / grid, positions)
+            columns = cubic_point_weights(grid, w, (w + offset) / grid, positions)
+        image = positions.transpose(1, 2).reshape(1, -1, grid, grid)
+        return (rows @ image @ columns.mT).flatten(2).transpose(1, 2)
 
     @torch.jit.unused
     def load_official_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:

@@ -40,5 +40,7 @@ def _say(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 # `python -m monai.bundle run` wraps what its configs raise; this prints the sentence inside. Only an exception that
 # ends the process gets here, so a server that imports the bundle (MONAI Label, MONAI Deploy) is not affected.
-_previous = sys.excepthook
+# Label imports it again and again: each time it takes the place of the one before.
+_previous = getattr(sys.excepthook, "previous", sys.excepthook)
+_say.previous = _previous  # type: ignore[attr-defined]
 sys.excepthook = _say

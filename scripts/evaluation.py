@@ -20,12 +20,12 @@ from .bootstrap import case_weights, interval
 from .case_view import foreground_of
 from .errors import InputError
 from .labels import CaseLabels
+from .measurements import IMAGE_SCORES, image_score
 from .metrics import binning_errors, case_metrics, curves, pixel_metrics
 from .network import PatchAnomalyNetwork
 from .pixel_counts import bin_edges, coarse_bins, count_pixels, count_regions
 from .processes import gather
 from .provenance import NOTE, provenance
-from .results import IMAGE_SCORES, image_score
 from .whole_file import write_csv, write_json
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class MapEvaluation:
         output_dir: where the files go.
         settings: those of the run, for ``metrics.json``.
         threshold: that of the mask.
-        image_score: see `scripts.results.image_score`.
+        image_score: see `scripts.measurements.image_score`.
         fpr_limit: false-positive rate to which AUPRO is integrated.
         n_resamplings: of the cases, for 95 % confidence intervals; 0 for none.
         seed: of the resamplings.

@@ -27,7 +27,7 @@ class FitCheckpoint:
 
     Args:
         network: its mixture is fitted.
-        keeper: knows the best epoch so far.
+        keeper: knows the best epoch so far; it is attached with this.
         path: the file.
         resume: whether a fit goes on from the file; where there is none, it starts anew.
     """
@@ -41,7 +41,8 @@ class FitCheckpoint:
         self.resume = resume
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer, after the handlers that start the mixture and keep the best one."""
+        """Attach to a trainer, after the handlers that start the mixture and validate it."""
+        self.keeper.attach(engine)
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 

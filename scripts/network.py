@@ -3,13 +3,13 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from .calibration import ScoreCalibration, check_target_fpr
 from .encoder import DINOv2PatchEncoder
 from .errors import InputError
 from .mixture import SCORE_KINDS, DirichletProcessMixture
+from .resampling import linear_weights, repeat_last
 
 
 class PatchAnomalyNetwork(nn.Module):
@@ -73,14 +73,22 @@ class PatchAnomalyNetwork(nn.Module):
 
     def anomaly_map(self, images: torch.Tensor) -> torch.Tensor:
         """Calibrated maps ``[B,1,H,W]`` of images ``[B,C,H,W]``; see `forward`."""
+        median, limit = self.unit()
+        scores = self.patch_scores(self.embed(images), self.score)
+        return self.to_pixels((scores - median) / (limit - median), images.shape[2], images.shape[3])
+
+    def unit(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The raw scores that become 0 and 1, see `ScoreCalibration.unit`.
+
+        Raises:
+            RuntimeError: the network is not fitted or not calibrated.
+        """
         if not self.calibration.is_fitted(self.score_index):
             raise RuntimeError(
                 "This network is not fitted and calibrated. Run `python -m monai.bundle run training --config_file "
                 "configs/train.json` on normal images and load the models/model.pt that it writes."
             )
-        scores = self.patch_scores(self.embed(images), self.score)
-        scores = self.calibration(scores, self.score_index, self.target_fpr)
-        return self.to_pixels(scores, images.shape[2], images.shape[3])
+        return self.calibration.unit(self.score_index, self.target_fpr)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Patch embeddings of images of any size.
@@ -98,22 +106,26 @@ class PatchAnomalyNetwork(nn.Module):
             raise ValueError(f"Images must be of shape [B, 1 or 3, H, W]; got {list(images.shape)}.")
         if images.shape[2] < 14 or images.shape[3] < 14:
             raise ValueError(f"Images must have at least 14 x 14 pixels; got {list(images.shape[2:])}.")
-        height, width = self.resized(images.shape[2], images.shape[3])
-        x = images.expand(-1, 3, -1, -1)
-        if height != images.shape[2] or width != images.shape[3]:
-            x = F.interpolate(x, size=[height, width], mode="bilinear", antialias=True)
-        x = F.pad(x, [0, -width % 14, 0, -height % 14], mode="replicate")
-        return self.encoder(x)
+        return self.encoder(self.to_patches(images))
 
-    def patch_scores(self, embeddings: torch.Tensor, kind: str) -> torch.Tensor:
-        """Raw anomaly scores ``[B,1,h,w]`` of patch embeddings ``[B,D,h,w]``."""
+    def to_patches(self, images: torch.Tensor) -> torch.Tensor:
+        """Images ``[B,C,H,W]`` as the encoder sees them: resized, the border repeated to whole patches, in colour."""
+        channels, height, width = images.shape[1], images.shape[2], images.shape[3]
+        resized = self.resized(height, width)
+        rows = repeat_last(linear_weights(height, resized[0], images), 14)
+        columns = repeat_last(linear_weights(width, resized[1], images), 14)
+        colours = linear_weights(channels, 3, images)  # three of a grey image's one; three stay what they are
+        return (colours @ (rows @ images @ columns.mT).flatten(2)).unflatten(2, (rows.shape[0], columns.shape[0]))
+
+    def patch_scores(self, embeddings: torch.Tensor, kind: str, active: torch.Tensor | None = None) -> torch.Tensor:
+        """Raw anomaly scores ``[B,1,h,w]`` of patch embeddings ``[B,D,h,w]``; see `DirichletProcessMixture`."""
         b, d, h, w = embeddings.shape
         samples = embeddings.permute(0, 2, 3, 1).reshape(-1, d)
-        return self.mixture.anomaly_score(samples, kind).reshape(b, 1, h, w)
+        return self.mixture.anomaly_score(samples, kind, active).reshape(b, 1, h, w)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The height and width, smaller edge ``image_size``, at which the encoder sees an image, but for padding."""
-        shorter = min(height, width)
+        shorter = (height + width - abs(height - width)) // 2  # a branch would be lost in an export
         return (
             (height * self.image_size + shorter // 2) // shorter,
             (width * self.image_size + shorter // 2) // shorter,
@@ -121,10 +133,23 @@ class PatchAnomalyNetwork(nn.Module):
 
     def to_pixels(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Patch scores ``[B,1,h,w]`` -> pixels ``[B,1,H,W]``: the way of `embed` back, padding left behind."""
-        padded = [scores.shape[2] * 14, scores.shape[3] * 14]
+        h, w = scores.shape[2], scores.shape[3]
         resized = self.resized(height, width)
-        maps = F.interpolate(scores, size=padded, mode="bilinear")[:, :, : resized[0], : resized[1]]
-        return F.interpolate(maps, size=[height, width], mode="bilinear", antialias=True)
+        rows = linear_weights(resized[0], height, scores) @ linear_weights(h, h * 14, scores)[: resized[0]]
+        columns = linear_weights(resized[1], width, scores) @ linear_weights(w, w * 14, scores)[: resized[1]]
+        return rows @ scores @ columns.mT
+
+    def __prepare_scriptable__(self) -> "PatchAnomalyNetwork":
+        """Asked by `torch.jit.script` what to compile: a network without a fit is not worth an export.
+
+        Raises:
+            InputError: the network is not fitted or not calibrated.
+        """
+        try:
+            self.unit()
+        except RuntimeError as error:
+            raise InputError(str(error)) from error
+        return self
 
     def settings(self) -> dict[str, Any]:
         """What the fit depends on, by config id where there is one."""
@@ -132,6 +157,7 @@ class PatchAnomalyNetwork(nn.Module):
             "encoder_name": self.encoder.name,
             "layers": list(self.encoder.layers),
             "image_size": self.image_size,
+            "scales": list(self.encoder.scales),
             "n_components": self.mixture.n_components,
             "n_features": self.mixture.n_features,
             "covariance_type": self.mixture.covariance_type,
@@ -148,7 +174,7 @@ class PatchAnomalyNetwork(nn.Module):
         Raises:
             InputError: it was fitted under other settings.
         """
-        saved, own = state["settings"], self.settings()
+        saved, own = {"scales": [1.0], **state["settings"]}, self.settings()  # 0.2.0 had no scales
         for name in own:
             if saved.get(name) != own[name]:
                 raise InputError(

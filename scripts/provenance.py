@@ -21,8 +21,9 @@ def provenance(network: PatchAnomalyNetwork, settings: Mapping[str, Any]) -> dic
     Returns:
         What JSON can hold.
     """
+    scored = network.mixture.is_fitted  # otherwise an exported file did, whose encoder is not known
     return {
         "settings": {**settings, **network.settings()},
-        "encoder_weights_digest": network.encoder.weights_digest,
+        "encoder_weights_digest": network.encoder.weights_digest if scored else None,
         "versions": {name: version(name) for name in ("monai", "torch", "timm", "numpy", "nibabel")},
     }

@@ -14,10 +14,10 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
-from skimage.measure import label
 
-from .case_view import CaseView, foreground_of, slice_axis
+from .case_view import CaseView
 from .errors import InputError
+from .measurements import affine_of, caption, outside_warning
 from .network import PatchAnomalyNetwork
 from .overlay import overlay_png
 from .processes import gather
@@ -25,11 +25,6 @@ from .provenance import NOTE, provenance
 from .whole_file import whole_folder, write_json
 
 logger = logging.getLogger(__name__)
-
-# Of the foreground beyond the normal limit: 0.05 at most was measured with lesions, 0.67 at least with another contrast
-# (docs/thresholds.md).
-OUTSIDE_SHARE = 0.3
-IMAGE_SCORES = ("top_hundredth", "maximum")
 
 
 class CaseWriter:
@@ -75,7 +70,8 @@ class CaseWriter:
         """Write the files of the cases of an iteration."""
         state: Any = engine.state
         for batch, output in zip(state.batch, state.output, strict=True):
-            entry = self.write_case(batch["case"], output["image"], output["map"], output["pred"])
+            entry = {"case": batch["case"], **output["result"]}
+            self.write_case(entry["case"], output["image"], output["map"], output["pred"], output["result"])
             self.cases.append(entry)
             volume = entry["anomalous_volume_ml"]
             logger.info(
@@ -85,7 +81,9 @@ class CaseWriter:
             if entry["outside_fitted_range"]:
                 logger.warning(f"{entry['case']}: {outside_warning(entry)}")
 
-    def write_case(self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor) -> dict[str, Any]:
+    def write_case(
+        self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor, result: Mapping[str, Any]
+    ) -> None:
         """Write the files of one case.
 
         Args:
@@ -93,27 +91,17 @@ class CaseWriter:
             image: what was scored ``[C,...]`` in [0,1], in the orientation of the input.
             anomaly_map: calibrated map ``[1,...]`` likewise.
             mask: ``[1,...]`` likewise.
-
-        Returns:
-            The case's entry in the summary.
+            result: its measurements.
         """
         scores = anomaly_map[0].cpu().numpy().astype(np.float32)
         binary = mask[0].cpu().numpy().astype(np.uint8)
-        affine = np.eye(4)
-        given = np.asarray(image.meta.get("original_affine", image.affine), dtype=float)
-        affine[: len(given) - 1, : len(given) - 1] = given[:-1, :-1]
-        affine[: len(given) - 1, 3] = given[:-1, -1]
-
         with whole_folder(self.output_dir / case) as partial:
             for kind, array in (("mask", binary), ("map", scores)):
-                nifti = nib.Nifti1Image(array, affine)
+                nifti = nib.Nifti1Image(array, affine_of(image))
                 nifti.header.set_xyzt_units("mm")
                 nib.save(nifti, partial / f"{case}_{kind}.nii.gz")
-            foreground = foreground_of(image.cpu().numpy())
-            entry = {"case": case, **measurements(scores, binary, foreground, affine, self.spatial_dim)}
             view = CaseView.of(image, anomaly_map, mask, self.spatial_dim)
-            (partial / f"{case}_overlay.png").write_bytes(overlay_png(view, caption(case, entry)))
-        return entry
+            (partial / f"{case}_overlay.png").write_bytes(overlay_png(view, caption(case, result)))
 
     def write_summary(self, engine: Engine) -> None:
         """Write ``summary.json`` with the cases so far."""
@@ -129,72 +117,3 @@ class CaseWriter:
             "failed": dict(gather([*getattr(engine, "failed", {}).items()])),
             **provenance(self.network, self.settings),
         }
-
-
-def measurements(
-    scores: np.ndarray, mask: np.ndarray, foreground: np.ndarray, affine: np.ndarray, spatial_dim: int
-) -> dict[str, Any]:
-    """The numbers that describe a case.
-
-    Args:
-        scores: calibrated map of an image or a volume.
-        mask: the same shape, 0 or 1.
-        foreground: the same shape, true where the image is not background.
-        affine: of both, ``[4,4]``, in mm.
-        spatial_dim: axis of the oriented volume across which slices were taken.
-
-    Returns:
-        ``image_score`` (mean of the highest hundredth of the map within the foreground, in units of the limit),
-        ``anomalous_volume_ml`` (None for an image, which has no thickness), ``anomalous_fraction`` (of the foreground),
-        ``fraction_beyond_limit`` (of the foreground, beyond 1.0 whatever the threshold of the mask),
-        ``outside_fitted_range`` (whether that is more than a lesion explains), ``n_regions`` (connected through faces,
-        edges and corners), and for a volume ``slices`` (indices, from 0, of those that the mask touches along
-        ``slice_axis`` of the array).
-    """
-    beyond = float((scores[foreground] > 1).mean())
-    numbers: dict[str, Any] = {
-        "image_score": image_score(scores, foreground),
-        "anomalous_volume_ml": None,
-        "anomalous_fraction": float(mask[foreground].mean()),
-        "fraction_beyond_limit": beyond,
-        "outside_fitted_range": beyond > OUTSIDE_SHARE,
-        "n_regions": int(label(mask, return_num=True)[1]),
-        "shape": list(scores.shape),
-    }
-    if scores.ndim == 3:
-        axis, _ = slice_axis(affine, spatial_dim)
-        others = tuple(dim for dim in range(3) if dim != axis)
-        numbers["anomalous_volume_ml"] = float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
-        numbers["slice_axis"] = axis
-        numbers["slices"] = np.flatnonzero(mask.any(others)).tolist()
-    return numbers
-
-
-def outside_warning(numbers: Mapping[str, Any]) -> str:
-    """What to say of a case outside the fitted range; see `measurements`."""
-    return (
-        f"{numbers['fraction_beyond_limit']:.0%} of the foreground lies beyond the normal limit, so scanner, contrast "
-        "or anatomy is outside the fitted range and the mask means little"
-    )
-
-
-def caption(case: str, numbers: Mapping[str, Any]) -> str:
-    """What stands above the picture of a case; see `measurements`."""
-    outside = "   OUTSIDE THE FITTED RANGE" if numbers["outside_fitted_range"] else ""
-    return f"{case}   image score {numbers['image_score']:.2f}{outside}   not for diagnosis"
-
-
-def image_score(scores: np.ndarray, foreground: np.ndarray, kind: str = "top_hundredth") -> float:
-    """The score of a whole case, in units of the limit.
-
-    Args:
-        scores: calibrated map.
-        foreground: the same shape, true where the image is not background.
-        kind: ``"top_hundredth"``, the mean of the highest hundredth of the map within the foreground; ``"maximum"``.
-
-    Returns:
-        The score.
-    """
-    inside = scores[foreground]
-    highest = max(1, round(inside.size / 100)) if kind == "top_hundredth" else 1
-    return float(np.partition(inside, -highest)[-highest:].mean())

@@ -145,7 +145,7 @@ def _check(image: torch.Tensor, n_files: int | None) -> torch.Tensor:
             "channels, so split a 4-D series into its volumes"
         )
     if image.ndim not in (3, 4):
-        raise InputError(f"the image has {image.ndim - 1} dimensions; expected 2 or 3")
+        raise InputError(f"the image has {image.ndim - 1} dimensions, one of them perhaps its colours; expected 2 or 3")
     n_bad = int((~torch.isfinite(image)).sum())
     if n_bad:
         raise InputError(f"{n_bad} voxels are NaN or infinite; expected finite intensities, so repair them first")

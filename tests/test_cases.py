@@ -7,8 +7,9 @@ import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from tiny_cases import save
 
-from scripts.cases import CaseDataset, find_cases, raise_failed, sentence, split_cases
+from scripts.cases import CaseDataset, NormalDataset, find_cases, raise_failed, sentence, split_cases
 from scripts.errors import InputError
 
 
@@ -318,3 +319,18 @@ def test_failed_cases_are_listed():
     with pytest.raises(InputError) as raised:
         raise_failed([("a", "it is empty"), ("b", "it is black")], 5, "the others are finished")
     assert str(raised.value) == "2 of 5 cases failed (the others are finished):\n  a: it is empty\n  b: it is black"
+
+
+def test_only_cases_with_an_empty_label_are_normal(tmp_path):
+    for name, value in (("empty", 0), ("marked", 1)):
+        label = np.zeros((4, 4, 2), np.uint8)
+        label[1, 1, 1] = value
+        save(tmp_path / f"{name}.nii.gz", label)
+    labels = [
+        {"image": f"/in/{name}.nii.gz", "label": str(tmp_path / f"{name}.nii.gz")} for name in ("empty", "marked")
+    ]
+    unlabelled = {"case": "own", "image": "/in/7.nii.gz"}
+    assert NormalDataset([*labels, unlabelled]).data == [{"case": "empty", **labels[0]}, unlabelled]
+    for data in ([], labels[1:]):
+        with pytest.raises(InputError, match=f"None of {len(data)} cases is normal"):
+            NormalDataset(data)

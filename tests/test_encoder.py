@@ -53,6 +53,19 @@ def test_patch_tokens_equal_the_official_ones(shared, size):
     assert (found - expected).abs().max() < 1e-4
 
 
+def test_scales_average_what_is_seen_at_several_sizes():
+    whole, x = tiny(), images(56, 84)
+    at_half = F.interpolate(x, size=[28, 42], mode="bilinear", antialias=True)
+    half = F.interpolate(whole(at_half), size=[4, 6], mode="bilinear", antialias=True)
+    expected = F.normalize(whole(x) + F.normalize(half, dim=1), dim=1)
+    for scales in ((1.0, 0.5), (0.5, 1.0)):
+        encoder = tiny(scales=scales)
+        torch.testing.assert_close(encoder(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.jit.script(encoder)(x), encoder(x))
+    torch.testing.assert_close(tiny(scales=[0.5])(x), F.normalize(half, dim=1), rtol=1e-4, atol=1e-5)
+    assert tiny(scales=[1.25])(x).shape == whole(x).shape
+
+
 @pytest.mark.parametrize("layers", [(-1,), (0, -1)])
 def test_embeddings_have_unit_length_on_the_patch_grid(layers):
     encoder = tiny(layers=layers)
@@ -171,6 +184,8 @@ def test_a_single_patch_can_be_embedded(tiny_encoder):
         ({"layers": ()}, "layers"),
         ({"layers": (2,)}, "layers"),
         ({"layers": (0, -3)}, "layers"),
+        ({"scales": ()}, "scales"),
+        ({"scales": (1, 0)}, "scales"),
     ],
 )
 def test_wrong_arguments_raise(arguments, said):
@@ -216,7 +231,7 @@ def recompute(encoder, checkpoint, inputs, layers):
 def test_embeddings_equal_a_plain_computation(name, size):
     source = tiny(name)
     checkpoint = official_checkpoint(source)
-    encoder = DINOv2PatchEncoder(name, 56, (0, 1), TINY)
+    encoder = DINOv2PatchEncoder(name, 56, (0, 1), vit_options=TINY)
     encoder.load_official_state_dict(checkpoint)
     inputs = images(*size, batch=1)
     torch.testing.assert_close(encoder(inputs), recompute(source, checkpoint, inputs, (0, 1)), rtol=1e-4, atol=1e-5)

@@ -10,6 +10,7 @@ from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError
 from scripts.mixture import DirichletProcessMixture
 from scripts.network import PatchAnomalyNetwork
+from scripts.traceable import TraceableNetwork
 from scripts.trainer import step_size_at
 
 KINDS = ["cosine", "euclidean", "mahalanobis", "negative_log_likelihood"]
@@ -35,6 +36,7 @@ class BrightnessEncoder(torch.nn.Module):
         self.n_features = 2
         self.name = "brightness"
         self.layers = [0]
+        self.scales = [1.0]
         self.weights_digest = ""
 
     def forward(self, images):
@@ -210,8 +212,10 @@ def test_a_network_without_fit_raises(tiny_encoder):
         network(images(1, 1, 56, 56))
     with pytest.raises(RuntimeError, match=r"configs/train\.json"):
         network(images(1, 1, 56, 56, 2))
-    with pytest.raises(torch.jit.Error, match=r"configs/train\.json"):
-        torch.jit.script(network)(images(1, 1, 56, 56))
+    with pytest.raises(InputError, match=r"configs/train\.json"):
+        torch.jit.script(network)
+    with pytest.raises(RuntimeError, match=r"configs/train\.json"):
+        TraceableNetwork(network)
 
 
 def test_a_fitted_network_without_calibration_raises(tiny_encoder):
@@ -272,6 +276,7 @@ def test_the_digest_of_the_weights_is_saved(make_network):
         ("image_size", 70),
         ("encoder_name", "dinov2_vitb14"),
         ("layers", [0]),
+        ("scales", [1.0, 0.5]),
         ("covariance_type", "full"),
     ],
 )
@@ -285,6 +290,12 @@ def test_a_state_dict_of_other_settings_raises(fitted_network, setting, value):
     assert f"this network has {setting}={own}" in str(raised.value)
 
 
+def test_a_model_of_0_2_0_says_nothing_of_scales_and_loads(make_network):
+    state_dict = make_network().state_dict()
+    del state_dict["_extra_state"]["settings"]["scales"]
+    make_network().load_state_dict(saved_and_loaded(state_dict))
+
+
 @pytest.mark.parametrize(
     ("setting", "encoder", "mixture"),
     [
@@ -292,6 +303,7 @@ def test_a_state_dict_of_other_settings_raises(fitted_network, setting, value):
         ("image_size", {"image_size": 70}, {}),
         ("encoder_name", {"name": "dinov2_vitb14"}, {}),
         ("layers", {"layers": (0,)}, {}),
+        ("scales", {"scales": (1, 0.5)}, {}),
     ],
 )
 def test_a_network_of_other_settings_raises(fitted_network, setting, encoder, mixture):

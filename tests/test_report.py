@@ -23,13 +23,13 @@ from tiny_bundle import ROOT, TINY
 from scripts import results
 from scripts.case_view import CaseView
 from scripts.checkpoint import save_network
+from scripts.measurements import measurements
 from scripts.provenance import NOTE
 from scripts.report import ReportWriter
 from scripts.report.content import case_content
 from scripts.report.figures import curve_svgs, histogram_svg
 from scripts.report.patches import PatchObserver
 from scripts.report.pictures import LONGEST_SIDE, MAX_SLICES, SlicePictures, chosen_slices, component_colours
-from scripts.results import measurements
 from scripts.whole_file import write_json
 
 HOSTILE = "<img src=x onerror=alert(1)>&amp;'\"{{ 7*7 }}"
@@ -228,7 +228,7 @@ def test_it_says_that_a_case_is_outside_the_fitted_range(fitted_network, folder,
         return {**measurements(*arguments), "fraction_beyond_limit": share, "outside_fitted_range": share > 0.3}
 
     (folder / "in" / "flat.nii.gz").unlink()
-    monkeypatch.setattr(results, "measurements", outside)
+    monkeypatch.setattr("scripts.measurements.measurements", outside)
     make_workflow(fitted_network, folder).run()
     text = Page((folder / "out" / "report.html").read_text()).text
     assert text.count("outside the fitted range") == 2 and "70 % of the foreground lies beyond" in text

@@ -10,7 +10,7 @@ from tiny_bundle import run_configs
 
 from scripts import results
 from scripts.case_view import foreground_of
-from scripts.results import OUTSIDE_SHARE, measurements
+from scripts.measurements import OUTSIDE_SHARE, measurements
 
 SHAPE = (20, 20)
 

@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage, MRImageStorage
 from pydicom.valuerep import DA, TM
 
-from scripts.cases import wrong_with_series
+from scripts.dicom_series import what_is_wrong
 from scripts.errors import InputError
 
 logger = logging.getLogger("anomaly_app")
@@ -137,7 +137,7 @@ def check_series(headers: Sequence[Header]) -> None:
     colours = {header.get("PhotometricInterpretation", "none") for header in headers}
     if not colours <= {"MONOCHROME1", "MONOCHROME2"}:
         raise InputError(f"the series has pixels of the kind {', '.join(sorted(colours))}; expected grey values.")
-    wrong = wrong_with_series(headers)
+    wrong = what_is_wrong(headers)
     if wrong:
         raise InputError(f"{wrong}.")
 

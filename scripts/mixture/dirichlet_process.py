@@ -254,10 +254,10 @@ class DirichletProcessMixture(nn.Module):
             Indices of components ``[N]``, and log-likelihoods ``[N]`` in nats.
         """
         active = self.active()
-        log_joint = self.gaussians.log_density(x, active) + log_stick_weights(self.stick_fractions)[active]
+        log_joint = self._log_joint(x, active)
         return active[log_joint.argmax(1)], log_joint.logsumexp(1)
 
-    def anomaly_score(self, x: torch.Tensor, kind: str) -> torch.Tensor:
+    def anomaly_score(self, x: torch.Tensor, kind: str, active: torch.Tensor | None = None) -> torch.Tensor:
         """How unlike every component samples are: higher is more anomalous.
 
         Args:
@@ -265,6 +265,7 @@ class DirichletProcessMixture(nn.Module):
             kind: ``cosine`` (the paper's: 1 minus the largest cosine similarity to a mean), ``euclidean`` or
                 ``mahalanobis`` (the smallest distance to a mean), ``negative_log_likelihood`` (nats), or with low-rank
                 covariances ``subspace`` (the smallest distance to a component's subspace).
+            active: indices of the components, where they were looked up before; see `active`.
 
         Returns:
             ``[N]``.
@@ -272,9 +273,10 @@ class DirichletProcessMixture(nn.Module):
         Raises:
             ValueError: an unknown kind.
         """
+        if active is None:
+            active = self.active()
         if kind == "negative_log_likelihood":
-            return -self.score_samples(x)
-        active = self.active()
+            return -self._log_joint(x, active).logsumexp(1)
         if kind == "cosine":
             return 1 - (F.normalize(x, dim=1) @ F.normalize(self.gaussians.means[active], dim=1).T).amax(1)
         if kind == "euclidean":
@@ -284,6 +286,9 @@ class DirichletProcessMixture(nn.Module):
         if kind == "subspace" and self.covariance_type == "low_rank":
             return self.gaussians.squared_subspace_distances(x, active).amin(1).sqrt()
         raise ValueError(f"There is no anomaly score {kind} for a mixture with covariance_type {self.covariance_type}.")
+
+    def _log_joint(self, x: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
+        return self.gaussians.log_density(x, active) + log_stick_weights(self.stick_fractions)[active]
 
     def _samples(self, embeddings: torch.Tensor) -> torch.Tensor:
         if embeddings.ndim != 2 or embeddings.shape[1] != self.n_features or not len(embeddings):

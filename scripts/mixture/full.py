@@ -46,8 +46,7 @@ class FullGaussians(CorrelatedGaussians):
         """See `Gaussians`."""
         distances = x.new_empty((chosen.shape[0], x.shape[0]))
         for index in range(chosen.shape[0]):
-            component = int(chosen[index])
-            white = (x - self.means[component]) @ self.whitening[component].T
+            white = (x - self.means[chosen[index]]) @ self.whitening[chosen[index]].T
             distances[index] = white.square().sum(1)
         return distances.T.contiguous()
 

@@ -160,16 +160,17 @@ class LowRankGaussians(CorrelatedGaussians):
     def _distances_beside(self, x: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         """``|d|^2 - sum_j share_j (w_j d)^2`` with ``d = x - m``: ``x [N,D]``, ``shares [k,q]`` -> ``[N,k]``.
 
-        All that is linear in x goes into one matrix product, and only ``(w_j x)^2`` needs the projections.
+        All that is linear in x goes into one matrix product, and only ``(w_j x)^2`` needs the projections. Less cancels
+        as seen from the centre.
         """
-        means = self.means[chosen]
+        x, means = x - self.centre, self.means[chosen] - self.centre
         axes = self.loadings[chosen] * shares.sqrt().unsqueeze(2)
         offsets = (axes @ means.unsqueeze(2)).squeeze(2)
         linear = means - (offsets.unsqueeze(1) @ axes).squeeze(1)
         constant = means.square().sum(1) - offsets.square().sum(1)
         distances = torch.addmm(constant.unsqueeze(1), linear, x.T, alpha=-2).add_(x.square().sum(1))
-        components = max(1, 8388608 // max(1, self.rank * x.shape[0]))  # bounds the memory
-        for begin in range(0, chosen.shape[0], components):
-            projected = axes[begin : begin + components].flatten(0, 1) @ x.T
-            distances[begin : begin + components] -= projected.square_().view(-1, self.rank, x.shape[0]).sum(1)
-        return distances.clamp_(min=0).T
+        along = [
+            (some.flatten(0, 1) @ x.T).square_().view(-1, self.rank, x.shape[0]).sum(1)
+            for some in axes.split(max(1, 512 // self.rank))  # not all at once: bounds the memory
+        ]
+        return distances.sub_(torch.cat(along)).clamp_(min=0).T

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from ..case_view import CaseView
+from ..measurements import image_score
 from ..network import PatchAnomalyNetwork
-from ..results import image_score
 from .figures import histogram_svg
 from .patches import CasePatches
 from .pictures import SlicePictures, chosen_slices, component_colours

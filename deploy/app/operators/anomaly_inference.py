@@ -9,9 +9,9 @@ import numpy as np
 from monai.deploy.core import AppContext, Fragment, Image, IOType, OperatorSpec
 from monai.deploy.operators.monai_bundle_inference_operator import IOMapping, MonaiBundleInferenceOperator
 
-from scripts.case_view import CaseView, foreground_of
+from scripts.case_view import CaseView
+from scripts.measurements import caption, outside_warning
 from scripts.overlay import overlay_png
-from scripts.results import caption, measurements, outside_warning
 
 logger = logging.getLogger("anomaly_app")
 
@@ -25,7 +25,7 @@ class AnomalyInference(MonaiBundleInferenceOperator):
     Named outputs:
         pred: the mask as an `Image` ``[D,H,W]``.
         map: the calibrated map as an `Image` ``[D,H,W]``, float32.
-        measurements: see `scripts.results.measurements`.
+        measurements: see `scripts.measurements.measurements`.
         preview: a PNG file.
 
     Args:
@@ -56,13 +56,13 @@ class AnomalyInference(MonaiBundleInferenceOperator):
         super().compute(op_input, op_output, context)
         image, anomaly_map, mask = (self.processed[key].cpu() for key in ("image", "map", "pred"))
         scores = anomaly_map[0].numpy().astype(np.float32)
-        foreground = foreground_of(image.numpy())
-        spatial_dim = self._inferer.spatial_dim
-        found = measurements(scores, mask[0].numpy().astype(np.uint8), foreground, image.affine.numpy(), spatial_dim)
+        found = self.processed["result"]
         logger.info(f"image score {found['image_score']:.2f}, {found['n_regions']} regions")
         if found["outside_fitted_range"]:
             logger.warning(outside_warning(found))
-        picture = overlay_png(CaseView.of(image, anomaly_map, mask, spatial_dim), caption("anomaly map", found))
+        picture = overlay_png(
+            CaseView.of(image, anomaly_map, mask, self._inferer.spatial_dim), caption("anomaly map", found)
+        )
         op_output.emit(Image(scores.swapaxes(0, 2)), "map")
         op_output.emit(found, "measurements")
         op_output.emit(picture, "preview")

@@ -22,7 +22,7 @@ class MeasurementWriter(Operator):
     """Writes ``measurements.json`` and a structured report.
 
     Named inputs:
-        measurements: see `scripts.results.measurements`.
+        measurements: see `scripts.measurements.measurements`.
         study_selected_series_list: with the series that was measured.
 
     Args:
@@ -68,7 +68,7 @@ def structured_report(
     """The measurement report (TID 1500) of a series.
 
     Args:
-        found: see `scripts.results.measurements`.
+        found: see `scripts.measurements.measurements`.
         slices: what was measured.
         algorithm: what measured.
 

@@ -1,0 +1,22 @@
+"""How wrong input is said."""
+
+import subprocess
+import sys
+
+from tiny_bundle import ROOT
+
+IMPORTED_AGAIN = """
+import sys
+for _ in range(3):
+    import scripts.errors
+    hook = sys.excepthook
+    del sys.modules["scripts.errors"], sys.modules["scripts"]
+assert hook.previous is sys.__excepthook__
+from scripts.errors import InputError
+raise RuntimeError("wrapped") from InputError("the sentence")
+"""
+
+
+def test_importing_it_again_and_again_leaves_one_hook_that_says_the_sentence():
+    done = subprocess.run([sys.executable, "-c", IMPORTED_AGAIN], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: the sentence\n")

@@ -1,0 +1,230 @@
+"""MONAI Label with the bundle: a real server, what it answers, what it trains, and what it says to wrong input."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from label_server import label_server
+from tiny_bundle import run_bundle
+from tiny_cases import brain, save
+
+pytestmark = pytest.mark.label
+
+AFFINE = np.diag([-0.9, 1.1, 4.0, 1])
+LESION = (slice(18, 24), slice(20, 26), slice(2, 4))
+CASES = {"plain": brain(8), "lesion": brain(9, lesion=LESION), "oblong": brain(10, shape=(31, 57, 3), lesion=LESION)}
+OTHER_NETWORK = """
+import torch
+
+
+class PatchAnomalyNetwork(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("limit", torch.zeros(1))
+
+    def forward(self, images):
+        return (images > self.limit).float()
+"""
+OTHER_INFERENCE = {
+    "device": "cpu",
+    "network_def": {"_target_": "scripts.network.PatchAnomalyNetwork"},
+    "preprocessing": {
+        "_target_": "Compose",
+        "transforms": [
+            {"_target_": "LoadImaged", "keys": "image"},
+            {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        ],
+    },
+    "inferer": {"_target_": "SimpleInferer"},
+    "postprocessing": {"_target_": "Compose", "transforms": [{"_target_": "EnsureTyped", "keys": "pred"}]},
+}
+
+
+def make_other_bundle(folder, shipped):
+    """Another author's bundle, whose ``scripts`` has modules and classes of the same names."""
+    for name in ("configs", "models", "scripts"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(shipped / "configs" / "metadata.json", folder / "configs")
+    (folder / "configs" / "inference.json").write_text(json.dumps(OTHER_INFERENCE))
+    (folder / "scripts" / "__init__.py").touch()
+    (folder / "scripts" / "network.py").write_text(OTHER_NETWORK)
+    torch.save({"limit": torch.tensor([700.0])}, folder / "models" / "model.pt")
+
+
+@pytest.fixture(scope="module")
+def folder(shipped, tmp_path_factory):
+    """Studies, normals, and bundles: ours, ours for training, ours without a fit or a model, and another."""
+    folder = tmp_path_factory.mktemp("label")
+    for name, image in CASES.items():
+        save(folder / "in" / f"{name}.nii.gz", image, AFFINE)
+    save(folder / "in" / "four-d.nii.gz", np.stack([CASES["plain"]] * 6, -1))
+    save(folder / "in" / "tiny.nii.gz", CASES["plain"][15:25, 15:25])
+    save(folder / "in" / "flat.nii.gz", np.full((40, 40, 4), 3, np.int16))
+    (folder / "in" / "text.nii.gz").write_text("not an image")
+    whole = (folder / "in" / "plain.nii.gz").read_bytes()
+    (folder / "in" / "cut-off.nii.gz").write_bytes(whole[: len(whole) // 2])
+    for seed in range(5):
+        save(folder / "normals" / f"normal-{seed}.nii.gz", brain(20 + seed), AFFINE)
+    for name in ("anomaly", "trained", "unfitted", "empty"):
+        shutil.copytree(shipped, folder / name)
+    fitted = torch.load(shipped / "models" / "model.pt", weights_only=True)
+    unfitted = {name: value for name, value in fitted.items() if not name.startswith("calibration")}
+    torch.save(unfitted, folder / "unfitted" / "models" / "model.pt")
+    (folder / "empty" / "models" / "model.pt").unlink()
+    make_other_bundle(folder / "other", shipped)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    bundles = ",".join(str(folder / name) for name in ("anomaly", "trained", "unfitted", "empty", "other"))
+    flags = ("--bundles", bundles, "--studies", str(folder / "in"), "--normals", str(folder / "normals"))
+    with label_server(folder / "served", *flags) as running:
+        yield running
+
+
+def mask_of(response, path):
+    """The label in an answer."""
+    assert response.status_code == 200, response.text
+    path.write_bytes(response.content)
+    return nib.load(path)
+
+
+def own(folder, tmp_path, model="anomaly", **settings):
+    """Masks and measurements of our own inference with a bundle's model."""
+    cases = tmp_path / "cases"
+    cases.mkdir(exist_ok=True)
+    for name in CASES:
+        shutil.copy(folder / "in" / f"{name}.nii.gz", cases)
+    ckpt = str(folder / model / "models" / "model.pt")
+    run_bundle("inference", dataset_dir=str(cases), output_dir=str(tmp_path / "own"), ckpt_path=ckpt, **settings)
+    masks = {name: nib.load(tmp_path / "own" / name / f"{name}_mask.nii.gz") for name in CASES}
+    summary = json.loads((tmp_path / "own" / "summary.json").read_text())
+    return masks, {entry.pop("case"): entry for entry in summary["cases"]}
+
+
+def assert_same(label, mask):
+    assert np.array_equal(np.asarray(label.dataobj), np.asarray(mask.dataobj))
+
+
+# ---------------------------------------------------------------- inference
+
+
+def test_the_label_is_the_mask_of_our_own_inference(server, folder, tmp_path):
+    masks, _ = own(folder, tmp_path)
+    for name, mask in masks.items():
+        label = mask_of(server.infer("anomaly", name, "image"), tmp_path / "label.nii.gz")
+        assert_same(label, mask)
+        np.testing.assert_allclose(label.affine, mask.affine, atol=1e-5)
+        assert label.get_data_dtype() == np.uint8
+    assert np.asarray(masks["lesion"].dataobj)[LESION].mean() > 0.5
+
+
+def test_an_image_may_be_sent_instead_of_named(server, folder, tmp_path):
+    masks, _ = own(folder, tmp_path)
+    with open(folder / "in" / "lesion.nii.gz", "rb") as file:
+        label = mask_of(server.infer("anomaly", "", "image", {"file": ("x.nii.gz", file)}), tmp_path / "label.nii.gz")
+    assert_same(label, masks["lesion"])
+
+
+def test_the_answer_in_json_has_the_measurements_of_our_summary(server, folder, tmp_path):
+    _, entries = own(folder, tmp_path)
+    for name, entry in entries.items():
+        said = server.infer("anomaly", name, "json").json()
+        assert said["label_names"] == {"anomaly": 1}
+        for key, value in entry.items():
+            assert said[key] == pytest.approx(value, rel=1e-5), key
+
+
+def test_what_a_radiologist_may_set_is_offered_and_heeded(server, folder, tmp_path):
+    config = server.get("info/").json()["models"]["anomaly"]["config"]
+    assert (config["threshold"], config["smoothing_mm"]) == (1.0, 0.0)
+    for settings in ({"threshold": 0.4}, {"smoothing_mm": 3.0}, {}):
+        masks, _ = own(folder, tmp_path, **settings)
+        assert_same(
+            mask_of(server.infer("anomaly", "lesion", "image", **settings), tmp_path / "l.nii.gz"), masks["lesion"]
+        )
+
+
+def test_another_bundle_beside_ours_leaves_both_right(server, folder, tmp_path):
+    masks, _ = own(folder, tmp_path)
+    for name in ("lesion", "oblong", "lesion"):
+        assert_same(mask_of(server.infer("anomaly", name, "image"), tmp_path / "l.nii.gz"), masks[name])
+        other = mask_of(server.infer("other", name, "image"), tmp_path / "l.nii.gz")
+        assert np.array_equal(np.asarray(other.dataobj) == 1, CASES[name] > 700)
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_training_on_normals_renews_the_model_that_is_used(server, folder, tmp_path):
+    before = (folder / "trained" / "models" / "model.pt").read_bytes()
+    marked = np.zeros(CASES["lesion"].shape, np.uint8)
+    marked[LESION] = 1
+    save(tmp_path / "marked.nii.gz", marked, AFFINE)
+    server.put_label("lesion", tmp_path / "marked.nii.gz")  # labelled, but not normal: left out
+    response = server.train("trained", max_epochs=4)
+    assert response.status_code == 200, response.text
+    assert (folder / "trained" / "models" / "model.pt").read_bytes() != before
+    data = json.loads((folder / "trained" / "output" / "fit_report.json").read_text())["data"]
+    assert data["train"]["cases"] + data["validation"]["cases"] == 5
+    masks, entries = own(folder, tmp_path, "trained")
+    for name, mask in masks.items():
+        assert_same(mask_of(server.infer("trained", name, "image"), tmp_path / "l.nii.gz"), mask)
+    said = server.infer("trained", "lesion", "json").json()["image_score"]
+    assert said == pytest.approx(entries["lesion"]["image_score"], rel=1e-5)
+    assert said != pytest.approx(server.infer("anomaly", "lesion", "json").json()["image_score"], rel=1e-3)
+
+
+def test_a_training_in_the_background_shows_its_epochs(server):
+    details = server.train_in_background("trained", max_epochs=3)
+    assert any("epoch 3/3: validation log-likelihood" in line for line in details)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"val_split": 0.0}, "None of 0 cases is normal"), ({"max_epochs": 0}, "max_epochs must")],
+)
+def test_a_training_that_fails_leaves_the_model(server, folder, settings, expected):
+    before = (folder / "anomaly" / "models" / "model.pt").read_bytes()
+    response = server.train("anomaly", **settings)
+    assert response.status_code == 422 and expected in response.json()["detail"]
+    assert (folder / "anomaly" / "models" / "model.pt").read_bytes() == before
+    assert server.infer("anomaly", "lesion", "json").status_code == 200
+
+
+# ---------------------------------------------------------------- wrong input
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "status", "expected"),
+    [
+        ("anomaly", "four-d", 422, "6 volumes or channels"),
+        ("anomaly", "tiny", 422, "10 x 10 pixels"),
+        ("anomaly", "flat", 422, "every voxel is 3"),
+        ("anomaly", "text", 500, "check the image"),
+        ("anomaly", "cut-off", 500, "file ended before"),
+        ("anomaly", "nobody", 404, "There is no image 'nobody'"),
+        ("anomaly", "../in/lesion", 404, "There is no image"),
+        ("anomaly", "/etc/hostname", 404, "There is no image"),
+        ("unfitted", "lesion", 500, "not fitted and calibrated"),
+        ("empty", "lesion", 404, "no fitted model 'empty'"),
+        ("nothing", "lesion", 404, "no fitted model 'nothing'"),
+    ],
+)
+def test_what_cannot_be_scored_is_answered_with_why(server, folder, model, image, status, expected):
+    before = sorted(path for path in (folder / "served").rglob("*") if "logs" not in path.parts)
+    for output in ("image", "json"):
+        response = server.infer(model, image, output)
+        assert response.status_code == status and expected in response.json()["detail"], response.text
+    assert sorted(path for path in (folder / "served").rglob("*") if "logs" not in path.parts) == before
+    assert server.infer("anomaly", "lesion", "json").status_code == 200
+
+
+def test_settings_out_of_range_are_answered_with_the_range(server):
+    response = server.infer("anomaly", "lesion", "json", smoothing_mm=-1)
+    assert response.status_code == 422 and "must not be negative" in response.json()["detail"]
+    assert server.infer("anomaly", "lesion", "json").status_code == 200
