@@ -28,7 +28,8 @@ def write_series(folder: Path, image: np.ndarray, affine: np.ndarray, **attribut
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     directions = lps[:3, :3] / spacing
-    common = {
+    common: dict[str, Any] = {
+        "SOPClassUID": MRImageStorage,
         "PatientName": "Sample^Synthetic",
         "PatientID": "SAMPLE-1",
         "PatientBirthDate": "",
@@ -67,21 +68,22 @@ def write_series(folder: Path, image: np.ndarray, affine: np.ndarray, **attribut
         "BitsStored": 16,
         "HighBit": 15,
         "PixelRepresentation": 0,
+        **attributes,
     }
     folder.mkdir(parents=True, exist_ok=True)
     slices = []
     for index in range(image.shape[2]):
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPClassUID = common["SOPClassUID"]
         meta.MediaStorageSOPInstanceUID = generate_uid()
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         path = folder / f"{index:03d}.dcm"
         data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
         data.InstanceNumber = index + 1
         data.ImagePositionPatient = _decimals((lps @ [0, 0, index, 1])[:3])
         data.PixelData = np.ascontiguousarray(image[:, :, index].T, dtype="<u2").tobytes()
-        for keyword, value in {**common, **attributes}.items():
+        for keyword, value in common.items():
             setattr(data, keyword, value)
         data.save_as(path, enforce_file_format=True)
         slices.append(data)

@@ -7,7 +7,14 @@ import itk
 import numpy as np
 import pydicom
 from pydicom.encaps import encapsulate
-from pydicom.uid import HTJ2KLossless, RLELossless, UltrasoundImageStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedMRImageStorage,
+    HTJ2KLossless,
+    RLELossless,
+    UltrasoundImageStorage,
+    generate_uid,
+)
 from scipy.spatial.transform import Rotation
 from tiny_cases import PATIENT, brain
 
@@ -51,6 +58,17 @@ def good_studies(folder):
             folder / "sagittal",
             np.tile(brain(61, (40, 46, 1)), (1, 1, 24)) + lesion_of_a_side(),
             sagittal(),
+            **IDENTITY,
+        ),
+        # stored values are not Hounsfield units
+        "ct": write_series(
+            folder / "ct",
+            image // 2 + 1024,
+            AXIAL,
+            SOPClassUID=CTImageStorage,
+            Modality="CT",
+            RescaleSlope=2,
+            RescaleIntercept=-2048,
             **IDENTITY,
         ),
         "downwards": write_series(folder / "downwards", image, AXIAL @ np.diag([1, 1, -1, 1]), **IDENTITY),
@@ -134,6 +152,10 @@ def bad_studies(folder):
 
     (folder / "empty").mkdir(parents=True)
     study("ultrasound", SOPClassUID=UltrasoundImageStorage, Modality="US")
+    study("enhanced", SOPClassUID=EnhancedMRImageStorage)
+    tilted = AXIAL.copy()
+    tilted[1, 2] = 1.5
+    study("tilted", affine=tilted)
     study("localizer", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     study("missing-slice")
     files("missing-slice")[2].unlink()
@@ -173,6 +195,8 @@ def bad_studies(folder):
     return {
         "empty": "None of the 0 series",
         "ultrasound": "None of the 1 series can be taken (0 are MR or CT",
+        "enhanced": "so convert the enhanced multi-frame objects",
+        "tilted": "do not make one volume",
         "localizer": "1 are MR or CT, 0 of them no localizer",
         "missing-slice": "4 to 8 mm apart; expected even gaps",
         "mixed-orientations": "differ in orientation",

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.deploy,
     pytest.mark.skipif(not PYTHON.exists(), reason=f"NOT TESTED: no {PYTHON}; `make test-deploy` makes it"),
 ]
-GOOD = ["axial", "oblique", "sagittal", "downwards"]
+GOOD = ["axial", "oblique", "sagittal", "downwards", "ct"]
 COMPRESSED = ["rle", "jpeg-lossless", "jpeg-2000"]
 BAD = {}
 
