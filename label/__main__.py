@@ -120,7 +120,7 @@ MONAI Label answers at {address}   (Ctrl-C ends it; not for diagnosis)
             Next Sample; Auto Segmentation: model {" or ".join(models)}; Run
 OHIF        {f"{address}/ohif/" if is_dicomweb else "needs DICOMweb: give --studies http://127.0.0.1:8042/dicom-web"}
 no viewer   curl -X POST '{address}/infer/{models[0]}?image=IMAGE&output=image' -o mask.nii.gz
-            with an IMAGE of {f"the series' SeriesInstanceUIDs in {studies}" if is_dicomweb else studies}
+            IMAGE: {"a SeriesInstanceUID" if is_dicomweb else f"a file of {studies}, without its suffix"}
 """
 
 
