@@ -121,6 +121,7 @@ def test_the_papers_setting(workflow, covariance_type, reg_covar):
         "encoder_name": "dinov2_vits14",
         "layers": [11],
         "image_size": 448,
+        "scales": [1.0],
         "n_components": 500,
         "n_features": 384,
         "covariance_type": covariance_type,
