@@ -36,8 +36,8 @@ weights: venv ## the encoder's weights in models/
 demo: weights ## fit on built-in normals, segment unseen cases, leave masks, overlays and a table
 	$(BIN)/python -m demo
 
-demo_output/model.pt:
-	$(MAKE) demo
+demo_output/model.pt: | weights
+	$(BIN)/python -m demo
 
 label: .venv-label/installed demo_output/model.pt ## MONAI Label on the demo's cases, for 3D Slicer
 	$(LABEL) -m label --target_fpr 0.002 --normals demo_output/data/normal
@@ -48,6 +48,7 @@ deploy_output/models: demo_output/model.pt $(wildcard configs/*.json scripts/*.p
 
 deploy: .venv-deploy/installed deploy_output/models ## the MONAI Deploy app on a sample DICOM series
 	$(BIN)/python -m demo.dicom_series demo_output/data/unseen/lesion-01.nii.gz deploy_output/study
+	rm -rf deploy_output/results
 	$(DEPLOY) deploy/app -i deploy_output/study -o deploy_output/results -m deploy_output/models
 	@find deploy_output/results -type f
 
@@ -82,5 +83,5 @@ requirements: venv ## pin anew what requirements*.in name
 	$(COMPILE) -o requirements-label.txt requirements-label.in
 	$(COMPILE) -o requirements-deploy.txt requirements-deploy.in
 
-clean: ## all but the weights
-	rm -rf .venv .venv-label .venv-deploy demo_output label_output deploy_output
+clean: ## all but the weights and label_output, which holds what people drew
+	rm -rf .venv .venv-label .venv-deploy demo_output deploy_output

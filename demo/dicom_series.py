@@ -24,6 +24,9 @@ def write_series(folder: Path, image: np.ndarray, affine: np.ndarray, **attribut
 
     Returns:
         The slices.
+
+    Raises:
+        ValueError: intensities that do not fit.
     """
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
@@ -70,6 +73,8 @@ def write_series(folder: Path, image: np.ndarray, affine: np.ndarray, **attribut
         "PixelRepresentation": 0,
         **attributes,
     }
+    if image.min() < 0 or image.max() > 65535:
+        raise ValueError(f"Intensities must lie between 0 and 65535; got {image.min():g} to {image.max():g}.")
     folder.mkdir(parents=True, exist_ok=True)
     slices = []
     for index in range(image.shape[2]):
@@ -101,6 +106,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     volume = nib.nifti1.load(options.volume)
+    for older in options.folder.glob("*.dcm"):
+        older.unlink()
     write_series(options.folder, np.asarray(volume.dataobj), volume.affine)
 
 

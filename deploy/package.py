@@ -57,7 +57,12 @@ def keep_context(folder: Path) -> None:
 
     Args:
         folder: gets the copy; an older one is replaced.
+
+    Raises:
+        SystemExit: the folder holds something else.
     """
+    if folder.exists() and any(folder.iterdir()) and not (folder / "map" / "pkg.json").is_file():
+        raise SystemExit(f"{folder} holds something other than an earlier context; give a new folder as --context.")
 
     def copy(self: BuilderBase, dockerfile: str, platform: PlatformParameters) -> PlatformBuildResults:
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import requests
 
 from scripts.errors import InputError
 from scripts.ship import ship
+from scripts.whole_file import write_json
 
 from .app_folder import link_normals, link_studies, make_app
 
@@ -56,19 +59,54 @@ def serve(
     folder = Path(output_dir).resolve()
     given = bundles.split(",") if isinstance(bundles, str) else bundles
     paths = [Path(bundle).resolve() for bundle in given] or [folder / "anomaly"]
-    if not given and paths[0].exists():
-        print(f"{paths[0]} is from an earlier start; delete it to begin with {ckpt_path} again")
-    elif not given:
-        ship(ckpt_path, paths[0], show_progress=False, **settings)
+    if given and settings:
+        raise InputError(
+            f"Bundles keep their own settings; give {', '.join(settings)} to scripts.ship, which makes them."
+        )
+    if not given:
+        ship_once(ckpt_path, paths[0], settings)
     make_app(folder / "app", paths)
     if not studies.startswith(("http://", "https://")):
-        link_studies(folder / "studies", Path(studies))
-        studies = str(folder / "studies")
+        source = Path(studies).resolve()
+        linked = folder / f"studies-{sha256(str(source).encode()).hexdigest()[:8]}"  # labels are of these images alone
+        names = link_studies(linked, source)
+        if normals:
+            link_normals(linked, Path(normals), names)
+        studies = str(linked)
     elif normals:
         raise InputError("normals are added to a folder of studies; a DICOMweb server holds no empty labels.")
-    if normals:
-        link_normals(folder / "studies", Path(normals))
+    check_port(port)
     run_server(folder, [path.name for path in paths], studies, modality, port)
+
+
+def ship_once(ckpt_path: str, target: Path, settings: dict[str, Any]) -> None:
+    """Copy the bundle, unless an earlier start did so from the same model with the same settings.
+
+    Raises:
+        InputError: the copy is of another model or has other settings.
+    """
+    model = sha256(Path(ckpt_path).read_bytes()).hexdigest() if Path(ckpt_path).is_file() else None
+    origin = {"model": model, "settings": settings}
+    record = target.with_name(f"{target.name}_origin.json")
+    if not (target.exists() and record.is_file()):
+        ship(ckpt_path, target, **{"show_progress": False, **settings})
+        write_json(origin, record)
+    elif json.loads(record.read_text()) != json.loads(json.dumps(origin)):
+        raise InputError(
+            f"{target} was made from another model or with other settings, and may have been trained since; delete it "
+            "to begin with these, or give another --output_dir."
+        )
+
+
+def check_port(port: int) -> None:
+    """Make sure that no other server answers there.
+
+    Raises:
+        InputError: one does.
+    """
+    with socket.socket() as probe:
+        if not probe.connect_ex(("127.0.0.1", port)):
+            raise InputError(f"Port {port} is taken by another program; give --port.")
 
 
 def run_server(folder: Path, models: list[str], studies: str, modality: str, port: int) -> None:

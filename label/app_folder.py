@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ def make_app(folder: Path, bundles: Iterable[Path]) -> None:
     shutil.copytree(sample_app(), folder, dirs_exist_ok=True)
     for module in SERVER:
         shutil.copy(module, folder)
+    bundles = list(bundles)
+    if len({bundle.name for bundle in bundles}) < len(bundles):
+        raise InputError("Two bundles have the same name, which would be that of both models; rename a folder.")
     for bundle in bundles:
         if not (bundle / "configs" / "inference.json").is_file():
             raise InputError(
@@ -68,25 +71,31 @@ def link_studies(studies: Path, source: Path) -> list[str]:
     return [name for name, _ in _link_all(studies, source)]
 
 
-def link_normals(studies: Path, source: Path) -> list[str]:
+def link_normals(studies: Path, source: Path, taken: Collection[str] = ()) -> list[str]:
     """Add normal images to a folder of studies, each with an empty label: what a fit in MONAI Label is made on.
 
     Args:
         studies: see `link_studies`.
         source: folder of normal images, or a folder for each case.
+        taken: names of the studies, which normals must not have.
 
     Returns:
         The names of the cases.
 
     Raises:
-        InputError: see `link_studies`.
+        InputError: see `link_studies`; or a name that is taken.
     """
+    twice = sorted({case["case"] for case in find_cases(source)}.intersection(taken))
+    if twice:
+        raise InputError(f"Studies and normals both have a case {twice[0]!r}; rename the files of one folder.")
     labels = studies / "labels" / "final"
     labels.mkdir(parents=True, exist_ok=True)
     names = []
     for name, path in _link_all(studies, source):
-        image = LoadImage()(path)
-        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), np.asarray(image.affine)), labels / f"{name}.nii.gz")
+        label = labels / f"{name}.nii.gz"
+        if not label.exists():  # somebody may have drawn in it
+            image = LoadImage()(path)
+            nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), np.asarray(image.affine)), label)
         names.append(name)
     return names
 

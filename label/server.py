@@ -34,14 +34,17 @@ class Refusals:
 
 
 def refusal(request: Request) -> JSONResponse | None:
-    """An answer where a request names a model or an image that is not there, or a series that is not one volume."""
+    """An answer where a request names a model or an image that is not there, or a series that is not one volume.
+
+    With a session the image is what was uploaded to it, whatever name the request gives it besides.
+    """
     _, endpoint, *names = request.url.path.split("/")
     if endpoint in TASKS and any(names):
         known = app_instance().info()[TASKS[endpoint]]
         if names[0] not in known:
             return answer(404, f"There is no fitted model {names[0]!r} here; there is: {', '.join(known) or 'none'}.")
     image = request.query_params.get("image")
-    if endpoint != "infer" or not image:
+    if endpoint != "infer" or not image or request.query_params.get("session_id"):
         return None
     datastore = app_instance().datastore()
     if isinstance(datastore, DICOMWebDatastore):

@@ -29,7 +29,7 @@ def what_is_wrong(headers: Sequence[pydicom.Dataset]) -> str:
     n_series = len({header.SeriesInstanceUID for header in headers})
     if n_series > 1:
         return f"the folder holds {n_series} DICOM series; expected one in each folder"
-    if not all("ImagePositionPatient" in header and "ImageOrientationPatient" in header for header in headers):
+    if not all(header.get("ImagePositionPatient") and header.get("ImageOrientationPatient") for header in headers):
         return ""
     if len({(header.get("Rows"), header.get("Columns")) for header in headers}) > 1:
         return "the slices of the series differ in size; expected one size"

@@ -53,7 +53,7 @@ class DINOv2PatchEncoder(nn.Module):
         name: str = "dinov2_vits14",
         image_size: int = 448,
         layers: int | Sequence[int] = (-1,),
-        scales: Sequence[float] = (1.0,),
+        scales: float | Sequence[float] = (1.0,),
         vit_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -76,10 +76,11 @@ class DINOv2PatchEncoder(nn.Module):
         if not layers or not all(-depth <= layer < depth for layer in layers):
             raise InputError(f"layers must name blocks between {-depth} and {depth - 1}; got {tuple(layers)}.")
         self.layers = [layer % depth for layer in layers]
-        self.scales = [float(scale) for scale in scales]
-        self.percents = [round(100 * scale) for scale in self.scales]
+        scales = [scales] if isinstance(scales, int | float) else list(scales)
+        self.percents = [round(100 * scale) for scale in scales]
+        self.scales = [percent / 100 for percent in self.percents]
         if not self.percents or min(self.percents) < 1:
-            raise InputError(f"scales must be positive shares of image_size, such as [1.0, 0.75]; got {list(scales)}.")
+            raise InputError(f"scales must be positive shares of image_size, such as [1.0, 0.75]; got {scales}.")
         self.n_features = vit.embed_dim * len(self.layers)
         self.has_registers = vit.reg_token is not None
         self.weights_digest = ""  # of what was loaded; empty while the weights are random

@@ -23,7 +23,7 @@ def provenance(network: PatchAnomalyNetwork, settings: Mapping[str, Any]) -> dic
     """
     scored = network.mixture.is_fitted  # otherwise an exported file did, whose encoder is not known
     return {
-        "settings": {**settings, **network.settings()},
+        "settings": {**settings, **(network.settings() if scored else {})},
         "encoder_weights_digest": network.encoder.weights_digest if scored else None,
         "versions": {name: version(name) for name in ("monai", "torch", "timm", "numpy", "nibabel")},
     }

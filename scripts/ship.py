@@ -5,7 +5,8 @@ For MONAI Label, MONAI Deploy or another machine::
     python -m scripts.ship --ckpt_path demo_output/model.pt --output shipped/anomaly
     python -m scripts.ship --ckpt_path demo_output/model.pt --output shipped/anomaly --target_fpr 0.002
 
-The copy needs no flags: the settings of the fit, and any other config ids that are given, stand in its configs.
+The copy needs no flags: what a model says of its fit, and any other config ids that are given, stand in its configs. A
+model does not say its ``spatial_dim``: where slices were not axial, give it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def ship(ckpt_path: str | os.PathLike, output: str | os.PathLike, **settings: An
         InputError: no fitted model, an id that the configs do not have, or a folder that holds something else.
     """
     target = Path(output).resolve()
-    if (target.exists() and not (target / "configs" / "metadata.json").is_file()) or target in (ROOT, *ROOT.parents):
+    inside = any(target.is_relative_to(ROOT / name) for name in SHIPPED)
+    if (target.exists() and not is_copy(target)) or ROOT.is_relative_to(target) or inside:
         raise InputError(f"{output} is not a copy of the bundle and is left alone; give a new folder.")
     fitted = read_network(ckpt_path)["_extra_state"]["settings"]
     configs = {name: json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference")}
@@ -59,6 +61,13 @@ def ship(ckpt_path: str | os.PathLike, output: str | os.PathLike, **settings: An
             chosen = {key: value for key, value in {**fitted, **settings}.items() if key.split("#")[0] in config}
             write_json(with_values(config, chosen), copy / "configs" / f"{name}.json")
         check(copy)
+
+
+def is_copy(folder: Path) -> bool:
+    """Whether a folder is a copy of this bundle, and nobody's checkout of it."""
+    metadata = [root / "configs" / "metadata.json" for root in (folder, ROOT)]
+    names = [json.loads(file.read_text()).get("name") if file.is_file() else None for file in metadata]
+    return names[0] == names[1] and not (folder / ".git").exists()
 
 
 def with_values(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

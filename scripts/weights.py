@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -45,13 +46,13 @@ def load_encoder_weights(
     if found.name == FITTED_FILE:
         fitted = read_network(found)
         prefix = "encoder.vit."
-        state_dict = {name.removeprefix(prefix): fitted[name] for name in fitted if name.startswith(prefix)}
-        digest = fitted["_extra_state"]["weights_digest"]
+        own = {name.removeprefix(prefix): fitted[name] for name in fitted if name.startswith(prefix)}
+        encoder.vit.load_state_dict(own)
+        encoder.weights_digest = fitted["_extra_state"]["weights_digest"]
     else:
         state_dict = read_weights(found)
-        digest = tensor_digest(state_dict)
-    encoder.load_official_state_dict(state_dict)
-    encoder.weights_digest = digest
+        encoder.load_official_state_dict(state_dict)
+        encoder.weights_digest = tensor_digest(state_dict)
     return encoder
 
 
@@ -68,9 +69,12 @@ def find_weights(name: str, models_dir: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    for file in (*((OFFICIAL_FILE, CONVERTED_FILE) if name == MODEL_NAME else ()), FITTED_FILE):
+    for file in (OFFICIAL_FILE, CONVERTED_FILE) if name == MODEL_NAME else ():
         if (models_dir / file).is_file():
             return models_dir / file
+    with contextlib.suppress(InputError):  # of a file that is no fitted model
+        if read_network(models_dir / FITTED_FILE)["_extra_state"]["settings"]["encoder_name"] == name:
+            return models_dir / FITTED_FILE
     if name != MODEL_NAME:
         raise InputError(
             f"Only the weights of {MODEL_NAME} are downloaded; for {name} give weights_path, its official file."

@@ -44,6 +44,8 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     target = Path(path)
     partial, old = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():  # a run was ended between the two moves
+        os.replace(old, target)
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -52,9 +54,13 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         if target.exists():
             os.replace(target, old)
         os.replace(partial, target)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        if old.exists():
+            os.replace(old, target)
+        raise
     finally:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_json(content: Any, path: str | os.PathLike) -> None:

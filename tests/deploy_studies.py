@@ -131,12 +131,17 @@ def study_of_several_series(folder, series):
     """The series among a localizer, a shorter series, an ultrasound image and files that are no DICOM."""
     shutil.copytree(series, folder / "deep" / "down")
     small = lesioned()[..., :3]
+    study = {"StudyInstanceUID": pydicom.dcmread(next((folder / "deep" / "down").iterdir())).StudyInstanceUID}
     for turn in (np.eye(4), sagittal(), oblique()):
         write_series(
-            folder / f"localizer-{turn[0, 0]}", brain(63, (40, 46, 9)), turn, ImageType=["ORIGINAL", "LOCALIZER"]
+            folder / f"localizer-{turn[0, 0]}",
+            brain(63, (40, 46, 9)),
+            turn,
+            ImageType=["ORIGINAL", "LOCALIZER"],
+            **study,
         )
-    write_series(folder / "short", small, AXIAL, SeriesDescription="T1, the short one")
-    write_series(folder / "us", small, AXIAL, SOPClassUID=UltrasoundImageStorage, Modality="US")
+    write_series(folder / "short", small, AXIAL, SeriesDescription="T1, the short one", **study)
+    write_series(folder / "us", small, AXIAL, SOPClassUID=UltrasoundImageStorage, Modality="US", **study)
     (folder / "notes.txt").write_text("not DICOM")
 
 
@@ -157,6 +162,9 @@ def bad_studies(folder):
     tilted[1, 2] = 1.5
     study("tilted", affine=tilted)
     study("localizer", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    study("single-slice", volume=image[..., 2:3])
+    study("two-studies/first")
+    study("two-studies/second")
     study("missing-slice")
     files("missing-slice")[2].unlink()
     uids = {
@@ -194,6 +202,8 @@ def bad_studies(folder):
     study("tiny", volume=image[14:24, 20:30])
     return {
         "empty": "None of the 0 series",
+        "single-slice": "the series has a single slice",
+        "two-studies": "the input holds 2 studies",
         "ultrasound": "None of the 1 series can be taken (0 are MR or CT",
         "enhanced": "so convert the enhanced multi-frame objects",
         "tilted": "do not make one volume",

@@ -34,6 +34,13 @@ class LabelServer:
             timeout=300,
         )
 
+    def infer_in_session(self, model: str, image: str, path: Path) -> requests.Response:
+        """Infer as 3D Slicer does of a volume that it loaded itself."""
+        with path.open("rb") as file:
+            answer = requests.put(f"{self.address}/session/", files={"files": (path.name, file)}, timeout=60)
+        params = {"image": image, "session_id": answer.json()["session_id"], "output": "image"}
+        return requests.post(f"{self.address}/infer/{model}", params=params, timeout=300)
+
     def train(self, model: str, **params) -> requests.Response:
         return requests.post(f"{self.address}/train/{model}", params={"run_sync": "true"}, json=params, timeout=600)
 

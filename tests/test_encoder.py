@@ -63,6 +63,7 @@ def test_scales_average_what_is_seen_at_several_sizes():
         torch.testing.assert_close(encoder(x), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(torch.jit.script(encoder)(x), encoder(x))
     torch.testing.assert_close(tiny(scales=[0.5])(x), F.normalize(half, dim=1), rtol=1e-4, atol=1e-5)
+    assert tiny(scales=0.5).scales == tiny(scales=[0.501]).scales == [0.5]
     assert tiny(scales=[1.25])(x).shape == whole(x).shape
 
 

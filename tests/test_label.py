@@ -130,6 +130,12 @@ def test_an_image_may_be_sent_instead_of_named(server, folder, tmp_path):
     assert_same(label, masks["lesion"])
 
 
+def test_a_session_brings_an_image_of_any_name(server, folder, tmp_path):
+    masks, _ = own(folder, tmp_path)
+    answer = server.infer_in_session("anomaly", "Volume 1", folder / "in" / "lesion.nii.gz")
+    assert_same(mask_of(answer, tmp_path / "label.nii.gz"), masks["lesion"])
+
+
 def test_the_answer_in_json_has_the_measurements_of_our_summary(server, folder, tmp_path):
     _, entries = own(folder, tmp_path)
     for name, entry in entries.items():

@@ -13,8 +13,11 @@ import torch
 from tiny_bundle import ROOT, TINY, run_bundle
 from tiny_cases import brain, save
 
+from scripts.checkpoint import save_network
 from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError, cause_of
+from scripts.mixture import DirichletProcessMixture
+from scripts.network import PatchAnomalyNetwork
 from scripts.ship import ship
 from scripts.weights import load_encoder_weights
 
@@ -49,6 +52,27 @@ def test_a_fit_takes_its_encoder_from_the_fitted_model(shipped):
     assert encoder.weights_digest == fitted["_extra_state"]["weights_digest"]
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, fitted[f"encoder.{name}"])
+
+
+def test_a_fit_takes_an_encoder_with_registers_from_a_fitted_model_of_that_name_alone(tmp_path):
+    name, options = "dinov2_vits14_reg", TINY["encoder#vit_options"]
+    fitted, other = (DINOv2PatchEncoder(name, 56, vit_options=options) for _ in range(2))
+    save_network(PatchAnomalyNetwork(fitted, DirichletProcessMixture(2, 32)), tmp_path / "model.pt")
+    load_encoder_weights(other, models_dir=tmp_path)
+    images = torch.rand(1, 3, 56, 56)
+    assert torch.equal(other(images), fitted(images))
+    for stranger in ("dinov2_vits14", "dinov2_vitb14"):
+        with pytest.raises(InputError, match=r"no encoder weights|give weights_path"):
+            load_encoder_weights(DINOv2PatchEncoder(stranger, 56, vit_options=options), models_dir=tmp_path)
+
+
+def test_another_bundle_is_left_alone(shipped, tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text('{"name": "of somebody else"}')
+    with pytest.raises(InputError, match="is left alone"):
+        ship(shipped / "models" / "model.pt", tmp_path, **TINY)
+    with pytest.raises(InputError, match="is left alone"):
+        ship(shipped / "models" / "model.pt", ROOT / "docs" / "copy", **TINY)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def find_bundle(models: Path) -> Path:
     Raises:
         FileNotFoundError: there is none, or more than one.
     """
-    below = sorted(models.iterdir()) if models.is_dir() else []
+    below = sorted(path for path in models.iterdir() if path.name[0] != ".") if models.is_dir() else []
     found = [folder for folder in (models, *below) if (folder / "configs" / "metadata.json").is_file()]
     if len(found) != 1:
         raise FileNotFoundError(

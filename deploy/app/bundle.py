@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -66,7 +65,7 @@ class Bundle:
         network = parser.get_parsed_content("fitted_network").eval()
         model = Model(str(path), "anomaly")
         model.predictor = network
-        metadata = json.loads((path / "configs" / "metadata.json").read_text())
+        metadata = parser["_meta_"]
         digest = sha256((path / "models" / "model.pt").read_bytes()).hexdigest()
         settings = parser.get_parsed_content("run_settings")
         return cls(

@@ -79,15 +79,18 @@ def choose_series(headers: Sequence[Header], pattern: str = "") -> list[Header]:
     Of two with as many, the one with the lower series number. The log says which it is among how many.
 
     Args:
-        headers: of a study, or of several.
+        headers: of a study.
         pattern: a regular expression that must be found in the SeriesDescription, whatever its case; empty for any.
 
     Returns:
         The headers of the series.
 
     Raises:
-        InputError: there is no such series.
+        InputError: there is no such series, or there are several studies.
     """
+    n_studies = len({header.get("StudyInstanceUID") for header in headers})
+    if n_studies > 1:
+        raise InputError(f"the input holds {n_studies} studies; expected one, so give the folder of one.")
     series: dict[str, list[Header]] = defaultdict(list)
     for header in headers:
         series[header.SeriesInstanceUID].append(header)
@@ -96,7 +99,7 @@ def choose_series(headers: Sequence[Header], pattern: str = "") -> list[Header]:
     wanted = [
         slices
         for slices in views.values()
-        if re.search(pattern, str(slices[0].get("SeriesDescription", "")), re.IGNORECASE)
+        if re.search(pattern or "", str(slices[0].get("SeriesDescription", "")), re.IGNORECASE)
     ]
     if not wanted:
         kinds = Counter(slices[0].get("Modality", "no modality") for slices in series.values())
@@ -106,7 +109,7 @@ def choose_series(headers: Sequence[Header], pattern: str = "") -> list[Header]:
             f"localizer, 0 of them described as {pattern!r}; modalities: {dict(kinds)}); {EXPECTED}"
             + (", so convert the enhanced multi-frame objects." if enhanced else ".")
         )
-    chosen = min(wanted, key=lambda s: (-len(s), int(s[0].get("SeriesNumber") or 0), s[0].SeriesInstanceUID))
+    chosen = min(wanted, key=lambda s: (-len(s), _number(s[0]), s[0].SeriesInstanceUID))
     logger.info(
         f"series {chosen[0].SeriesInstanceUID} with {len(chosen)} slices is taken, "
         f"out of {len(wanted)} that could be and {len(series)} in the input"
@@ -114,9 +117,14 @@ def choose_series(headers: Sequence[Header], pattern: str = "") -> list[Header]:
     return chosen
 
 
+def _number(header: Header) -> int:
+    number = str(header.get("SeriesNumber", ""))
+    return int(number) if number.isdigit() else 0
+
+
 def is_localizer(header: Header) -> bool:
     """Whether a slice says that it belongs to a localizer."""
-    return "LOCALIZER" in (str(value).upper() for value in header.get("ImageType") or [])
+    return "LOCALIZER" in str(header.get("ImageType", "")).upper()
 
 
 def check_series(headers: Sequence[Header]) -> None:
@@ -128,6 +136,8 @@ def check_series(headers: Sequence[Header]) -> None:
     Raises:
         InputError: slices without a place, in colour, missing, doubled, of several sizes or orientations.
     """
+    if len(headers) < 2:
+        raise InputError("the series has a single slice, whose thickness nothing tells for certain; expected a volume.")
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID"):
         missing = sum(not header.get(keyword) for header in headers)
         if missing:
@@ -189,9 +199,8 @@ def read_volume(headers: Sequence[Header]) -> tuple[list[pydicom.Dataset], hd.Vo
         )
     except ValueError as error:
         raise InputError(f"the slices of the series do not make one volume ({error}); {EXPECTED}.") from error
-    volume = volume.flip_spatial(
-        0
-    )  # upwards along the normal as ITK has it, for slices to have the bundle's own numbers
+    # upwards along the normal as ITK has it, for slices to have the bundle's own numbers
+    volume = volume.flip_spatial(0)
     origins = np.array([data.ImagePositionPatient for data in slices], dtype=float)
     places = volume.map_reference_to_indices(origins)[:, 0]
     return [slices[index] for index in np.argsort(places)], volume
