@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import make_encoder
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export
-from tiny_bundle import ROOT, run_configs
+from tiny_bundle import ROOT, TINY, run_bundle, run_configs
 from tiny_cases import brain, save
 
 from scripts import onnx_network
@@ -72,6 +72,20 @@ def test_maps_of_an_export_are_those_of_the_network(bundle, exported, shape):
     torch.testing.assert_close(
         inferer(given, load_exported(exported)), inferer(given, eager(bundle)), rtol=1e-4, atol=1e-4
     )
+
+
+def test_an_export_sees_as_many_sizes_as_the_network(tmp_path):
+    for seed in range(5):
+        save(tmp_path / "normals" / f"{seed}.nii.gz", brain(seed))
+    given = {"scales": [1.0, 0.75], "output_dir": str(tmp_path / "fit"), "ckpt_path": str(tmp_path / "model.pt")}
+    run_bundle("training", dataset_dir=str(tmp_path / "normals"), **given)
+    ship(tmp_path / "model.pt", tmp_path / "bundle", **TINY)
+    export(tmp_path / "bundle")
+    for shape in SHAPES[:4]:
+        expected = eager(tmp_path / "bundle")(images(*shape))
+        for name in ("model.ts", "model.onnx"):
+            found = load_exported(tmp_path / "bundle" / "models" / name)(images(*shape))
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_export_is_one_file_with_everything_inside(bundle, tmp_path):
