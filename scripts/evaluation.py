@@ -227,8 +227,16 @@ class MapEvaluation:
 
 
 def patch_threshold(network: PatchAnomalyNetwork, false_positive_rate: float) -> float:
-    """The score that this share of held-out normal patches goes beyond, in units of the network's limit."""
+    """The score that this share of held-out normal patches goes beyond, in units of the network's limit.
+
+    Raises:
+        InputError: the network is not calibrated, since an exported file scored in its place.
+    """
     calibration, kind = network.calibration, network.score_index
+    if not calibration.is_fitted(kind):
+        raise InputError(
+            "An exported network does not tell its limits; evaluate with model.pt, not configs/exported.json."
+        )
     return float(calibration(calibration.limit(kind, false_positive_rate), kind, network.target_fpr))
 
 

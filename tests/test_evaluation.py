@@ -176,6 +176,9 @@ def test_thresholds_are_quantiles_of_normal_patches_in_units_of_the_limit(make_n
     assert patch_threshold(network, 0.1) == pytest.approx((at_10 - median) / (limit - median), rel=1e-4)
     assert patch_threshold(network, 0.01) == 1.0
     assert patch_threshold(network, 0.1) < patch_threshold(network, 0.05) < 1
+    network.calibration.quantiles.fill_(float("nan"))
+    with pytest.raises(InputError, match=r"evaluate with model\.pt"):
+        patch_threshold(network, 0.1)
 
 
 @pytest.mark.parametrize(
