@@ -15,6 +15,7 @@ from monailabel.app import app
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.utils.app import app_instance
 from pydicom import Dataset
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 EMPTY = "Nothing reaches the threshold: the mask is empty, and there is no DICOM SEG without a segment."
@@ -29,7 +30,7 @@ class Refusals:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        refused = refusal(Request(scope)) if scope["type"] == "http" else None
+        refused = await run_in_threadpool(refusal, Request(scope)) if scope["type"] == "http" else None
         await (refused or self.app)(scope, receive, send)
 
 

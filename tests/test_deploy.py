@@ -310,12 +310,6 @@ def test_without_a_bundle_it_says_so(series, tmp_path):
 # ---------------------------------------------------------------- the package
 
 
-def test_app_and_bundle_have_one_version():
-    metadata = json.loads((ROOT / "configs" / "metadata.json").read_text())
-    application = yaml.safe_load((ROOT / "deploy" / "app" / "app.yaml").read_text())["application"]
-    assert application["version"] == metadata["version"]
-
-
 @pytest.fixture(scope="module")
 def package(shipped, tmp_path_factory):
     """What an image would be made of."""
