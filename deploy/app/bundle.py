@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from monai.deploy.core import Model
 from pydicom.uid import generate_uid
 
 from scripts.provenance import provenance
+from scripts.weights import file_sha256
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Bundle:
         model = Model(str(path), "anomaly")
         model.predictor = network
         metadata = parser["_meta_"]
-        digest = sha256((path / "models" / "model.pt").read_bytes()).hexdigest()
+        digest = file_sha256(path / "models" / "model.pt")
         settings = parser.get_parsed_content("run_settings")
         return cls(
             model,

@@ -17,7 +17,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageS
 from pydicom.valuerep import DA, TM
 
 from scripts.dicom_series import what_is_wrong
-from scripts.errors import InputError
+from scripts.errors import InputError, reason_of
 
 logger = logging.getLogger("anomaly_app")
 
@@ -182,9 +182,9 @@ def read_volume(headers: Sequence[Header]) -> tuple[list[pydicom.Dataset], hd.Vo
         try:
             _ = data.pixel_array
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"slice {index} of {len(slices)}, in the order of their paths, cannot be decoded ({syntax}: {reason}); "
+                f"slice {index} of {len(slices)}, in the order of their paths, cannot be decoded "
+                f"({syntax}: {reason_of(error, 200)}); "
                 "expected whole files, uncompressed or in an encoding that docs/deploy.md lists, so decompress the "
                 "series or send it again."
             ) from error

@@ -3,54 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import highdicom as hd
 from anomaly_codes import ANOMALY_SCORE, BEYOND_LIMIT, MILLILITRE, N_REGIONS, OUTSIDE_FITTED_RANGE
 from bundle import Algorithm
 from highdicom.sr import Measurement
-from monai.deploy.core import Fragment, Operator, OperatorSpec
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
+from operators.result_writer import ResultWriter
 from scripts.provenance import NOTE
 from scripts.whole_file import write_json
 
 
-class MeasurementWriter(Operator):
-    """Writes ``measurements.json`` and a structured report.
+class MeasurementWriter(ResultWriter):
+    """Writes ``measurements.json`` and a structured report; see `scripts.measurements.measurements`."""
 
-    Named inputs:
-        measurements: see `scripts.measurements.measurements`.
-        study_selected_series_list: with the series that was measured.
+    result = "measurements"
 
-    Args:
-        fragment: the app.
-        args: for `Operator`.
-        algorithm: what measured.
-        folder: gets the files.
-        kwargs: for `Operator`.
-    """
-
-    def __init__(self, fragment: Fragment, *args: Any, algorithm: Algorithm, folder: Path, **kwargs: Any) -> None:
-        self.algorithm = algorithm
-        self.folder = folder
-        super().__init__(fragment, *args, **kwargs)
-
-    def setup(self, spec: OperatorSpec) -> None:
-        """Name the ports."""
-        spec.input("measurements")
-        spec.input("study_selected_series_list")
-
-    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Write the files."""
-        found = op_input.receive("measurements")
-        series = op_input.receive("study_selected_series_list")[0].selected_series[0].series
-        slices = [instance.get_native_sop_instance() for instance in series.get_sop_instances()]
-        report = structured_report(found, slices, self.algorithm)
-        self.folder.mkdir()
-        report.save_as(self.folder / f"{report.SOPInstanceUID}.dcm")
+    def write(self, found: Mapping[str, Any], slices: list[Dataset]) -> None:
+        """Write the measurements of a series."""
+        self.save(structured_report(found, slices, self.algorithm))
         content = {
             "note": NOTE,
             "study_instance_uid": slices[0].StudyInstanceUID,

@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import highdicom as hd
 import numpy as np
 from anomaly_codes import ANOMALY_SCORE
 from bundle import Algorithm
-from monai.deploy.core import Fragment, Operator, OperatorSpec
+from monai.deploy.core import Image
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
+from operators.result_writer import ResultWriter
 
-class ParametricMapWriter(Operator):
-    """Writes the calibrated map as 32-bit floating point numbers, on the slices that it was made of.
 
-    Named inputs:
-        map: an `Image` ``[D,H,W]``.
-        study_selected_series_list: with the series, its D slices in order.
+class ParametricMapWriter(ResultWriter):
+    """Writes the calibrated map as 32-bit floating point numbers, on the slices that it was made of."""
 
-    Args:
-        fragment: the app.
-        args: for `Operator`.
-        algorithm: what made the map.
-        folder: gets the file.
-        kwargs: for `Operator`.
-    """
+    result = "map"
 
-    def __init__(self, fragment: Fragment, *args: Any, algorithm: Algorithm, folder: Path, **kwargs: Any) -> None:
-        self.algorithm = algorithm
-        self.folder = folder
-        super().__init__(fragment, *args, **kwargs)
-
-    def setup(self, spec: OperatorSpec) -> None:
-        """Name the ports."""
-        spec.input("map")
-        spec.input("study_selected_series_list")
-
-    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Write the file."""
-        scores = op_input.receive("map").asnumpy()
-        series = op_input.receive("study_selected_series_list")[0].selected_series[0].series
-        slices = [instance.get_native_sop_instance() for instance in series.get_sop_instances()]
-        written = parametric_map(scores, slices, self.algorithm)
-        self.folder.mkdir()
-        written.save_as(self.folder / f"{written.SOPInstanceUID}.dcm")
+    def write(self, found: Image, slices: list[Dataset]) -> None:
+        """Write the map ``[D,H,W]`` of a series of D slices."""
+        self.save(parametric_map(found.asnumpy(), slices, self.algorithm))
 
 
 def parametric_map(scores: np.ndarray, slices: list, algorithm: Algorithm) -> hd.pm.ParametricMap:
