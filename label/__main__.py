@@ -25,6 +25,7 @@ import requests
 
 from scripts.errors import InputError
 from scripts.ship import ship
+from scripts.weights import file_sha256
 from scripts.whole_file import write_json
 
 from .app_folder import link_normals, link_studies, make_app
@@ -85,7 +86,7 @@ def ship_once(ckpt_path: str, target: Path, settings: dict[str, Any]) -> None:
     Raises:
         InputError: the copy is of another model or has other settings.
     """
-    model = sha256(Path(ckpt_path).read_bytes()).hexdigest() if Path(ckpt_path).is_file() else None
+    model = file_sha256(Path(ckpt_path)) if Path(ckpt_path).is_file() else None
     origin = {"model": model, "settings": settings}
     record = target.with_name(f"{target.name}_origin.json")
     if not (target.exists() and record.is_file()):

@@ -68,7 +68,7 @@ def link_studies(studies: Path, source: Path) -> list[str]:
     for old in studies.glob("*") if studies.is_dir() else ():
         if old.is_symlink():
             old.unlink()
-    return [name for name, _ in _link_all(studies, source)]
+    return [name for name, _ in _link_all(studies, find_cases(source))]
 
 
 def link_normals(studies: Path, source: Path, taken: Collection[str] = ()) -> list[str]:
@@ -85,13 +85,14 @@ def link_normals(studies: Path, source: Path, taken: Collection[str] = ()) -> li
     Raises:
         InputError: see `link_studies`; or a name that is taken.
     """
-    twice = sorted({case["case"] for case in find_cases(source)}.intersection(taken))
+    cases = find_cases(source)
+    twice = sorted({case["case"] for case in cases}.intersection(taken))
     if twice:
         raise InputError(f"Studies and normals both have a case {twice[0]!r}; rename the files of one folder.")
     labels = studies / "labels" / "final"
     labels.mkdir(parents=True, exist_ok=True)
     names = []
-    for name, path in _link_all(studies, source):
+    for name, path in _link_all(studies, cases):
         label = labels / f"{name}.nii.gz"
         if not label.exists():  # somebody may have drawn in it
             image = LoadImage()(path)
@@ -108,8 +109,8 @@ def link(place: Path, target: Path) -> None:
     place.symlink_to(target.resolve())
 
 
-def _link_all(studies: Path, source: Path) -> Iterator[tuple[str, str]]:
-    for case in find_cases(source):
+def _link_all(studies: Path, cases: Iterable[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    for case in cases:
         name, path = case["case"], _path_of(case)
         suffix = next(suffix for suffix in SUFFIXES if path.endswith(suffix))
         link(studies / f"{name}{suffix}", Path(path))

@@ -107,7 +107,7 @@ class ScoreCalibration(nn.Module):
         return median, limit
 
     def forward(self, raw: torch.Tensor, kind: int, target_fpr: float) -> torch.Tensor:
-        """Calibrate scores: ``(raw - median) / (limit - median)``, see `unit`.
+        """Calibrate scores, see `unit` and `in_units`.
 
         Args:
             raw: raw scores of any shape.
@@ -118,7 +118,12 @@ class ScoreCalibration(nn.Module):
             The same shape, without unit.
         """
         median, limit = self.unit(kind, target_fpr)
-        return (raw - median) / (limit - median)
+        return in_units(raw, median, limit)
+
+
+def in_units(raw: torch.Tensor, median: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
+    """Raw scores of any shape -> ``(raw - median) / (limit - median)``, see `ScoreCalibration.unit`."""
+    return (raw - median) / (limit - median)
 
 
 def check_target_fpr(target_fpr: float) -> None:

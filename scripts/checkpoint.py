@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, reason_of
 from .network import PatchAnomalyNetwork
 from .whole_file import whole_file
 
@@ -68,6 +68,5 @@ def read_network(path: str | os.PathLike) -> dict[str, Any]:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
         dict(state_dict["_extra_state"]["settings"])
     except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"The fitted model {path} cannot be read ({reason}); {FIT}.") from error
+        raise InputError(f"The fitted model {path} cannot be read ({reason_of(error)}); {FIT}.") from error
     return state_dict

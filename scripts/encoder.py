@@ -10,7 +10,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
-from .errors import InputError
+from .errors import InputError, reason_of
 from .resampling import cubic_point_weights, cubic_weights, resize
 
 PATCH_SIZE = 14
@@ -199,8 +199,7 @@ class DINOv2PatchEncoder(nn.Module):
         try:
             self.vit.load_state_dict(checkpoint_filter_fn(dict(state_dict), self.vit), strict=True)
         except (RuntimeError, KeyError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"These are not the weights of {self.name}: {reason[:300]}") from error
+            raise InputError(f"These are not the weights of {self.name}: {reason_of(error, 300)}") from error
 
     def train(self, mode: bool = True) -> "DINOv2PatchEncoder":
         """Stay in evaluation mode: the encoder is frozen."""

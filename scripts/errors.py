@@ -13,6 +13,11 @@ class InputError(ValueError):
     """
 
 
+def reason_of(error: BaseException, length: int = 120) -> str:
+    """What an error of a library says, on one line of at most ``length`` characters."""
+    return " ".join(str(error).split())[:length]
+
+
 def cause_of(error: BaseException) -> BaseException:
     """The error that the user can act on, among those that ``error`` was raised from.
 

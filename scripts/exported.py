@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, reason_of
 from .onnx_network import OnnxNetwork
 
 
@@ -38,5 +38,4 @@ def load_exported(
     try:
         return torch.jit.load(path, map_location=device).eval()
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path} is not TorchScript ({reason}); make it anew with {export}.") from error
+        raise InputError(f"{path} is not TorchScript ({reason_of(error)}); make it anew with {export}.") from error

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .calibration import ScoreCalibration, check_target_fpr
+from .calibration import ScoreCalibration, check_target_fpr, in_units
 from .encoder import DINOv2PatchEncoder
 from .errors import InputError
 from .mixture import SCORE_KINDS, DirichletProcessMixture
@@ -75,7 +75,7 @@ class PatchAnomalyNetwork(nn.Module):
         """Calibrated maps ``[B,1,H,W]`` of images ``[B,C,H,W]``; see `forward`."""
         median, limit = self.unit()
         scores = self.patch_scores(self.embed(images), self.score)
-        return self.to_pixels((scores - median) / (limit - median), images.shape[2], images.shape[3])
+        return self.to_pixels(in_units(scores, median, limit), images.shape[2], images.shape[3])
 
     def unit(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The raw scores that become 0 and 1, see `ScoreCalibration.unit`.

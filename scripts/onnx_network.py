@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from monai.utils import optional_import
 
-from .errors import InputError
+from .errors import InputError, reason_of
 
 onnxruntime, has_onnxruntime = optional_import("onnxruntime")
 
@@ -37,8 +37,7 @@ class OnnxNetwork:
             (image,), (pred,) = self.session.get_inputs(), self.session.get_outputs()
             named = (image.name, len(image.shape), pred.name, len(pred.shape)) == ("image", 4, "pred", 4)
         except Exception as error:
-            reason = " ".join(str(error).split())[:120]
-            raise InputError(f"{path} cannot be run ({reason}); make it anew with `{EXPORT}`.") from error
+            raise InputError(f"{path} cannot be run ({reason_of(error)}); make it anew with `{EXPORT}`.") from error
         if not named:
             raise InputError(f"{path} is not an export of this bundle: expected image in and pred out; use `{EXPORT}`.")
 

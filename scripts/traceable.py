@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .calibration import in_units
 from .network import PatchAnomalyNetwork
 
 
@@ -47,7 +48,7 @@ class TraceableNetwork(nn.Module):
         """
         embeddings = self.network.encoder(self.network.to_patches(images))
         scores = self.network.patch_scores(embeddings, self.network.score, self.active)
-        scores = (scores - self.median) / (self.limit - self.median)
+        scores = in_units(scores, self.median, self.limit)
         return self.network.to_pixels(scores, images.shape[2], images.shape[3])
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -12,7 +12,7 @@ import torch
 
 from .checkpoint import read_network
 from .encoder import DINOv2PatchEncoder
-from .errors import InputError
+from .errors import InputError, reason_of
 
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 MODEL_NAME = "dinov2_vits14"
@@ -102,8 +102,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
         digest = tensor_digest(state_dict)
     except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"The encoder weights {path} are not a readable checkpoint ({reason}); {REMEDY}.") from error
+        raise InputError(
+            f"The encoder weights {path} are not a readable checkpoint ({reason_of(error)}); {REMEDY}."
+        ) from error
     if path.name == CONVERTED_FILE and digest != CONVERTED_DIGEST:
         raise InputError(f"The encoder weights {path} changed since they were converted; delete the file and {REMEDY}.")
     return state_dict
@@ -118,6 +119,15 @@ def tensor_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def check_sha256(path: Path, expected: str) -> None:
     """Check a file's hash.
 
@@ -128,9 +138,6 @@ def check_sha256(path: Path, expected: str) -> None:
     Raises:
         InputError: it is another.
     """
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != expected:
-        raise InputError(f"{path} has sha256 {digest.hexdigest()}, expected {expected}; delete the file and {REMEDY}.")
+    found = file_sha256(path)
+    if found != expected:
+        raise InputError(f"{path} has sha256 {found}, expected {expected}; delete the file and {REMEDY}.")

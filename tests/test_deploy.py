@@ -19,7 +19,7 @@ from deploy_studies import bad_studies, compressed_studies, good_studies, study_
 from PIL import Image
 from pydicom.sr.codedict import codes
 from tiny_bundle import ROOT, run_bundle
-from tiny_cases import PATIENT
+from tiny_cases import PATIENT, at_slice
 
 PYTHON = ROOT / ".venv-deploy" / "bin" / "python"
 pytestmark = [
@@ -109,22 +109,6 @@ def expected(shipped, series, tmp_path_factory):
         report=False,
     )
     return folder / "out"
-
-
-def at_slice(volume, data):
-    """The values of a volume at the pixels of a slice, by their places in the patient: ``[H,W]``."""
-    columns, rows = np.meshgrid(np.arange(data.Columns), np.arange(data.Rows))
-    along_row, down = np.array(data.ImageOrientationPatient, float).reshape(2, 3)
-    lps = np.array(data.ImagePositionPatient, float)[:, None, None]
-    lps = (
-        lps
-        + along_row[:, None, None] * columns * data.PixelSpacing[1]
-        + down[:, None, None] * rows * data.PixelSpacing[0]
-    )
-    ras = np.concatenate([-lps[:2], lps[2:], np.ones_like(lps[:1])])
-    voxels = np.einsum("ij,jhw->ihw", np.linalg.inv(volume.affine), ras)[:3]
-    np.testing.assert_allclose(voxels, voxels.round(), atol=0.02)
-    return np.asarray(volume.dataobj)[tuple(voxels.round().astype(int))]
 
 
 def frames_by_source(dataset):

@@ -12,7 +12,7 @@ from orthanc_server import orthanc_server, store
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless, generate_uid
 from tiny_bundle import run_bundle
-from tiny_cases import PATIENT, brain, save_dicom_series
+from tiny_cases import PATIENT, at_slice, brain, save_dicom_series
 
 pytestmark = pytest.mark.label
 
@@ -103,21 +103,6 @@ def own_mask(series, bundle, tmp_path):
     return nib.load(path)
 
 
-def on_slice(mask, header):
-    """The voxels of a mask ``[rows, columns]`` that lie where the pixels of a slice are."""
-    rows, columns = np.mgrid[: header.Rows, : header.Columns]
-    along_row, along_column = np.reshape(np.array(header.ImageOrientationPatient, float), (2, 3))
-    row_step, column_step = header.PixelSpacing
-    points = np.array(header.ImagePositionPatient, float) + (
-        columns[..., None] * column_step * along_row + rows[..., None] * row_step * along_column
-    )
-    points[..., :2] *= -1  # LPS to RAS
-    voxels = nib.affines.apply_affine(np.linalg.inv(mask.affine), points)
-    indices = np.rint(voxels).astype(int)
-    assert np.abs(voxels - indices).max() < 0.05
-    return np.asarray(mask.dataobj)[tuple(np.moveaxis(indices, -1, 0))]
-
-
 @pytest.mark.parametrize("name", ["plain", "compressed", "flair"])
 def test_the_segmentation_lies_on_the_series_and_is_our_own_mask(server, folder, series_of, shipped, tmp_path, name):
     path, uid = series_of(name)
@@ -147,7 +132,7 @@ def test_the_segmentation_lies_on_the_series_and_is_our_own_mask(server, folder,
     found = segmentation.get_pixels_by_source_instance(
         list(headers), segment_numbers=[1], assert_missing_frames_are_empty=True, ignore_spatial_locations=True
     )
-    expected = np.stack([on_slice(mask, header) for header in headers.values()])
+    expected = np.stack([at_slice(mask, header) for header in headers.values()])
     assert expected.any() and np.array_equal(found[..., 0], expected)
 
 
@@ -158,7 +143,7 @@ def test_the_label_of_a_series_is_our_own_mask(server, folder, series_of, tmp_pa
     (tmp_path / "label.nii.gz").write_bytes(answer.content)
     label, mask = nib.load(tmp_path / "label.nii.gz"), own_mask(path, folder / "bundle" / "anomaly", tmp_path)
     for header in headers_of(path):
-        assert np.array_equal(on_slice(label, header), on_slice(mask, header))
+        assert np.array_equal(at_slice(label, header), at_slice(mask, header))
 
 
 @pytest.mark.parametrize(

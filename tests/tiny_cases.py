@@ -30,3 +30,19 @@ def save(path, image, affine=AFFINE):
 def save_dicom_series(folder, volume):
     """A series of one file per slice, with a patient's name in it."""
     write_series(folder, volume, np.diag([-0.9, -1.1, 4.0, 1]), PatientName=PATIENT, PatientID="4711")
+
+
+def at_slice(volume, data):
+    """The values of a volume at the pixels of a slice, by their places in the patient: ``[H,W]``."""
+    columns, rows = np.meshgrid(np.arange(data.Columns), np.arange(data.Rows))
+    along_row, down = np.array(data.ImageOrientationPatient, float).reshape(2, 3)
+    lps = np.array(data.ImagePositionPatient, float)[:, None, None]
+    lps = (
+        lps
+        + along_row[:, None, None] * columns * data.PixelSpacing[1]
+        + down[:, None, None] * rows * data.PixelSpacing[0]
+    )
+    ras = np.concatenate([-lps[:2], lps[2:], np.ones_like(lps[:1])])
+    voxels = np.einsum("ij,jhw->ihw", np.linalg.inv(volume.affine), ras)[:3]
+    np.testing.assert_allclose(voxels, voxels.round(), atol=0.02)
+    return np.asarray(volume.dataobj)[tuple(voxels.round().astype(int))]
