@@ -172,7 +172,7 @@ class DINOv2PatchEncoder(nn.Module):
             rows = cubic_point_weights(grid, h, (h + offset) / grid, positions)
             columns = cubic_point_weights(grid, w, (w + offset) / grid, positions)
         image = positions.transpose(1, 2).reshape(1, -1, grid, grid)
-        return (rows @ image @ columns.mT).flatten(2).transpose(1, 2)
+        return (rows @ image @ columns.T).flatten(2).transpose(1, 2)
 
     @torch.jit.unused
     def load_official_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:

@@ -115,7 +115,7 @@ class PatchAnomalyNetwork(nn.Module):
         rows = repeat_last(linear_weights(height, resized[0], images), 14)
         columns = repeat_last(linear_weights(width, resized[1], images), 14)
         colours = linear_weights(channels, 3, images)  # three of a grey image's one; three stay what they are
-        return (colours @ (rows @ images @ columns.mT).flatten(2)).unflatten(2, (rows.shape[0], columns.shape[0]))
+        return (colours @ (rows @ images @ columns.T).flatten(2)).unflatten(2, (rows.shape[0], columns.shape[0]))
 
     def patch_scores(self, embeddings: torch.Tensor, kind: str, active: torch.Tensor | None = None) -> torch.Tensor:
         """Raw anomaly scores ``[B,1,h,w]`` of patch embeddings ``[B,D,h,w]``; see `DirichletProcessMixture`."""
@@ -137,7 +137,7 @@ class PatchAnomalyNetwork(nn.Module):
         resized = self.resized(height, width)
         rows = linear_weights(resized[0], height, scores) @ linear_weights(h, h * 14, scores)[: resized[0]]
         columns = linear_weights(resized[1], width, scores) @ linear_weights(w, w * 14, scores)[: resized[1]]
-        return rows @ scores @ columns.mT
+        return rows @ scores @ columns.T
 
     def __prepare_scriptable__(self) -> "PatchAnomalyNetwork":
         """Asked by `torch.jit.script` what to compile: a network without a fit is not worth an export.

@@ -26,7 +26,7 @@ def linear_weights(n_in: int, n_out: int, like: torch.Tensor) -> torch.Tensor:
 def resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Images ``[B,C,H,W]`` -> ``[B,C,height,width]``, linearly with antialiasing."""
     rows, columns = linear_weights(images.shape[2], height, images), linear_weights(images.shape[3], width, images)
-    return rows @ images @ columns.mT
+    return rows @ images @ columns.T
 
 
 def repeat_last(weights: torch.Tensor, multiple: int) -> torch.Tensor:
