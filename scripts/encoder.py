@@ -84,6 +84,7 @@ class DINOv2PatchEncoder(nn.Module):
         self.n_features = vit.embed_dim * len(self.layers)
         self.has_registers = vit.reg_token is not None
         self.weights_digest = ""  # of what was loaded; empty while the weights are random
+        self.runs_in = "torch fp32"  # runtime and precision
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
@@ -132,33 +133,46 @@ class DINOv2PatchEncoder(nn.Module):
                 f"The encoder takes images whose sides are multiples of 14 pixels; got {height} x {width}."
             )
         h, w = height // 14, width // 14
-        x = self.vit.patch_embed.proj((images - self.mean) / self.std).flatten(2).transpose(1, 2)
-        x = self._with_prefix_and_positions(x, h, w)
+        tokens = self.block_tokens(images, self.patch_positions(h, w))
+        return [of_layer.transpose(1, 2).reshape(images.shape[0], -1, h, w) for of_layer in tokens]
+
+    def block_tokens(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
+        """What costs the time: from pixels through the blocks. A runtime takes the place of this method alone.
+
+        Args:
+            images: ``[B,3,H,W]`` in [0,1], H and W multiples of 14.
+            positions: position embeddings of their patches ``[1,H/14*W/14,D]``, see `patch_positions`.
+
+        Returns:
+            Patch tokens after the final norm, ``[B,H/14*W/14,D]`` for each entry of ``layers``.
+        """
+        patches = self.vit.patch_embed.proj((images - self.mean) / self.std).flatten(2).transpose(1, 2)
+        x = self._with_prefix(patches + positions)
         of_block: dict[int, torch.Tensor] = {}
         for index, block in enumerate(self.vit.blocks):
             if index <= max(self.layers):
                 x = block(x)
                 if index in self.layers:
                     of_block[index] = x
-        tokens: list[torch.Tensor] = []
-        for index in self.layers:
-            patches = self.vit.norm(of_block[index])[:, self.vit.num_prefix_tokens :]
-            tokens.append(patches.transpose(1, 2).reshape(images.shape[0], -1, h, w))
-        return tokens
+        return [self.vit.norm(of_block[index])[:, self.vit.num_prefix_tokens :] for index in self.layers]
 
-    def _with_prefix_and_positions(self, x: torch.Tensor, h: int, w: int) -> torch.Tensor:
-        """Patches ``[B,h*w,D]`` -> class, register and patch tokens ``[B,1+R+h*w,D]`` with positions added."""
-        batch = x.shape[0]
-        cls_token = self.vit.cls_token
+    def patch_positions(self, h: int, w: int) -> torch.Tensor:
+        """Position embeddings ``[1,h*w,D]`` of an image of ``h`` by ``w`` patches."""
         positions = self.vit.pos_embed
-        if not self.has_registers:  # with registers, timm has added its position to the class token already
-            cls_token = cls_token + positions[:, :1]
+        if not self.has_registers:
             positions = positions[:, 1:]
-        tokens = [cls_token.expand(batch, -1, -1)]
+        return self._resample(positions, h, w)
+
+    def _with_prefix(self, patches: torch.Tensor) -> torch.Tensor:
+        """Patches ``[B,N,D]`` -> class, register and patch tokens ``[B,1+R+N,D]``."""
+        cls_token = self.vit.cls_token
+        if not self.has_registers:  # with registers, timm has added its position to the class token already
+            cls_token = cls_token + self.vit.pos_embed[:, :1]
+        tokens = [cls_token.expand(patches.shape[0], -1, -1)]
         registers = self.vit.reg_token
         if registers is not None:
-            tokens.append(registers.expand(batch, -1, -1))
-        tokens.append(x + self._resample(positions, h, w))
+            tokens.append(registers.expand(patches.shape[0], -1, -1))
+        tokens.append(patches)
         return torch.cat(tokens, dim=1)
 
     def _resample(self, positions: torch.Tensor, h: int, w: int) -> torch.Tensor:

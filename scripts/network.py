@@ -123,6 +123,11 @@ class PatchAnomalyNetwork(nn.Module):
         samples = embeddings.permute(0, 2, 3, 1).reshape(-1, d)
         return self.mixture.anomaly_score(samples, kind, active).reshape(b, 1, h, w)
 
+    def beyond_limit(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Which patches ``[B,1,h,w]`` of embeddings ``[B,D,h,w]`` reach the decision limit."""
+        median, limit = self.unit()
+        return in_units(self.patch_scores(embeddings, self.score), median, limit) >= 1
+
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The height and width, smaller edge ``image_size``, at which the encoder sees an image, but for padding."""
         shorter = (height + width - abs(height - width)) // 2  # a branch would be lost in an export

@@ -25,5 +25,6 @@ def provenance(network: PatchAnomalyNetwork, settings: Mapping[str, Any]) -> dic
     return {
         "settings": {**settings, **(network.settings() if scored else {})},
         "encoder_weights_digest": network.encoder.weights_digest if scored else None,
+        "encoder_runs_in": network.encoder.runs_in if scored else None,
         "versions": {name: version(name) for name in ("monai", "torch", "timm", "numpy", "nibabel")},
     }

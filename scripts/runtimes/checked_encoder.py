@@ -1,0 +1,115 @@
+"""The fastest runtime that keeps the mask."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..encoder import DINOv2PatchEncoder
+from ..errors import reason_of
+from ..whole_file import write_json
+from .artefacts import Artefacts
+from .blocks import RunBlocks, RuntimeEncoder
+from .torch_blocks import TorchBlocks
+
+logger = logging.getLogger(__name__)
+
+REFERENCE = "torch fp32"
+MOST_CHANGED = 0.002  # share of patches that may come to lie on the other side of the decision limit
+
+
+class Verdicts:
+    """What share of the patches changes sides of the decision limit with each runtime; kept with the model.
+
+    Args:
+        artefacts: those of the model.
+    """
+
+    def __init__(self, artefacts: Artefacts) -> None:
+        self.artefacts = artefacts
+        path = artefacts.verdicts
+        self._changed: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def get(self, name: str) -> float | None:
+        """The share for a runtime and precision, such as ``"openvino bf16"``; None where it is not known yet."""
+        return 0.0 if name == REFERENCE else self._changed.get(name)
+
+    def put(self, name: str, changed: float) -> None:
+        """Keep what was found for a runtime and precision."""
+        self._changed[name] = changed
+        self.artefacts.prepare()
+        write_json(self._changed, self.artefacts.verdicts)
+
+
+class CheckedEncoder(RuntimeEncoder):
+    """An encoder in the first of several runtimes that starts and keeps the mask.
+
+    A runtime of which nothing is known yet is compared with torch in single precision on the first images that come.
+
+    Args:
+        encoder: in whose place it comes.
+        candidates: what starts each runtime, by name, fastest first; the last is ``REFERENCE``.
+        beyond_limit: embeddings ``[B,D,h,w]`` -> which of the patches lie beyond the decision limit.
+        verdicts: what is known.
+    """
+
+    def __init__(
+        self,
+        encoder: DINOv2PatchEncoder,
+        candidates: Mapping[str, Callable[[], RunBlocks]],
+        beyond_limit: Callable[[torch.Tensor], torch.Tensor],
+        verdicts: Verdicts,
+    ) -> None:
+        super().__init__(encoder, TorchBlocks(encoder), "not chosen yet")
+        self.candidates = dict(candidates)
+        self.beyond_limit = beyond_limit
+        self.verdicts = verdicts
+        self._choose(None)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """See `DINOv2PatchEncoder`."""
+        if self.candidates:
+            self._choose(images)
+        return super().forward(images)
+
+    def _choose(self, images: torch.Tensor | None) -> None:
+        """Go through the candidates; without images, up to the first of which nothing is known."""
+        while self.candidates:
+            name = next(iter(self.candidates))
+            known = self.verdicts.get(name)
+            if known is None and images is None:
+                return
+            start = self.candidates.pop(name)
+            if known is not None and known > MOST_CHANGED:
+                logger.info(f"{name} would not keep the mask: {_finding(known)}")
+                continue
+            try:
+                blocks = start()
+                changed = self._compare(name, blocks, images) if known is None else known
+            except Exception as error:
+                logger.warning(f"{name} does not run the encoder here ({reason_of(error)}); taking the next.")
+                continue
+            if changed > MOST_CHANGED:
+                logger.warning(f"{name} would not keep the mask: {_finding(changed)}; taking the next.")
+                continue
+            logger.info(f"the encoder runs in {name}, the fastest here that keeps the mask: {_finding(changed)}")
+            self.run_blocks, self.runs_in = blocks, name
+            self.candidates.clear()
+
+    def _compare(self, name: str, blocks: RunBlocks, images: Any) -> float:
+        """The share of patches of images that change sides, which is kept."""
+        beyond = []
+        for run_blocks in (TorchBlocks(self), blocks):
+            self.run_blocks = run_blocks
+            beyond.append(self.beyond_limit(super().forward(images)))
+        changed = float((beyond[0] != beyond[1]).float().mean())
+        self.verdicts.put(name, changed)
+        return changed
+
+
+def _finding(changed: float) -> str:
+    return f"{changed:.2%} of the patches it was checked on change sides of the decision limit"

@@ -1,0 +1,154 @@
+"""Which runtime and precision run the encoder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+
+import torch
+
+from ..calibration import ScoreCalibration
+from ..encoder import DINOv2PatchEncoder
+from ..errors import InputError, reason_of
+from ..network import PatchAnomalyNetwork
+from .artefacts import Artefacts
+from .blocks import INSTALL, RunBlocks, RuntimeEncoder
+from .checked_encoder import CheckedEncoder, Verdicts
+from .onnxruntime_blocks import TENSORRT, OnnxRuntimeBlocks, has_onnxruntime, has_provider, providers_for
+from .openvino_blocks import OpenVINOBlocks, has_bf16, has_openvino
+from .torch_blocks import TorchBlocks
+
+logger = logging.getLogger(__name__)
+
+RUNTIMES = ("auto", "torch", "openvino", "onnxruntime", "tensorrt")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+QUANTIZE = "python -m monai.bundle run quantize --config_file \"['configs/train.json','configs/quantize.json']\""
+
+# What there is on each kind of device, fastest first, on the CPU as measured (docs/performance.md).
+FASTEST_FIRST = {
+    "cpu": (
+        ("openvino", "int8"),
+        ("openvino", "bf16"),
+        ("onnxruntime", "int8"),
+        ("torch", "bf16"),
+        ("openvino", "fp32"),
+        ("onnxruntime", "fp32"),
+        ("torch", "fp32"),
+    ),
+    "cuda": (
+        ("torch", "bf16"),
+        ("torch", "fp16"),
+        ("torch", "fp32"),
+        ("tensorrt", "bf16"),
+        ("tensorrt", "fp16"),
+        ("tensorrt", "int8"),
+        ("tensorrt", "fp32"),
+        ("onnxruntime", "fp32"),
+    ),
+}
+
+
+def accelerate(
+    network: PatchAnomalyNetwork,
+    ckpt_path: str | os.PathLike,
+    runtime: str = "auto",
+    precision: str = "auto",
+    compiled: bool = False,
+) -> PatchAnomalyNetwork:
+    """Let another runtime run a network's encoder. Scores and limits are computed as before.
+
+    ``"auto"`` takes the fastest that can run here and keeps the mask, see `CheckedEncoder`; int8, which has limits of
+    its own, only where the model was quantised.
+
+    Args:
+        network: fitted; its ``encoder`` is replaced.
+        ckpt_path: the file it was loaded from, beside which compiled files are kept.
+        runtime: one of ``RUNTIMES``.
+        precision: one of ``PRECISIONS``.
+        compiled: whether torch compiles kernels of its own.
+
+    Returns:
+        The same network.
+
+    Raises:
+        InputError: what was asked for is not known, not installed, or cannot run here.
+    """
+    for name, value, known in (("runtime", runtime, RUNTIMES), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+    encoder = network.encoder
+    device = encoder.mean.device
+    there = FASTEST_FIRST.get(device.type, (("torch", "fp32"),))
+    wanted = [pair for pair in there if runtime in ("auto", pair[0]) and precision in ("auto", pair[1])]
+    if not wanted:
+        raise InputError(
+            f"runtime {runtime} has no precision {precision} on device {device.type}; there are "
+            f"{', '.join(' '.join(pair) for pair in there)}."
+        )
+    artefacts = Artefacts(ckpt_path)
+    if precision == "auto":
+        wanted = [pair for pair in wanted if pair[1] != "int8" or artefacts.is_quantized]
+    obstacles = {pair: obstacle(*pair, artefacts) for pair in wanted}
+    possible = [pair for pair in wanted if obstacles[pair] is None]
+    if not possible:
+        raise InputError("; ".join(dict.fromkeys(filter(None, obstacles.values()))))
+    starts = {pair: partial(_start, *pair, encoder, network.calibration, artefacts, compiled) for pair in possible}
+    if len(wanted) == 1:
+        try:
+            network.encoder = RuntimeEncoder(encoder, starts[possible[0]](), " ".join(possible[0]))
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{' '.join(possible[0])} does not start here ({reason_of(error)}); take runtime auto."
+            ) from error
+        return network
+    for reason in dict.fromkeys(obstacles[pair] for pair in wanted[: wanted.index(possible[0])]):
+        logger.warning(f"The encoder could be faster: {reason}")
+    candidates = {" ".join(pair): start for pair, start in starts.items()}
+    network.encoder = CheckedEncoder(encoder, candidates, network.beyond_limit, Verdicts(artefacts))
+    return network
+
+
+def obstacle(runtime: str, precision: str, artefacts: Artefacts) -> str | None:
+    """Why a runtime cannot run a precision here, as a sentence; None where it can."""
+    installed = {"openvino": has_openvino, "onnxruntime": has_onnxruntime, "tensorrt": has_provider(TENSORRT)}
+    if not installed.get(runtime, True):
+        package = "onnxruntime-gpu with TensorRT" if runtime == "tensorrt" else runtime
+        return f"runtime {runtime} needs {package}, which is not installed; {INSTALL}, or take runtime torch."
+    if precision == "int8" and not artefacts.is_quantized:
+        return (
+            f"precision int8 needs a quantised form of this very model, which is not there; make it with `{QUANTIZE}`."
+        )
+    if precision == "bf16" and not _has_bf16(runtime):
+        return f"precision bf16 with {runtime} needs a processor that multiplies in it; take fp32 or auto."
+    return None
+
+
+def _has_bf16(runtime: str) -> bool:
+    if runtime == "openvino":
+        return has_bf16()
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _start(
+    runtime: str,
+    precision: str,
+    encoder: DINOv2PatchEncoder,
+    calibration: ScoreCalibration,
+    artefacts: Artefacts,
+    compiled: bool,
+) -> RunBlocks:
+    if runtime == "torch":
+        return TorchBlocks(encoder, precision, compiled)
+    if precision == "int8":
+        calibration.load_state_dict(torch.load(artefacts.limits, map_location="cpu", weights_only=True))
+        path = artefacts.quantized
+    else:
+        path = artefacts.blocks(encoder)
+    if runtime == "openvino":
+        return OpenVINOBlocks(path, precision)
+    return OnnxRuntimeBlocks(path, providers_for(runtime, precision, encoder.mean.device, artefacts.folder))

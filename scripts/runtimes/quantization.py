@@ -1,0 +1,144 @@
+"""The encoder in eight-bit integers, calibrated on normal images, with decision limits of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from monai.utils import optional_import
+
+from ..checkpoint import save
+from ..encoder import PATCH_SIZE
+from ..errors import InputError
+from ..handlers import ThresholdCalibrator
+from ..inferer import DPMMInferer, occupied_batches
+from ..network import PatchAnomalyNetwork
+from ..whole_file import whole_file
+from .artefacts import Artefacts
+from .blocks import INSTALL, RuntimeEncoder
+from .checked_encoder import Verdicts
+from .onnxruntime_blocks import CPU, OnnxRuntimeBlocks
+from .openvino_blocks import OpenVINOBlocks, has_openvino
+from .torch_blocks import TorchBlocks
+
+nncf, has_nncf = optional_import("nncf")
+onnx, _ = optional_import("onnx")
+
+logger = logging.getLogger(__name__)
+
+SLICES = 64  # that the ranges of activations are taken from, and that the result is compared on
+
+
+def quantize(
+    network: PatchAnomalyNetwork,
+    ckpt_path: str | os.PathLike,
+    cases: Sequence[dict[str, Any]],
+    inferer: DPMMInferer,
+    seed: int = 0,
+) -> PatchAnomalyNetwork:
+    """Quantise a fitted network's encoder to int8 (post-training, SmoothQuant: Xiao et al., 2023, arXiv 2211.10438).
+
+    Args:
+        network: fitted, on the CPU; its ``encoder`` is replaced by the quantised one.
+        ckpt_path: the file it was loaded from, beside which the quantised blocks are kept.
+        cases: normals, whose slices show how far activations range.
+        inferer: gives the slices of a volume.
+        seed: of the choice among their slices.
+
+    Returns:
+        The same network.
+
+    Raises:
+        InputError: nncf is not installed, or no case can be used.
+    """
+    if not has_nncf:
+        raise InputError(f"To quantise the encoder nncf is needed and not installed; {INSTALL}.")
+    artefacts = Artefacts(ckpt_path)
+    encoder = network.encoder
+    blocks = onnx.load(artefacts.blocks(encoder))
+    inputs = []
+    for image in draw_slices(cases, inferer, SLICES, seed):
+        pixels = network.to_patches(image)
+        positions = encoder.patch_positions(pixels.shape[2] // PATCH_SIZE, pixels.shape[3] // PATCH_SIZE)
+        inputs.append({"images": pixels.numpy(), "positions": positions.numpy()})
+    logger.info(f"quantising the encoder on {len(inputs)} normal slices")
+    quantized = nncf.quantize(
+        blocks, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
+    )
+    with whole_file(artefacts.quantized) as partial:
+        onnx.save(quantized, partial)
+    run = OpenVINOBlocks(artefacts.quantized, "int8") if has_openvino else OnnxRuntimeBlocks(artefacts.quantized, [CPU])
+    network.encoder = RuntimeEncoder(encoder, run, "int8")
+    return network
+
+
+def save_limits(
+    calibrator: ThresholdCalibrator,
+    ckpt_path: str | os.PathLike,
+    cases: Sequence[dict[str, Any]],
+    inferer: DPMMInferer,
+    seed: int = 0,
+) -> None:
+    """Calibrate a quantised network, and keep its limits beside its blocks.
+
+    Args:
+        calibrator: of a network that `quantize` returned, with embeddings of held-out normals.
+        ckpt_path: the fitted model.
+        cases: those normals, on which the mask is compared with that of single precision.
+        inferer: gives the slices of a volume.
+        seed: of the choice among their slices.
+    """
+    network, artefacts = calibrator.network, Artefacts(ckpt_path)
+    slices = list(draw_slices(cases, inferer, SLICES, seed))
+    in_fp32 = RuntimeEncoder(network.encoder, TorchBlocks(network.encoder), "torch fp32")
+    expected = torch.cat([network.beyond_limit(in_fp32(network.to_patches(image))).flatten() for image in slices])
+    network.calibration.fit(calibrator.scores(), network.target_fpr)
+    found = torch.cat([network.beyond_limit(network.embed(image)).flatten() for image in slices])
+    save(network.calibration.state_dict(), artefacts.limits)
+    changed = float((found != expected).float().mean())
+    verdicts = Verdicts(artefacts)
+    for runtime in ("openvino", "onnxruntime"):
+        verdicts.put(f"{runtime} int8", changed)
+    logger.info(
+        f"quantised: {artefacts.quantized}; {changed:.2%} of {len(found)} normal patches change sides of the limit, "
+        f"{float(expected.float().mean()):.2%} lie beyond it"
+    )
+
+
+@torch.no_grad()
+def draw_slices(
+    cases: Sequence[dict[str, Any]], inferer: DPMMInferer, n_slices: int, seed: int
+) -> Iterator[torch.Tensor]:
+    """Draw slices that hold something, about equally many of each case.
+
+    Args:
+        cases: items with ``image`` ``[C,H,W]`` or ``[C,H,W,D]``, or with ``error``.
+        inferer: gives the slices of a volume.
+        n_slices: about how many, at least one of a case.
+        seed: of the draw.
+
+    Yields:
+        Slices ``[1,C,H,W]``.
+
+    Raises:
+        InputError: not one case can be used.
+    """
+    chance = random.Random(seed)
+    chosen = chance.sample(range(len(cases)), min(len(cases), n_slices))
+    of_each = -(-n_slices // len(chosen))
+    errors = []
+    for index in chosen:
+        case = cases[index]
+        if "error" in case:
+            errors.append(case["error"])
+            continue
+        slices = inferer.slices(case["image"].unsqueeze(0))
+        occupied = occupied_batches(slices, 1)
+        for place in chance.sample(occupied, min(of_each, len(occupied))):
+            yield slices[place]
+    if len(errors) == len(chosen):
+        raise InputError(f"None of the normal cases could be used: {'; '.join(errors)}")
