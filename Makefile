@@ -14,7 +14,7 @@ help: ## what there is
 
 venv: .venv/installed ## the environment in .venv
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements-dev.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt
@@ -79,6 +79,7 @@ benchmark: weights ## speed and memory of inference, and of a fit on the demo's 
 
 requirements: venv ## pin anew what requirements*.in name
 	$(COMPILE) -o requirements.txt requirements.in
+	$(COMPILE) -o requirements-fast.txt requirements-fast.in
 	$(COMPILE) -o requirements-dev.txt requirements-dev.in
 	$(COMPILE) -o requirements-label.txt requirements-label.in
 	$(COMPILE) -o requirements-deploy.txt requirements-deploy.in

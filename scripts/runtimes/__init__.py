@@ -1,6 +1,8 @@
-"""What the encoder's blocks run in: torch, OpenVINO, onnxruntime or TensorRT, in several precisions."""
+"""What the encoder's blocks run in: torch, OpenVINO, onnxruntime or TensorRT, in several precisions.
+
+`quantization` is not imported here: it is needed once for a model, and what it imports is slow to start.
+"""
 
 from .choice import PRECISIONS, RUNTIMES, accelerate
-from .quantization import quantize, save_limits
 
-__all__ = ["PRECISIONS", "RUNTIMES", "accelerate", "quantize", "save_limits"]
+__all__ = ["PRECISIONS", "RUNTIMES", "accelerate"]

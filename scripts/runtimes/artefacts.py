@@ -38,7 +38,7 @@ class Artefacts:
 
     @property
     def quantized(self) -> Path:
-        """The blocks in int8, see `scripts.runtimes.quantize`."""
+        """The blocks in int8, see `scripts.runtimes.quantization`."""
         return self.folder / "blocks_int8.onnx"
 
     @property

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from monai.utils import optional_import
 from torch import nn
 
 from ..encoder import DINOv2PatchEncoder
 from ..errors import InputError
-
-onnxscript, has_onnxscript = optional_import("onnxscript")
 
 # Images [B,3,H,W] and positions [1,N,D] -> patch tokens [B,N,D] of each layer, see `DINOv2PatchEncoder.block_tokens`.
 RunBlocks = Callable[[torch.Tensor, torch.Tensor], list[torch.Tensor]]
@@ -72,7 +70,7 @@ def export_blocks(encoder: DINOv2PatchEncoder, path: Path) -> None:
     Raises:
         InputError: onnxscript is not installed.
     """
-    if not has_onnxscript:
+    if importlib.util.find_spec("onnxscript") is None:  # imported by torch where it is needed, and slow to
         raise InputError(f"To export the encoder onnxscript is needed and not installed; {INSTALL}.")
     device = encoder.mean.device
     h, w = 3, 4
