@@ -5,7 +5,8 @@ For MONAI Label, MONAI Deploy or another machine::
     python -m scripts.ship --ckpt_path demo_output/model.pt --output shipped/anomaly
     python -m scripts.ship --ckpt_path demo_output/model.pt --output shipped/anomaly --target_fpr 0.002
 
-The copy needs no flags: what a model says of its fit, and any other config ids that are given, stand in its configs. A
+The copy needs no flags: what a model says of its fit, and any other config ids that are given, stand in its configs.
+What was compiled of the model for faster runtimes, or quantised, goes with it. A
 model does not say its ``spatial_dim``: where slices were not axial, give it.
 """
 
@@ -22,6 +23,7 @@ from monai.bundle import ConfigParser
 
 from .checkpoint import load_network, read_network
 from .errors import InputError
+from .runtimes.artefacts import compiled_for
 from .whole_file import whole_folder, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +59,8 @@ def ship(ckpt_path: str | os.PathLike, output: str | os.PathLike, **settings: An
                 shutil.copy(ROOT / name, copy)
         (copy / "models").mkdir()
         shutil.copy(ckpt_path, copy / "models" / "model.pt")
+        if compiled_for(ckpt_path).is_dir():
+            shutil.copytree(compiled_for(ckpt_path), compiled_for(copy / "models" / "model.pt"))
         for name, config in configs.items():
             chosen = {key: value for key, value in {**fitted, **settings}.items() if key.split("#")[0] in config}
             write_json(with_values(config, chosen), copy / "configs" / f"{name}.json")

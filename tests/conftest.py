@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_bundle import TINY, run_bundle
+from tiny_bundle import TINY, run_bundle, run_workflow
 from tiny_cases import brain, save
 
 from scripts.encoder import DINOv2PatchEncoder
@@ -98,3 +98,24 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     ship(folder / "model.pt", folder / "anomaly", **TINY)
     return folder / "anomaly"
+
+
+@pytest.fixture(scope="session")
+def real_fit(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``model.pt``, real weights and a short fit on ``normal/``, calibrated on ``validation/``."""
+    folder = tmp_path_factory.mktemp("real_fit")
+    for part, n_subjects in (("normal", 6), ("validation", 2)):
+        (folder / part).mkdir()
+        for file in sorted((shared / "data" / "brain_t1" / part).iterdir())[:n_subjects]:
+            (folder / part / file.name).symlink_to(file)
+    run_workflow(
+        "training",
+        ["train"],
+        n_components=100,
+        max_epochs=2,
+        dataset_dir=str(folder / "normal"),
+        validation_dir=str(folder / "validation"),
+        output_dir=str(folder / "fit"),
+        ckpt_path=str(folder / "model.pt"),
+    )
+    return folder

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from conftest import make_encoder
-from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export
+from monai.bundle import ConfigParser, ckpt_export, onnx_export
 from tiny_bundle import ROOT, TINY, run_bundle, run_configs
 from tiny_cases import brain, save
 
@@ -221,30 +221,9 @@ def test_without_onnxruntime_it_is_said_what_to_install(tmp_path, monkeypatch):
 
 
 @pytest.mark.real_weights
-def test_exports_of_a_real_fit_agree_on_real_slices(shared, tmp_path):
-    data, model = shared / "data" / "brain_t1", str(tmp_path / "model.pt")
-    for part, n_subjects in (("normal", 3), ("validation", 1)):
-        (tmp_path / part).mkdir()
-        for file in sorted((data / part).iterdir())[:n_subjects]:
-            (tmp_path / part / file.name).symlink_to(file)
-    workflow = ConfigWorkflow(
-        config_file=str(ROOT / "configs" / "train.json"),
-        workflow_type="train",
-        run_id="training",
-        bundle_root=str(ROOT),
-        logging_file=False,
-        show_progress=False,
-        n_components=100,
-        max_epochs=2,
-        dataset_dir=str(tmp_path / "normal"),
-        validation_dir=str(tmp_path / "validation"),
-        output_dir=str(tmp_path / "fit"),
-        ckpt_path=model,
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-    ship(model, tmp_path / "bundle")
+def test_exports_of_a_real_fit_agree_on_real_slices(shared, real_fit, tmp_path):
+    data = shared / "data" / "brain_t1"
+    ship(real_fit / "model.pt", tmp_path / "bundle")
     export(tmp_path / "bundle")
 
     network, inferer = eager(tmp_path / "bundle"), DPMMInferer()

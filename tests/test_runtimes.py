@@ -4,19 +4,25 @@ import json
 import logging
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_encoder
-from tiny_bundle import run_configs
+from monai.bundle import ConfigParser
+from monai.transforms import Compose, LoadImage, Orientation
+from sklearn.metrics import average_precision_score, roc_auc_score
+from tiny_bundle import ROOT, run_configs, run_workflow
 
-from scripts.checkpoint import save_network
+from scripts.checkpoint import load_network, save_network
 from scripts.errors import InputError
-from scripts.runtimes import accelerate, checked_encoder, choice, openvino_blocks
+from scripts.inferer import DPMMInferer
+from scripts.runtimes import accelerate, checked_encoder, choice, openvino_blocks, quantization
 from scripts.runtimes.artefacts import Artefacts
 from scripts.runtimes.blocks import RuntimeEncoder, export_blocks
 from scripts.runtimes.onnxruntime_blocks import CPU, OnnxRuntimeBlocks, providers_for
 from scripts.runtimes.openvino_blocks import OpenVINOBlocks
 from scripts.runtimes.torch_blocks import TorchBlocks
+from scripts.transforms import UPRIGHT
 
 SIZES = ((56, 56), (56, 84), (70, 42))
 
@@ -322,6 +328,74 @@ def test_a_model_that_was_fitted_again_is_not_quantised(quantised, shipped, tmp_
     state["mixture.weight_concentration"] += 1
     torch.save(state, tmp_path / "model.pt")
     with pytest.raises(RuntimeError) as raised:
-        infer(tmp_path, shipped, tmp_path / "out", precision="int8")
+        infer(tmp_path, shipped, tmp_path / "out", runtime="auto", precision="int8")
     assert "a quantised form of this very model" in str(raised.value.__cause__)
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- real weights, real slices
+
+
+@pytest.fixture(scope="module")
+def real_quantised(real_fit, tmp_path_factory):
+    """The model of the short real fit, quantised on a few slices."""
+    folder = tmp_path_factory.mktemp("real_quantised")
+    shutil.copy(real_fit / "model.pt", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantization, "SLICES", 12)
+        run_workflow(
+            "quantize",
+            ["train", "quantize"],
+            n_components=100,
+            dataset_dir=str(real_fit / "normal"),
+            validation_dir=str(real_fit / "validation"),
+            output_dir=str(folder / "output"),
+            ckpt_path=str(folder / "model.pt"),
+        )
+    return folder / "model.pt"
+
+
+@pytest.fixture(scope="module")
+def judged(shared, real_quantised):
+    """Pixel AUROC and average precision on lesions, by runtime and precision."""
+    data, found = shared / "data" / "brain_t1" / "anomalous", {}
+    config = ConfigParser(json.loads((ROOT / "configs" / "inference.json").read_text()))
+    config["n_components"] = 100
+    preprocess, inferer = config.get_parsed_content("preprocessing"), DPMMInferer(slice_batch_size=1)
+    read = Compose([LoadImage(ensure_channel_first=True), Orientation(UPRIGHT, labels=None)])
+    names = [f"sub-{number}_lesion-{lesion}.nii.gz" for number, lesion in ((33, 1), (35, 2), (38, 1))]
+    labels = np.concatenate([np.asarray(read(data / "labels" / name)).ravel() > 0 for name in names])
+    volumes = [preprocess({"image": str(data / "images" / name)})["image"][None] for name in names]
+
+    def judge(runtime, precision):
+        if (runtime, precision) not in found:
+            network = load_network(config.get_parsed_content("network_def", instantiate=True), real_quantised)
+            accelerate(network, real_quantised, runtime, precision)
+            with torch.no_grad():
+                scores = np.concatenate([inferer(volume, network).numpy().ravel() for volume in volumes])
+            found[runtime, precision] = roc_auc_score(labels, scores), average_precision_score(labels, scores)
+        return found[runtime, precision]
+
+    return judge
+
+
+@pytest.mark.real_weights
+@pytest.mark.parametrize(
+    ("runtime", "precision", "auroc_bound", "ap_bound"),
+    [
+        ("openvino", "fp32", 0.0001, 0.001),
+        ("onnxruntime", "fp32", 0.0001, 0.001),
+        ("openvino", "bf16", 0.002, 0.02),
+        ("torch", "bf16", 0.002, 0.02),
+        ("openvino", "int8", 0.005, 0.05),
+        ("onnxruntime", "int8", 0.005, 0.05),
+    ],
+)
+def test_a_runtime_finds_lesions_as_well_as_single_precision(judged, runtime, precision, auroc_bound, ap_bound):
+    if precision == "bf16" and not choice._has_bf16(runtime):
+        pytest.skip("this processor does not multiply in bf16")
+    auroc, ap = judged("torch", "fp32")
+    assert ap > 0.1
+    found_auroc, found_ap = judged(runtime, precision)
+    assert found_auroc == pytest.approx(auroc, abs=auroc_bound)
+    assert found_ap == pytest.approx(ap, rel=ap_bound)

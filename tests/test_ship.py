@@ -45,6 +45,14 @@ def test_settings_that_are_given_stand_in_both_configs(shipped, tmp_path):
         assert config.get("threshold") == {"train": None, "inference": 1.5}[name]
 
 
+def test_what_was_compiled_goes_with_the_model(shipped, tmp_path):
+    shutil.copy(shipped / "models" / "model.pt", tmp_path)
+    (tmp_path / "model.compiled" / "key").mkdir(parents=True)
+    (tmp_path / "model.compiled" / "key" / "blocks.onnx").write_text("compiled")
+    ship(tmp_path / "model.pt", tmp_path / "b", **TINY)
+    assert (tmp_path / "b" / "models" / "model.compiled" / "key" / "blocks.onnx").read_text() == "compiled"
+
+
 def test_a_fit_takes_its_encoder_from_the_fitted_model(shipped):
     fitted = torch.load(shipped / "models" / "model.pt", weights_only=True)
     encoder = DINOv2PatchEncoder(image_size=56, vit_options=TINY["encoder#vit_options"])

@@ -10,6 +10,8 @@ TINY = {
     "layers": [-1],
     "n_components": 8,
     "encoder#vit_options": {"depth": 2, "embed_dim": 32, "num_heads": 2},
+    "runtime": "torch",
+    "precision": "fp32",
     "show_progress": False,
 }
 
@@ -17,13 +19,18 @@ TINY = {
 def run_configs(run_id, configs, **overrides):
     """`python -m monai.bundle run <run_id>` of configs that overlay one another."""
     fit = {"pretrained_encoder": "@encoder"} if configs[0] == "train" else {}
+    run_workflow(run_id, configs, **{**TINY, **fit, **overrides})
+
+
+def run_workflow(run_id, configs, **overrides):
+    """Likewise, with the real encoder."""
     workflow = ConfigWorkflow(
         config_file=[str(ROOT / "configs" / f"{name}.json") for name in configs],
         workflow_type=configs[0],
         run_id=run_id,
         bundle_root=str(ROOT),
         logging_file=False,
-        **{**TINY, **fit, **overrides},
+        **{"show_progress": False, **overrides},
     )
     workflow.initialize()
     workflow.run()

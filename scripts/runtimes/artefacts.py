@@ -24,16 +24,15 @@ class Artefacts:
     Where nothing can be written there, a temporary folder takes its place.
 
     Args:
-        ckpt_path: the fitted model, which need not be there where nothing is kept.
+        ckpt_path: the fitted model.
 
     Attributes:
         folder: where they lie.
     """
 
     def __init__(self, ckpt_path: str | os.PathLike) -> None:
-        path = Path(ckpt_path)
-        self._all = path.with_suffix(".compiled")
-        self.folder = self._all / f"{FORMAT}-{file_sha256(path)[:16]}"
+        self._all = compiled_for(ckpt_path)
+        self.folder = self._all / f"{FORMAT}-{file_sha256(Path(ckpt_path))[:16]}"
         self._temporary: tempfile.TemporaryDirectory | None = None
 
     @property
@@ -92,3 +91,8 @@ class Artefacts:
         for stale in self._all.iterdir():
             if stale != self.folder:
                 shutil.rmtree(stale, ignore_errors=True)
+
+
+def compiled_for(ckpt_path: str | os.PathLike) -> Path:
+    """The folder beside a model in which what is compiled of it is kept."""
+    return Path(ckpt_path).with_suffix(".compiled")

@@ -107,7 +107,7 @@ def accelerate(
     for reason in dict.fromkeys(obstacles[pair] for pair in wanted[: wanted.index(possible[0])]):
         logger.warning(f"The encoder could be faster: {reason}")
     candidates = {" ".join(pair): start for pair, start in starts.items()}
-    network.encoder = CheckedEncoder(encoder, candidates, network.beyond_limit, Verdicts(artefacts))
+    network.encoder = CheckedEncoder(encoder, candidates, network.beyond_limit, network.target_fpr, Verdicts(artefacts))
     return network
 
 

@@ -20,7 +20,7 @@ from ..network import PatchAnomalyNetwork
 from ..whole_file import whole_file
 from .artefacts import Artefacts
 from .blocks import INSTALL, RuntimeEncoder
-from .checked_encoder import Verdicts
+from .checked_encoder import Verdicts, share_changed
 from .onnxruntime_blocks import CPU, OnnxRuntimeBlocks
 from .openvino_blocks import OpenVINOBlocks, has_openvino
 from .torch_blocks import TorchBlocks
@@ -100,13 +100,13 @@ def save_limits(
     network.calibration.fit(calibrator.scores(), network.target_fpr)
     found = torch.cat([network.beyond_limit(network.embed(image)).flatten() for image in slices])
     save(network.calibration.state_dict(), artefacts.limits)
-    changed = float((found != expected).float().mean())
+    changed = share_changed(expected, found, network.target_fpr)
     verdicts = Verdicts(artefacts)
     for runtime in ("openvino", "onnxruntime"):
         verdicts.put(f"{runtime} int8", changed)
     logger.info(
-        f"quantised: {artefacts.quantized}; {changed:.2%} of {len(found)} normal patches change sides of the limit, "
-        f"{float(expected.float().mean()):.2%} lie beyond it"
+        f"quantised: {artefacts.quantized}; of {len(found)} normal patches, those that change sides are "
+        f"{changed:.1%} of those beyond the decision limit"
     )
 
 
