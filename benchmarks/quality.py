@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
@@ -32,6 +31,8 @@ from scripts.metrics import pixel_metrics
 from scripts.mixture import DirichletProcessMixture
 from scripts.network import PatchAnomalyNetwork
 from scripts.pixel_counts import bin_edges, count_pixels
+
+from .memory_bank import MemoryBank
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -195,12 +196,10 @@ def k_means(train: StoredSlices, seed: int, epochs: int) -> Model:
 
 
 def memory_bank(train: StoredSlices, seed: int, epochs: int) -> Model:
-    """All patches of the normals, searched exactly: AnomalyDINO without its augmentations."""
-    bank = faiss.IndexFlatIP(train.n_features)
-    for index in range(len(train)):
-        bank.add(train[index].float().numpy())
-    scores = {"cosine": lambda patches: 1 - torch.from_numpy(bank.search(patches.numpy(), 1)[0][:, 0])}
-    return Model("memory bank", scores, bank.ntotal * train.n_features)
+    """All patches of the normals, searched exactly."""
+    bank = MemoryBank((train[index].float().numpy() for index in range(len(train))), train.n_features)
+    scores = {"cosine": lambda patches: torch.from_numpy(bank.distances(patches.numpy()))}
+    return Model("memory bank", scores, bank.n_numbers)
 
 
 MODELS: dict[str, Callable[[StoredSlices, int, int], Model]] = {

@@ -1,0 +1,1 @@
+"""What inference costs: `python -m benchmarks.inference`."""
