@@ -285,7 +285,7 @@ def test_each_pixel_gets_the_component_of_its_patch(fitted_network):
     embeddings = fitted_network.embed(occupied)
     _, d, h, w = embeddings.shape
     samples = embeddings.movedim(1, 3).reshape(-1, d)
-    nearest = fitted_network.mixture.assign(samples)[0].reshape(3, 1, h, w).float()
+    nearest = fitted_network.mixture(samples)[0].reshape(3, 1, h, w).float()
     resized = F.interpolate(nearest, scale_factor=14, mode="nearest-exact")[..., :56, : round(61 / 45 * 56)]
     expected = F.interpolate(resized, size=(45, 61), mode="nearest-exact")[:, 0].numpy()
     assert patches.slices.tolist() == [0, 2, 3]

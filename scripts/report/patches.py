@@ -75,7 +75,7 @@ class PatchObserver:
         """Look at embeddings ``[B,D,h,w]``."""
         b, d, h, w = embeddings.shape
         samples = embeddings.permute(0, 2, 3, 1).reshape(-1, d).float()
-        components, log_likelihood = self.network.mixture.assign(samples)
+        components, log_likelihood = self.network.mixture(samples)
         kind = SCORE_KINDS.index("negative_log_likelihood")
         rarity = self.network.calibration(-log_likelihood, kind, self.network.target_fpr)
         self._seen.append((components.reshape(b, h, w).cpu().numpy(), rarity.reshape(b, h, w).cpu().numpy()))
