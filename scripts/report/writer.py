@@ -23,7 +23,7 @@ from ..results import CaseWriter
 from ..whole_file import whole_file
 from .content import case_content
 from .figures import curve_svgs
-from .patches import PatchObserver
+from .patches import CasePatches, PatchObserver
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,6 @@ class ReportWriter:
 
     def __init__(self, results: CaseWriter) -> None:
         self.results = results
-        self.observer = PatchObserver(results.network)
         self.templates = Environment(
             loader=FileSystemLoader(Path(__file__).parent),
             autoescape=True,
@@ -57,7 +56,6 @@ class ReportWriter:
             logger.warning("Several processes leave no report.html; run with one process to have it.")
             return
         engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_STARTED, self.observer.forget)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
 
     def start(self, engine: Engine) -> None:
@@ -67,14 +65,16 @@ class ReportWriter:
         self.parts = tempfile.TemporaryDirectory()
         self.cases: list[dict[str, Any]] = []
         self._metrics_before = _stamp(self._metrics_path)
-        self.observer.start()
+        engine.data_loader.observer = PatchObserver(self.results.network)  # type: ignore[attr-defined]
 
     def __call__(self, engine: Engine) -> None:
         """Draw the case of an iteration."""
-        (output,) = engine.state.output  # type: ignore[misc]
+        state: Any = engine.state
+        (batch,), (output,) = state.batch, state.output
         entry = self.results.cases[-1]
         view = CaseView.of(output["image"], output["map"], output["pred"], self.results.spatial_dim)
-        content = case_content(view, self.observer.patches(view), self.results.network, self.threshold)
+        patches = CasePatches.of(batch["patches"], view, self.results.network)
+        content = case_content(view, patches, self.results.network, self.threshold)
         number = len(self.cases) + 1
         part = Path(self.parts.name, str(number))
         text = self.templates.get_template("case.html.j2").render(content, entry=entry, number=number)
@@ -85,7 +85,6 @@ class ReportWriter:
 
     def write(self, engine: Engine) -> None:
         """Write the file."""
-        self.observer.stop()
         summary = self.results.summary(engine)
         ranked = sorted(self.cases, key=lambda case: -case["entry"]["image_score"])
         content = {
