@@ -11,8 +11,8 @@ from typing import Any
 import ignite.distributed as idist
 import nibabel as nib
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
 from .case_view import CaseView
@@ -71,7 +71,11 @@ class CaseWriter:
         state: Any = engine.state
         for batch, output in zip(state.batch, state.output, strict=True):
             entry = {"case": batch["case"], **output["result"]}
-            self.write_case(entry["case"], output["image"], output["map"], output["pred"], output["result"])
+            view = CaseView.of(output["image"], output["map"], output["pred"], self.spatial_dim)
+            output["view"] = view  # for who comes after
+            self.write_case(
+                entry["case"], output["map"], output["pred"], affine_of(output["image"]), view, output["result"]
+            )
             self.cases.append(entry)
             volume = entry["anomalous_volume_ml"]
             logger.info(
@@ -82,25 +86,29 @@ class CaseWriter:
                 logger.warning(f"{entry['case']}: {outside_warning(entry)}")
 
     def write_case(
-        self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor, result: Mapping[str, Any]
+        self,
+        case: str,
+        anomaly_map: torch.Tensor,
+        mask: torch.Tensor,
+        affine: np.ndarray,
+        view: CaseView,
+        result: Mapping[str, Any],
     ) -> None:
         """Write the files of one case.
 
         Args:
             case: its name.
-            image: what was scored ``[C,...]`` in [0,1], in the orientation of the input.
-            anomaly_map: calibrated map ``[1,...]`` likewise.
+            anomaly_map: calibrated map ``[1,...]``, in the orientation of the input.
             mask: ``[1,...]`` likewise.
+            affine: of both, ``[4,4]`` in mm.
+            view: of the same.
             result: its measurements.
         """
-        scores = anomaly_map[0].cpu().numpy().astype(np.float32)
-        binary = mask[0].cpu().numpy().astype(np.uint8)
         with whole_folder(self.output_dir / case) as partial:
-            for kind, array in (("mask", binary), ("map", scores)):
-                nifti = nib.Nifti1Image(array, affine_of(image))
+            for kind, volume, dtype in (("mask", mask, np.uint8), ("map", anomaly_map, np.float32)):
+                nifti = nib.Nifti1Image(volume[0].cpu().numpy().astype(dtype, copy=False), affine)
                 nifti.header.set_xyzt_units("mm")
                 nib.save(nifti, partial / f"{case}_{kind}.nii.gz")
-            view = CaseView.of(image, anomaly_map, mask, self.spatial_dim)
             (partial / f"{case}_overlay.png").write_bytes(overlay_png(view, caption(case, result)))
 
     def write_summary(self, engine: Engine) -> None:

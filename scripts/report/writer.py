@@ -17,7 +17,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.colors import to_hex
 from monai.engines.utils import IterationEvents
 
-from ..case_view import CaseView
 from ..overlay import HEAT
 from ..results import CaseWriter
 from ..whole_file import whole_file
@@ -72,7 +71,7 @@ class ReportWriter:
         state: Any = engine.state
         (batch,), (output,) = state.batch, state.output
         entry = self.results.cases[-1]
-        view = CaseView.of(output["image"], output["map"], output["pred"], self.results.spatial_dim)
+        view = output["view"]
         patches = CasePatches.of(batch["patches"], view, self.results.network)
         content = case_content(view, patches, self.results.network, self.threshold)
         number = len(self.cases) + 1
