@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 
@@ -56,6 +57,9 @@ class CaseEvaluator(SupervisedEvaluator):
         self.failed.clear()
         try:
             super().run(global_epoch)
+        except BaseException:  # Ctrl-C for one
+            self.fire_event(Events.TERMINATE)
+            raise
         finally:
             self.scored.stop()
         raise_failed(self.failed.items(), self.state.epoch_length, "the others are finished")

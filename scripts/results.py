@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,15 @@ from .whole_file import whole_folder, write_json
 
 logger = logging.getLogger(__name__)
 
+SECONDS_BETWEEN = 5  # two summaries of a run that goes on
+
 
 class CaseWriter:
     """Writes the mask, the map and a picture of each case, and a summary of the run.
 
     ``<case>/<case>_mask.nii.gz``, ``<case>/<case>_map.nii.gz`` and ``<case>/<case>_overlay.png``; a case's folder
-    appears whole or not at all. ``summary.json`` is renewed after every case; several processes, each of which has its
-    own cases, write it together at the end.
+    appears whole or not at all. ``summary.json`` is renewed after a case, though not again within a few seconds, and
+    when the run ends; several processes, each of which has its own cases, write it together at the end.
 
     Args:
         output_dir: where they go.
@@ -58,13 +61,16 @@ class CaseWriter:
         self.settings = dict(settings)
         self.spatial_dim = spatial_dim
         self.cases: list[dict[str, Any]] = []
+        self._next_summary = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Attach to a `CaseEvaluator`; what fails here is a failure of the case."""
         engine.add_event_handler(Events.STARTED, lambda: self.cases.clear())
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
-        alone = idist.get_world_size() == 1
-        engine.add_event_handler(Events.ITERATION_COMPLETED if alone else Events.COMPLETED, self.write_summary)
+        engine.add_event_handler(Events.COMPLETED, self.write_summary)
+        if idist.get_world_size() == 1:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.renew_summary)
+            engine.add_event_handler(Events.TERMINATE, self.write_summary)
 
     def __call__(self, engine: Engine) -> None:
         """Write the files of the cases of an iteration."""
@@ -111,11 +117,17 @@ class CaseWriter:
                 nib.save(nifti, partial / f"{case}_{kind}.nii.gz")
             (partial / f"{case}_overlay.png").write_bytes(overlay_png(view, caption(case, result)))
 
+    def renew_summary(self, engine: Engine) -> None:
+        """Write ``summary.json`` unless that was just done: thousands of cases would be written thousands of times."""
+        if time.monotonic() >= self._next_summary:
+            self.write_summary(engine)
+
     def write_summary(self, engine: Engine) -> None:
         """Write ``summary.json`` with the cases so far."""
         summary = self.summary(engine)  # of all processes: each has to call it
         if idist.get_rank() == 0:
             write_json(summary, self.output_dir / "summary.json")
+        self._next_summary = time.monotonic() + SECONDS_BETWEEN
 
     def summary(self, engine: Engine) -> dict[str, Any]:
         """What ``summary.json`` holds: the cases so far, those that failed, and what the results came from."""

@@ -234,6 +234,23 @@ def test_it_says_that_a_case_is_outside_the_fitted_range(fitted_network, folder,
     assert text.count("outside the fitted range") == 2 and "70 % of the foreground lies beyond" in text
 
 
+def test_of_many_cases_those_with_the_highest_scores_are_drawn_and_all_are_listed(
+    fitted_network, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("scripts.report.writer.MAX_CASES", 2)
+    (tmp_path / "in").mkdir()
+    for seed in range(5):
+        nib.save(nib.Nifti1Image(brain(seed), np.eye(4)), tmp_path / "in" / f"head-{seed}.nii.gz")
+    make_workflow(fitted_network, tmp_path).run()
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    entries = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
+    highest = sorted(entries, key=lambda entry: -entry["image_score"])[:2]
+    drawn = [attributes["aria-label"] for _, attributes in page.elements if "viewer" in attributes.get("class", "")]
+    assert drawn == [f"slices of {entry['case']}" for entry in highest] and len(page.json) == 2
+    assert "The 2 cases with the highest scores are drawn" in " ".join(page.text.split())
+    assert all(entry["case"] in page.text for entry in entries)
+
+
 def test_several_processes_do_not_write_one_report(fitted_network, tmp_path, monkeypatch):
     monkeypatch.setattr(idist, "get_world_size", lambda: 2)
     engine = Engine(lambda *_: None)
