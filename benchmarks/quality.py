@@ -232,7 +232,7 @@ def evaluate(variant: Variant, model: Model, score: Score) -> Row:
 def share_of_encoder(variant: Variant, score: Score) -> float:
     """Time of scoring a slice over that of embedding it, measured in turns."""
     case = variant.cases[0]
-    slices = variant.inferer.slices(case.image["image"].unsqueeze(0))
+    (slices,) = variant.inferer.slices(case.image["image"].unsqueeze(0))
     seconds: dict[str, list[float]] = {"encoder": [], "score": []}
     for index in range(5):
         patches = case.stored[index].float()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import nibabel as nib
 import numpy as np
-import torch
 from monai.data import MetaTensor
-from monai.transforms import Orientation
+from monai.data.utils import to_affine_nd
 
 from .transforms import UPRIGHT
+
+N_DRAWN = 1 << 18  # voxels that tell what is frequent or bright in a volume
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CaseView:
 
     @classmethod
     def of(cls, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor, spatial_dim: int) -> CaseView:
-        """Turn a case upright, as the network saw it.
+        """Turn a case upright, as the network saw it; nothing is copied.
 
         Args:
             image: ``[C,...]`` in [0,1], in the orientation of the input.
@@ -45,39 +46,49 @@ class CaseView:
         Returns:
             The view.
         """
-        oriented = Orientation(axcodes=UPRIGHT[: image.ndim - 1], labels=None)
-        shown: Any = oriented(image.cpu())
-        spacing = [float(length) for length in shown.pixdim]
-        volumes: list[torch.Tensor] = [shown, oriented(anomaly_map.cpu()), oriented(mask.cpu())]
-        if shown.ndim == 4:
-            volumes = [volume.movedim(spatial_dim + 1, 3) for volume in volumes]
+        n_dims = image.ndim - 1
+        affine = to_affine_nd(n_dims, np.asarray(image.affine))
+        turn = nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(UPRIGHT[:n_dims])
+        )
+        volumes = [_turned(volume.cpu().numpy(), turn) for volume in (image, anomaly_map, mask)]
+        spacing = nib.affines.voxel_sizes(affine)[np.argsort(turn[:, 0])].tolist()
+        if n_dims == 3:
+            volumes = [np.moveaxis(volume, spatial_dim + 1, 3) for volume in volumes]
             del spacing[spatial_dim]
             _, direction = slice_axis(np.asarray(image.affine), spatial_dim)
             numbers = list(range(volumes[0].shape[3]))[::direction]
         else:
-            volumes = [picture.unsqueeze(3) for picture in volumes]
+            volumes = [picture[..., np.newaxis] for picture in volumes]
             numbers = None
-        image_, scores, found = (np.asarray(volume) for volume in volumes)
+        image_, scores, found = volumes
         return cls(image_, scores[0], found[0] > 0, (spacing[0], spacing[1]), numbers)
 
-    @property
+    @cached_property
     def foreground(self) -> np.ndarray:
         """Where the image is not background, ``[H,W,S]``."""
         return foreground_of(self.image)
 
     def box(self, margin: int = 4) -> tuple[slice, slice]:
         """Rows and columns without a border of background, but for a margin in pixels."""
-        rows, columns = (np.flatnonzero(self.foreground.any(axes)) for axes in ((1, 2), (0, 2)))
+        seen = np.any(self.foreground, axis=2)
+        rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
         return (
             slice(max(rows[0] - margin, 0), rows[-1] + margin + 1),
             slice(max(columns[0] - margin, 0), columns[-1] + margin + 1),
         )
 
 
+def _turned(array: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """A view of ``[C,...]`` with its spatial axes turned as nibabel's orientations say."""
+    return np.moveaxis(nib.orientations.apply_orientation(np.moveaxis(array, 0, -1), turn), -1, 0)
+
+
 def foreground_of(image: np.ndarray) -> np.ndarray:
     """All but the most frequent grey value, unless that is of the brighter half or the only one.
 
-    A background need not be 0: it is scaled as well, which makes it grey where other voxels are negative.
+    A background need not be 0: it is scaled as well, which makes it grey where other voxels are negative. Of a large
+    image some voxels tell which value that is.
 
     Args:
         image: ``[C,...]``.
@@ -85,10 +96,21 @@ def foreground_of(image: np.ndarray) -> np.ndarray:
     Returns:
         ``[...]``, true in the foreground.
     """
-    grey = image.max(0)
-    values, counts = np.unique(grey, return_counts=True)
+    grey = image[0] if len(image) == 1 else image.max(0)
+    some = some_of(grey)
+    values, counts = np.unique(some, return_counts=True)
     most_frequent = values[counts.argmax()]
-    return (grey != most_frequent) | (most_frequent > np.median(grey)) | (len(values) == 1)
+    if most_frequent > np.median(some) or len(values) == 1:
+        return np.ones(grey.shape, bool)
+    return grey != most_frequent
+
+
+def some_of(array: np.ndarray) -> np.ndarray:
+    """Values ``[n]`` that stand for a large array, always the same ones; of a small one all."""
+    if array.size <= N_DRAWN:
+        return array.ravel()
+    drawn = np.random.default_rng(0).integers(array.size, size=N_DRAWN)
+    return array[np.unravel_index(drawn, array.shape)]
 
 
 def slice_axis(affine: np.ndarray, spatial_dim: int) -> tuple[int, int]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,11 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from .ahead import ahead
 from .cases import raise_failed
 from .embedding_store import EmbeddingStore, file_identity
 from .errors import InputError
-from .inferer import DPMMInferer, occupied_batches
+from .inferer import DPMMInferer, occupied_slices
 from .network import PatchAnomalyNetwork
 
 
@@ -123,7 +122,7 @@ class EmbeddingDataset(StoredSlices):
         missing = [index for index, file in enumerate(files) if file is None]
         missing = missing[idist.get_rank() :: idist.get_world_size()]
         begin = time.perf_counter()
-        loaded = zip(missing, _load_ahead(cases, missing), strict=True)
+        loaded = zip(missing, ahead(cases.__getitem__, missing, n_threads=2), strict=True)
         for index, case in tqdm(loaded, "embedding", len(missing), unit="case", disable=not progress or not missing):
             try:
                 if "error" in case:
@@ -189,28 +188,16 @@ def _digest(encoder: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _load_ahead(cases: Sequence[dict[str, Any]], indices: Sequence[int], ahead: int = 2) -> Iterator[dict[str, Any]]:
-    """The cases with these indices in order, the next ones being loaded by other threads meanwhile."""
-    with ThreadPoolExecutor(ahead) as pool:
-        waiting: deque[Future[dict[str, Any]]] = deque()
-        for index in indices:
-            waiting.append(pool.submit(cases.__getitem__, index))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 @torch.no_grad()
 def _embed(
     image: torch.Tensor, network: PatchAnomalyNetwork, inferer: DPMMInferer, device: torch.device | str
 ) -> Iterator[np.ndarray]:
     """Embeddings ``[B, h*w, D]`` of the occupied slices of an image, batch by batch."""
-    slices = inferer.slices(image.unsqueeze(0))
-    batches = occupied_batches(slices, inferer.slice_batch_size)
-    if not batches:
+    (slices,) = inferer.slices(image.unsqueeze(0))
+    occupied = occupied_slices(slices)
+    if not len(occupied):
         raise InputError("every slice has a single grey value; expected slices with some contrast")
-    for chosen in batches:
+    for chosen in occupied.split(inferer.slice_batch_size):
         yield network.embed(slices[chosen].to(device)).flatten(2).transpose(1, 2).half().cpu().numpy()
 
 

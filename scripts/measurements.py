@@ -33,7 +33,7 @@ class Measured(Transform):
         image = data["image"]
         scores, mask = (data[key][0].cpu().numpy() for key in ("map", "pred"))
         foreground = foreground_of(image.cpu().numpy())
-        numbers = measurements(scores, mask.astype(np.uint8), foreground, affine_of(image), self.spatial_dim)
+        numbers = measurements(scores, mask > 0, foreground, affine_of(image), self.spatial_dim)
         return {**data, "result": numbers}
 
 
@@ -53,7 +53,7 @@ def measurements(
 
     Args:
         scores: calibrated map of an image or a volume.
-        mask: the same shape, 0 or 1.
+        mask: the same shape, true where something was found.
         foreground: the same shape, true where the image is not background.
         affine: of both, ``[4,4]``, in mm.
         spatial_dim: axis of the oriented volume across which slices were taken.
@@ -79,7 +79,7 @@ def measurements(
     if scores.ndim == 3:
         axis, _ = slice_axis(affine, spatial_dim)
         others = tuple(dim for dim in range(3) if dim != axis)
-        numbers["anomalous_volume_ml"] = float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
+        numbers["anomalous_volume_ml"] = float(np.count_nonzero(mask) * abs(np.linalg.det(affine[:3, :3])) / 1000)
         numbers["slice_axis"] = axis
         numbers["slices"] = np.flatnonzero(mask.any(others)).tolist()
     return numbers

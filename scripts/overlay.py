@@ -9,10 +9,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from .case_view import CaseView
+from .case_view import CaseView, some_of
 
 # In units of the calibrated limit, the same in every picture so that healthy images stay dark.
 HEAT = ScalarMappable(Normalize(0.0, 2.0), "inferno")
+ABOVE, BELOW = 0.3, 0.6  # room for the title and the scale, in inches
 
 
 def overlay_png(view: CaseView, title: str = "", n_slices: int = 6) -> bytes:
@@ -28,29 +29,36 @@ def overlay_png(view: CaseView, title: str = "", n_slices: int = 6) -> bytes:
     """
     chosen = np.sort(np.argsort(view.scores.max((0, 1)))[::-1][:n_slices])
     box = view.box()
-    shown = windowed(_side_by_side(np.moveaxis(view.image[:, box[0], box[1], :][..., chosen], 0, 2)))
+    image = _side_by_side(np.moveaxis(view.image[:, box[0], box[1], chosen], 0, 2))
+    shown = windowed(image, brightest_of(image))
     scores, outlined = (_side_by_side(array[box][..., chosen]) for array in (view.scores, view.mask))
 
     aspect = view.spacing[0] / view.spacing[1]
     height, width = scores.shape[0] * view.spacing[0], scores.shape[1] * view.spacing[1]
     panel = 3.0 * len(chosen) ** 0.5
     scale = min(1.6 * len(chosen) / width, panel / height) if len(chosen) > 1 else 4.0 / max(height, width)
-    size = max(width * scale, 4.0), 2 * height * scale + 0.9
-    figure = Figure(figsize=size, dpi=110, facecolor="black", layout="constrained")
-    axes = figure.subplots(2, 1)
+    wide, high = max(width * scale, 4.0), height * scale
+    whole = BELOW + 2 * high + ABOVE
+    figure = Figure(figsize=(wide, whole), dpi=110, facecolor="black")  # fixed places: a layout engine draws it twice
+    axes = [figure.add_axes((0, bottom / whole, 1, high / whole)) for bottom in (BELOW + high, BELOW)]
     for axis in axes:
         axis.imshow(shown, aspect=aspect, interpolation="nearest")
         axis.set_axis_off()
     axes[1].imshow(heat(scores), aspect=aspect)
     if outlined.any() and not outlined.all():
         axes[1].contour(outlined, levels=[0.5], colors="cyan", linewidths=0.8)
-    bar = figure.colorbar(HEAT, ax=axes[1], orientation="horizontal", aspect=40, fraction=0.06, extend="max")
-    bar.set_label("anomaly score (1 = decision limit)", color="white", fontsize=7)
+    bar = figure.colorbar(
+        HEAT,
+        cax=figure.add_axes((0.5 - 1.5 / wide, 0.4 / whole, 3 / wide, 0.08 / whole)),
+        orientation="horizontal",
+        extend="max",
+    )
+    bar.set_label("anomaly score (1 = decision limit)", color="white", fontsize=7, labelpad=1)
     bar.ax.axvline(1.0, color="cyan", linewidth=1.2)
     bar.ax.tick_params(colors="white", labelsize=6)
     numbers = view.numbers
     named = "  slices " + ", ".join(str(numbers[index]) for index in chosen) if numbers is not None else ""
-    figure.suptitle(title + named, color="white", fontsize=8)
+    figure.text(0.5, 1 - 0.08 / whole, title + named, color="white", fontsize=8, ha="center", va="top")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -63,10 +71,14 @@ def heat(scores: np.ndarray) -> np.ndarray:
     return colours
 
 
-def windowed(image: np.ndarray) -> np.ndarray:
-    """Colours ``[...,3]`` in [0,1] of an image ``[...,C]``, C 1 or 3, as bright as its brightest parts allow."""
-    colours = np.repeat(image, 3 // image.shape[-1], axis=-1)
-    return np.clip(colours / max(float(np.percentile(image, 99.8)), 1e-6), 0, 1)
+def windowed(image: np.ndarray, brightest: float) -> np.ndarray:
+    """Colours ``[...,3]`` in [0,1] of an image ``[...,C]``, C 1 or 3; see `brightest_of`."""
+    return np.clip(np.repeat(image, 3 // image.shape[-1], axis=-1) / brightest, 0, 1)
+
+
+def brightest_of(image: np.ndarray) -> float:
+    """What is shown white: nearly the brightest of an image."""
+    return max(float(np.percentile(some_of(image), 99.8)), 1e-6)
 
 
 def _side_by_side(slices: np.ndarray) -> np.ndarray:

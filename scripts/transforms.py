@@ -95,10 +95,10 @@ class ScaleForegroundPercentilesd(MapTransform):
         for key in self.key_iterator(scaled):
             image = scaled[key].float()
             values = image.cpu().numpy()
-            low, high = np.percentile(values[values != 0], [self.lower, self.upper])
+            low, high = np.percentile(values[values != 0], [self.lower, self.upper], overwrite_input=True)
             if not high > low:  # hardly any foreground, or a drawing in one grey value
                 low, high = values.min(), values.max()
-            scaled[key] = ((image - float(low)) * float((1 - self.headroom) / (high - low))).clamp(0, 1)
+            scaled[key] = (image - float(low)).mul_(float((1 - self.headroom) / (high - low))).clamp_(0, 1)
         return scaled
 
 

@@ -339,7 +339,8 @@ def test_ids_that_the_two_configs_share_are_equal():
     assert inference["network_def"].pop("encoder") == "@encoder"
     shared = set(train) & set(inference)
     assert {"network_def", "mixture", "encoder", "inferer", "preprocessing", "image_size"} <= shared
-    assert {name for name in shared if train[name] != inference[name]} == {"run"}
+    assert {name for name in shared if train[name] != inference[name]} == {"run", "inferer"}
+    assert train["inferer"] | {"slice_step": "@slice_step"} == inference["inferer"]  # a fit leaves no slice out
 
 
 def test_monai_label_finds_what_it_changes():

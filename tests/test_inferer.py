@@ -5,7 +5,7 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.errors import InputError
-from scripts.inferer import DPMMInferer, occupied_batches
+from scripts.inferer import DPMMInferer, occupied_slices
 
 
 def inputs(*shape):
@@ -83,8 +83,8 @@ def test_occupied_slices_have_more_than_one_value():
     slices[1, 1, 3, 4] = 1e-3
     slices[3] = inputs(2, 20, 20)
     slices[4] = 5
-    assert [batch.tolist() for batch in occupied_batches(slices, 1)] == [[1], [3]]
-    assert occupied_batches(torch.zeros(2, 1, 5, 5), 4) == []
+    assert occupied_slices(slices).tolist() == [1, 3]
+    assert occupied_slices(torch.zeros(2, 1, 5, 5)).tolist() == []
 
 
 def test_a_function_or_a_script_module_is_a_network():
@@ -103,6 +103,33 @@ def test_a_function_or_a_script_module_is_a_network():
 def test_arguments_are_handed_on():
     found = DPMMInferer()(inputs(1, 1, 20, 17), lambda images, add, times: (images + add) * times, 1, times=3)
     torch.testing.assert_close(found, (inputs(1, 1, 20, 17) + 1) * 3)
+
+
+@pytest.mark.parametrize("spatial_dim", [0, 1, 2])
+@pytest.mark.parametrize(("step", "scored"), [(1, [1, 2, 4, 5, 6, 7]), (2, [1, 4, 6, 7]), (5, [1, 7]), (100, [1, 7])])
+def test_slices_between_scored_ones_are_interpolated(spatial_dim, step, scored):
+    network = Gradient()
+    volume = inputs(1, 1, 20, 17, 15).movedim(4, spatial_dim + 2)
+    slices = volume.movedim(spatial_dim + 2, 0)[:9]
+    slices[[0, 3, 8]] = 0.4
+    given = slices.movedim(0, spatial_dim + 2)
+    found = DPMMInferer(spatial_dim, 2, step)(given, network).movedim(spatial_dim + 2, 0)
+    alone = DPMMInferer(spatial_dim)(given, Gradient()).movedim(spatial_dim + 2, 0)
+    assert sum(network.batches) == len(scored)
+    assert torch.equal(found[scored], alone[scored]) and not found[[0, 3, 8]].any()
+    for index in {1, 2, 4, 5, 6, 7} - set(scored):
+        before = max(other for other in scored if other < index)
+        after = min(other for other in scored if other > index)
+        share = (index - before) / (after - before)
+        torch.testing.assert_close(found[index], (1 - share) * alone[before] + share * alone[after])
+
+
+def test_images_are_never_interpolated_nor_is_anything_across_volumes():
+    network = Gradient()
+    images, volumes = inputs(5, 1, 20, 17), inputs(2, 1, 20, 17, 3)
+    assert torch.equal(DPMMInferer(2, 4, 2)(images, network), Gradient()(images))
+    found = DPMMInferer(2, 4, 2)(volumes, network)
+    assert torch.equal(found[..., [0, 2]], by_hand(volumes, 2)[..., [0, 2]])
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 20, 17), (1, 3, 20, 17, 15)])
@@ -155,7 +182,8 @@ def test_few_slices_are_enough():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"spatial_dim": 3}, {"spatial_dim": -1}, {"slice_batch_size": 0}, {"slice_batch_size": -2}]
+    "arguments",
+    [{"spatial_dim": 3}, {"spatial_dim": -1}, {"slice_batch_size": 0}, {"slice_batch_size": -2}, {"slice_step": 0}],
 )
 def test_wrong_arguments_raise(arguments):
     (name,) = arguments

@@ -270,7 +270,7 @@ def test_mixture_density_and_most_probable_component_equal_scipys():
             for k in active
         ]
     )
-    components, log_likelihood = mixture.assign(x)
+    components, log_likelihood = mixture(x)
     np.testing.assert_allclose(log_likelihood, np.log(densities.sum(0)), rtol=1e-4)
     assert torch.equal(mixture.score_samples(x), log_likelihood)
     assert np.array_equal(components, active[densities.argmax(0)]) and len(np.unique(components)) > 1

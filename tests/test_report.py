@@ -28,7 +28,7 @@ from scripts.provenance import NOTE
 from scripts.report import ReportWriter
 from scripts.report.content import case_content
 from scripts.report.figures import curve_svgs, histogram_svg
-from scripts.report.patches import PatchObserver
+from scripts.report.patches import CasePatches, PatchObserver, split_patches
 from scripts.report.pictures import LONGEST_SIDE, MAX_SLICES, SlicePictures, chosen_slices, component_colours
 from scripts.whole_file import write_json
 
@@ -193,7 +193,7 @@ def test_it_can_be_turned_off_and_leaves_the_network_as_it_was(fitted_network, f
     workflow = make_workflow(fitted_network, folder, report=report)
     workflow.run()
     assert (folder / "out" / "report.html").exists() is report
-    assert not workflow.parser.get_parsed_content("network").encoder._forward_hooks
+    assert not any(part._forward_hooks for part in workflow.parser.get_parsed_content("network").modules())
 
 
 def test_a_run_in_which_all_fails_has_a_report(fitted_network, tmp_path):
@@ -234,6 +234,23 @@ def test_it_says_that_a_case_is_outside_the_fitted_range(fitted_network, folder,
     assert text.count("outside the fitted range") == 2 and "70 % of the foreground lies beyond" in text
 
 
+def test_of_many_cases_those_with_the_highest_scores_are_drawn_and_all_are_listed(
+    fitted_network, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("scripts.report.writer.MAX_CASES", 2)
+    (tmp_path / "in").mkdir()
+    for seed in range(5):
+        nib.save(nib.Nifti1Image(brain(seed), np.eye(4)), tmp_path / "in" / f"head-{seed}.nii.gz")
+    make_workflow(fitted_network, tmp_path).run()
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    entries = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
+    highest = sorted(entries, key=lambda entry: -entry["image_score"])[:2]
+    drawn = [attributes["aria-label"] for _, attributes in page.elements if "viewer" in attributes.get("class", "")]
+    assert drawn == [f"slices of {entry['case']}" for entry in highest] and len(page.json) == 2
+    assert "The 2 cases with the highest scores are drawn" in " ".join(page.text.split())
+    assert all(entry["case"] in page.text for entry in entries)
+
+
 def test_several_processes_do_not_write_one_report(fitted_network, tmp_path, monkeypatch):
     monkeypatch.setattr(idist, "get_world_size", lambda: 2)
     engine = Engine(lambda *_: None)
@@ -270,22 +287,30 @@ def test_names_and_reasons_are_text_whatever_they_hold(fitted_network, tmp_path)
 # ---------------------------------------------------------------- its parts
 
 
-def test_each_pixel_gets_the_component_of_its_patch(fitted_network):
+def seen_by(network, view):
+    """The patches of a view, whose slices with some contrast the network has looked at, two at a time."""
+    slices = torch.from_numpy(np.flatnonzero(np.ptp(view.image, (0, 1, 2))))
+    with PatchObserver(network).watch() as seen:
+        for batch in torch.from_numpy(view.image[..., slices.numpy()]).movedim(3, 0).float().split(2):
+            network(batch)
+    (of_case,) = split_patches(seen, [slices])
+    return CasePatches.of(of_case, view, network)
+
+
+@pytest.mark.parametrize("score", ["cosine", "negative_log_likelihood"])
+def test_each_pixel_gets_the_component_of_its_patch(make_network, score):
+    fitted_network = make_network(score)
     generator = torch.Generator().manual_seed(3)
     image = torch.rand(1, 45, 61, 4, generator=generator)
     image[..., 1] = 0.5  # nothing to look at
     view = CaseView(image.numpy(), np.zeros((45, 61, 4)), np.zeros((45, 61, 4), bool), (1.0, 1.0), [0, 1, 2, 3])
-    observer = PatchObserver(fitted_network)
-    observer.start()
     occupied = image[..., [0, 2, 3]].movedim(3, 0)
-    fitted_network(occupied[:2]), fitted_network(occupied[2:])
-    observer.stop()
-    patches = observer.patches(view)
+    patches = seen_by(fitted_network, view)
 
     embeddings = fitted_network.embed(occupied)
     _, d, h, w = embeddings.shape
     samples = embeddings.movedim(1, 3).reshape(-1, d)
-    nearest = fitted_network.mixture.assign(samples)[0].reshape(3, 1, h, w).float()
+    nearest = fitted_network.mixture(samples)[0].reshape(3, 1, h, w).float()
     resized = F.interpolate(nearest, scale_factor=14, mode="nearest-exact")[..., :56, : round(61 / 45 * 56)]
     expected = F.interpolate(resized, size=(45, 61), mode="nearest-exact")[:, 0].numpy()
     assert patches.slices.tolist() == [0, 2, 3]
@@ -298,16 +323,6 @@ def test_each_pixel_gets_the_component_of_its_patch(fitted_network):
     foreground = np.zeros((45, 61, 4), bool)
     foreground[20, 30, 2] = True
     assert np.argwhere(patches.on_foreground(foreground)).tolist() == [[1, patches.rows[20], patches.columns[30]]]
-
-
-def test_a_slice_that_was_not_seen_is_not_passed_over(fitted_network):
-    image = np.random.default_rng(0).random((1, 45, 61, 3)).astype(np.float32)
-    view = CaseView(image, image[0], image[0] > 2, (1.0, 1.0), [0, 1, 2])
-    observer = PatchObserver(fitted_network)
-    observer.start()
-    fitted_network(torch.from_numpy(image[..., :2]).movedim(3, 0))
-    with pytest.raises(RuntimeError, match="saw 2 slices; expected 3"):
-        observer.patches(view)
 
 
 @pytest.mark.parametrize("n_scored", [1, 7, MAX_SLICES, 181])
@@ -328,16 +343,6 @@ def large_view():
     image = (0.5 + 0.2 * np.sin(20 * grid[0]) * np.cos(15 * grid[1]) + noise) * (np.square(grid).sum(0) < 0.9)
     scores = np.exp(-8 * np.square(grid - 0.2).sum(0)) * 2
     return CaseView(image[None].clip(0, 1), scores, scores > 1, (1.0, 1.0), list(range(40)))
-
-
-def seen_by(network, view):
-    """The patches of a view that the network has looked at."""
-    observer = PatchObserver(network)
-    observer.start()
-    slices = torch.from_numpy(view.image).movedim(3, 0).float()
-    network(slices[slices.flatten(1).any(1)])
-    observer.stop()
-    return observer.patches(view)
 
 
 def test_a_hundred_large_cases_stay_below_50_mb(large_view, fitted_network):

@@ -86,8 +86,6 @@ def measure(
     for handler in content("handlers"):
         if handler is not content("case_writer"):
             clock.watch("report", handler, "__call__", "write")
-            if hasattr(handler, "observer"):
-                clock.watch("report", handler.observer, "__call__")
     network = content("evaluator").network
     clock.watch("encode", network.encoder, "forward")
     clock.watch("score", network, "patch_scores")

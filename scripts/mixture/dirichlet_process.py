@@ -242,20 +242,24 @@ class DirichletProcessMixture(nn.Module):
         Returns:
             ``[N]`` in nats.
         """
-        return self.assign(x)[1]
+        return self(x)[1]
 
-    def assign(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, active: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """The component that each sample most probably belongs to, and how probable the sample is.
 
         Args:
             x: ``[N,D]``.
+            active: indices of the components, where they were looked up before; see `active`.
 
         Returns:
             Indices of components ``[N]``, and log-likelihoods ``[N]`` in nats.
         """
-        active = self.active()
-        log_joint = self._log_joint(x, active)
-        return active[log_joint.argmax(1)], log_joint.logsumexp(1)
+        if active is None:
+            active = self.active()
+        log_joint = self.gaussians.log_density(x, active) + log_stick_weights(self.stick_fractions)[active]
+        highest, most_probable = log_joint.max(1)
+        rest = (log_joint - highest.unsqueeze(1)).clamp_(min=-36.0).exp_()  # `FAR`: denormals are slow
+        return active[most_probable], rest.sum(1).log_().add_(highest)
 
     def anomaly_score(self, x: torch.Tensor, kind: str, active: torch.Tensor | None = None) -> torch.Tensor:
         """How unlike every component samples are: higher is more anomalous.
@@ -276,7 +280,7 @@ class DirichletProcessMixture(nn.Module):
         if active is None:
             active = self.active()
         if kind == "negative_log_likelihood":
-            return -self._log_joint(x, active).logsumexp(1)
+            return -self(x, active)[1]
         if kind == "cosine":
             return 1 - (F.normalize(x, dim=1) @ F.normalize(self.gaussians.means[active], dim=1).T).amax(1)
         if kind == "euclidean":
@@ -286,9 +290,6 @@ class DirichletProcessMixture(nn.Module):
         if kind == "subspace" and self.covariance_type == "low_rank":
             return self.gaussians.squared_subspace_distances(x, active).amin(1).sqrt()
         raise ValueError(f"There is no anomaly score {kind} for a mixture with covariance_type {self.covariance_type}.")
-
-    def _log_joint(self, x: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
-        return self.gaussians.log_density(x, active) + log_stick_weights(self.stick_fractions)[active]
 
     def _samples(self, embeddings: torch.Tensor) -> torch.Tensor:
         if embeddings.ndim != 2 or embeddings.shape[1] != self.n_features or not len(embeddings):

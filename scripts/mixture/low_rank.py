@@ -160,8 +160,8 @@ class LowRankGaussians(CorrelatedGaussians):
     def _distances_beside(self, x: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         """``|d|^2 - sum_j share_j (w_j d)^2`` with ``d = x - m``: ``x [N,D]``, ``shares [k,q]`` -> ``[N,k]``.
 
-        All that is linear in x goes into one matrix product, and only ``(w_j x)^2`` needs the projections. Less cancels
-        as seen from the centre.
+        All that is linear in x goes into one matrix product, and only ``(w_j x)^2`` needs the projections, one axis of
+        all components at a time: that bounds the memory. Less cancels as seen from the centre.
         """
         x, means = x - self.centre, self.means[chosen] - self.centre
         axes = self.loadings[chosen] * shares.sqrt().unsqueeze(2)
@@ -169,8 +169,7 @@ class LowRankGaussians(CorrelatedGaussians):
         linear = means - (offsets.unsqueeze(1) @ axes).squeeze(1)
         constant = means.square().sum(1) - offsets.square().sum(1)
         distances = torch.addmm(constant.unsqueeze(1), linear, x.T, alpha=-2).add_(x.square().sum(1))
-        along = [
-            (some.flatten(0, 1) @ x.T).square_().view(-1, self.rank, x.shape[0]).sum(1)
-            for some in axes.split(max(1, 512 // self.rank))  # not all at once: bounds the memory
-        ]
-        return distances.sub_(torch.cat(along)).clamp_(min=0).T
+        for index in range(self.rank):
+            along = axes[:, index] @ x.T
+            distances.addcmul_(along, along, value=-1)
+        return distances.clamp_(min=0).T

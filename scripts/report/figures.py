@@ -65,9 +65,9 @@ def histogram_svg(scores: np.ndarray, normal: np.ndarray, rates: np.ndarray, thr
         axes.axvline(threshold, color="#d0582f", linestyle="--", label=f"threshold {threshold:g}")
         axes.set_yscale("log")
         axes.set(xlabel="anomaly score, 1 = decision limit", ylabel="share per 0.1")
-        axes.figure.legend(loc="outside upper left", ncols=3, columnspacing=1.2, frameon=False, fontsize=8)
+        axes.figure.legend(loc="upper left", ncols=3, columnspacing=1.2, frameon=False, fontsize=8)
 
-    return _svg(draw, (4.8, 2.7))
+    return _svg(draw, (4.8, 2.7), left=0.13, right=0.98, bottom=0.17, top=0.86)
 
 
 def curve_svgs(curves: Mapping[str, Mapping[str, Sequence[Any]]], threshold: float) -> list[str]:
@@ -94,14 +94,15 @@ def curve_svgs(curves: Mapping[str, Mapping[str, Sequence[Any]]], threshold: flo
                 axes.axvline(threshold, color="#d0582f", linestyle="--", linewidth=1)
             axes.set(title=title, xlabel=labels[0], ylabel=labels[1], ylim=(-0.02, 1.02))
 
-        drawn.append(_svg(draw, (3.4, 2.9)))
+        drawn.append(_svg(draw, (3.4, 2.9), left=0.16, right=0.97, bottom=0.17, top=0.9))
     return drawn
 
 
-def _svg(draw: Any, size: tuple[float, float]) -> str:
+def _svg(draw: Any, size: tuple[float, float], **margins: float) -> str:
+    """An ``svg`` element; ``margins`` as shares of the size, since a layout engine would draw it twice."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
+        figure = Figure(figsize=size)
+        draw(figure.subplots(gridspec_kw=margins))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     element = buffer.getvalue()[buffer.getvalue().index("<svg") :].replace(INK, "currentColor")

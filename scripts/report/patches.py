@@ -1,19 +1,35 @@
-"""What the mixture makes of each patch, seen while the encoder runs."""
+"""What the mixture makes of each patch, seen while the network scores it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.hooks import RemovableHandle
 
 from ..case_view import CaseView
 from ..encoder import PATCH_SIZE
-from ..inferer import occupied_batches
 from ..mixture import SCORE_KINDS
 from ..network import PatchAnomalyNetwork
+
+Seen = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+class SeenPatches(NamedTuple):
+    """What was seen of the s slices of a case that were scored.
+
+    Attributes:
+        slices: their indices ``[s]``, rising.
+        components: the component that each patch most probably belongs to, ``[s,h*w]``.
+        log_likelihood: of each patch, in nats, ``[s,h*w]``.
+    """
+
+    slices: torch.Tensor
+    components: torch.Tensor
+    log_likelihood: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,31 @@ class CasePatches:
     rows: np.ndarray
     columns: np.ndarray
 
+    @classmethod
+    def of(cls, seen: SeenPatches, view: CaseView, network: PatchAnomalyNetwork) -> CasePatches:
+        """Bring what was seen into the places and the units of a case.
+
+        Args:
+            seen: of this case.
+            view: the case as the network saw it.
+            network: what scored it.
+
+        Returns:
+            The patches.
+        """
+        height, width = view.scores.shape[:2]
+        resized = network.resized(height, width)
+        shape = (len(seen.slices), *(-(-length // PATCH_SIZE) for length in resized))
+        kind = SCORE_KINDS.index("negative_log_likelihood")
+        likelihood = seen.log_likelihood.to(network.calibration.rates)
+        rarity = network.calibration(-likelihood, kind, network.target_fpr).cpu()
+        return cls(
+            seen.slices.numpy(),
+            seen.components.reshape(shape).numpy(),
+            rarity.reshape(shape).numpy(),
+            *map(_patch_of_pixel, (height, width), resized),
+        )
+
     def on_foreground(self, foreground: np.ndarray) -> np.ndarray:
         """Which patches ``[s,h,w]`` see some of the foreground ``[H,W,S]``."""
         seen = np.zeros(self.components.shape, bool)
@@ -45,7 +86,10 @@ class CasePatches:
 
 
 class PatchObserver:
-    """Keeps the component and the likelihood of every patch of a case; the embeddings are not kept, nor made anew.
+    """Keeps the component and the likelihood of every patch; the embeddings are not kept, nor made anew.
+
+    Where the likelihood is the score, the network asks the mixture for both and its answer is kept; where another is,
+    the mixture is asked once more.
 
     Args:
         network: fitted and calibrated by the time it is used.
@@ -53,50 +97,43 @@ class PatchObserver:
 
     def __init__(self, network: PatchAnomalyNetwork) -> None:
         self.network = network
-        self._hook: RemovableHandle | None = None
-        self._seen: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def start(self) -> None:
-        """Look on from now."""
-        self.stop()
-        self._hook = self.network.encoder.register_forward_hook(self)
+    @contextmanager
+    def watch(self) -> Iterator[Seen]:
+        """Look on.
 
-    def stop(self) -> None:
-        """Look on no more."""
-        if self._hook is not None:
-            self._hook.remove()
-
-    def forget(self) -> None:
-        """Begin another case."""
-        self._seen.clear()
-
-    @torch.no_grad()
-    def __call__(self, encoder: torch.nn.Module, images: Any, embeddings: torch.Tensor) -> None:
-        """Look at embeddings ``[B,D,h,w]``."""
-        b, d, h, w = embeddings.shape
-        samples = embeddings.permute(0, 2, 3, 1).reshape(-1, d).float()
-        components, log_likelihood = self.network.mixture.assign(samples)
-        kind = SCORE_KINDS.index("negative_log_likelihood")
-        rarity = self.network.calibration(-log_likelihood, kind, self.network.target_fpr)
-        self._seen.append((components.reshape(b, h, w).cpu().numpy(), rarity.reshape(b, h, w).cpu().numpy()))
-
-    def patches(self, view: CaseView) -> CasePatches:
-        """The patches of the present case.
-
-        Args:
-            view: the case as the network saw it.
-
-        Raises:
-            RuntimeError: the encoder has not seen each slice that holds something once.
+        Yields:
+            A list, to which components and log-likelihoods ``[N]`` of the patches of each batch are added.
         """
-        occupied = occupied_batches(torch.from_numpy(view.image).movedim(3, 0), batch_size=1)
-        slices = torch.cat(occupied).numpy()
-        components, rarity = (np.concatenate(parts) for parts in zip(*self._seen, strict=True))
-        if len(components) != len(slices):
-            raise RuntimeError(f"The encoder saw {len(components)} slices; expected {len(slices)}, each of them once.")
-        height, width = view.scores.shape[:2]
-        resized = self.network.resized(height, width)
-        return CasePatches(slices, components, rarity, *map(_patch_of_pixel, (height, width), resized))
+        seen: Seen = []
+        hooks = [self.network.mixture.register_forward_hook(lambda _, given, output: seen.append(output))]
+        if self.network.score != "negative_log_likelihood":
+            hooks.append(self.network.encoder.register_forward_hook(self._ask))
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _ask(self, encoder: torch.nn.Module, images: Any, embeddings: torch.Tensor) -> None:
+        self.network.mixture(embeddings.movedim(1, 3).flatten(0, 2))
+
+
+def split_patches(seen: Seen, slices: Sequence[torch.Tensor]) -> list[SeenPatches | None]:
+    """What was seen of each case of a batch of cases.
+
+    Args:
+        seen: see `PatchObserver.watch`.
+        slices: indices of those of each case that were scored, in the order in which they were.
+
+    Returns:
+        For each case what was seen of it; None where nothing was seen of any.
+    """
+    if not seen:
+        return [None] * len(slices)
+    counts = [len(of_case) for of_case in slices]
+    parts = [torch.cat(values).reshape(sum(counts), -1).cpu().split(counts) for values in zip(*seen, strict=True)]
+    return [SeenPatches(*of_case) for of_case in zip(slices, *parts, strict=True)]
 
 
 def _patch_of_pixel(n_pixels: int, n_resized: int) -> np.ndarray:

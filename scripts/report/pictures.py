@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 from ..case_view import CaseView
-from ..overlay import HEAT, heat, windowed
+from ..overlay import HEAT, brightest_of, heat, windowed
 from .patches import CasePatches
 
 LONGEST_SIDE = 256  # of a picture, in pixels
@@ -29,7 +29,8 @@ class SlicePictures:
 
     def __init__(self, view: CaseView, patches: CasePatches) -> None:
         self.box = view.box()
-        self.image = windowed(np.moveaxis(view.image[:, self.box[0], self.box[1]], 0, 3))
+        self.image = np.moveaxis(view.image[:, self.box[0], self.box[1]], 0, 3)
+        self.brightest = brightest_of(self.image)
         self.scores, self.mask, self.foreground = (a[self.box] for a in (view.scores, view.mask, view.foreground))
         self.patches = patches
         height, width = self.scores.shape[0] * view.spacing[0], self.scores.shape[1] * view.spacing[1]
@@ -47,7 +48,7 @@ class SlicePictures:
             where they have nothing to say; and ``outline``, the path of the mask's outline in pixels of the picture.
         """
         number = self.patches.slices[index]
-        plain = self._shrunk(self.image[:, :, number], Image.Resampling.LANCZOS)
+        plain = self._shrunk(windowed(self.image[:, :, number], self.brightest), Image.Resampling.LANCZOS)
         warm = self._shrunk(heat(self.scores[..., number]), Image.Resampling.BILINEAR)
         warm.thumbnail((LONGEST_SIDE // 4, LONGEST_SIDE // 4))  # no finer than the patches it comes from
         return {

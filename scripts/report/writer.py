@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,23 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.colors import to_hex
 from monai.engines.utils import IterationEvents
 
-from ..case_view import CaseView
 from ..overlay import HEAT
 from ..results import CaseWriter
 from ..whole_file import whole_file
 from .content import case_content
 from .figures import curve_svgs
-from .patches import PatchObserver
+from .patches import CasePatches, PatchObserver
 
 logger = logging.getLogger(__name__)
+
+MAX_CASES = 200  # that are drawn: a browser has to open it
 
 
 class ReportWriter:
     """Leaves ``report.html`` beside ``summary.json``: one file, which opens without network.
 
-    Of a case only its part of the file is kept, on disk, until the run is complete. ``metrics.json`` is shown where
+    Of a case only its part of the file is kept, on disk, until the run is complete; of more than ``MAX_CASES`` those
+    with the highest scores are drawn, and all are listed. ``metrics.json`` is shown where
     this run has written it. Several processes leave no report, since each has seen some of the cases only.
 
     Args:
@@ -40,7 +43,6 @@ class ReportWriter:
 
     def __init__(self, results: CaseWriter) -> None:
         self.results = results
-        self.observer = PatchObserver(results.network)
         self.templates = Environment(
             loader=FileSystemLoader(Path(__file__).parent),
             autoescape=True,
@@ -57,7 +59,6 @@ class ReportWriter:
             logger.warning("Several processes leave no report.html; run with one process to have it.")
             return
         engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_STARTED, self.observer.forget)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
 
     def start(self, engine: Engine) -> None:
@@ -66,32 +67,45 @@ class ReportWriter:
             engine.add_event_handler(Events.COMPLETED, self.write)
         self.parts = tempfile.TemporaryDirectory()
         self.cases: list[dict[str, Any]] = []
+        self._drawn: list[tuple[float, int]] = []  # scores and numbers, the lowest first
         self._metrics_before = _stamp(self._metrics_path)
-        self.observer.start()
+        engine.data_loader.observer = PatchObserver(self.results.network)  # type: ignore[attr-defined]
 
     def __call__(self, engine: Engine) -> None:
         """Draw the case of an iteration."""
-        (output,) = engine.state.output  # type: ignore[misc]
+        state: Any = engine.state
+        (batch,), (output,) = state.batch, state.output
         entry = self.results.cases[-1]
-        view = CaseView.of(output["image"], output["map"], output["pred"], self.results.spatial_dim)
-        content = case_content(view, self.observer.patches(view), self.results.network, self.threshold)
         number = len(self.cases) + 1
+        case: dict[str, Any] = {"entry": entry, "number": number, "part": None, "thumbnail": None}
+        self.cases.append(case)
+        heappush(self._drawn, (entry["image_score"], number))
+        if len(self._drawn) > MAX_CASES:
+            _, number_of_lowest = heappop(self._drawn)
+            lowest = self.cases[number_of_lowest - 1]
+            if lowest["part"] is not None:
+                lowest["part"].unlink()
+            lowest.update(part=None, thumbnail=None)
+            if lowest is case:
+                return
+        view = output["view"]
+        patches = CasePatches.of(batch["patches"], view, self.results.network)
+        content = case_content(view, patches, self.results.network, self.threshold)
         part = Path(self.parts.name, str(number))
         text = self.templates.get_template("case.html.j2").render(content, entry=entry, number=number)
         part.write_text(text, encoding="utf-8")
-        self.cases.append(
-            {"entry": entry, "number": number, "part": part, "thumbnail": content["slices"][content["best"]]}
-        )
+        best = content["slices"][content["best"]]
+        case.update(part=part, thumbnail={layer: best[layer] for layer in ("plain", "heat")})
 
     def write(self, engine: Engine) -> None:
         """Write the file."""
-        self.observer.stop()
         summary = self.results.summary(engine)
         ranked = sorted(self.cases, key=lambda case: -case["entry"]["image_score"])
         content = {
             **{name: summary[name] for name in ("note", "failed", "settings", "versions", "encoder_weights_digest")},
             "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "cases": ranked,
+            "n_drawn": len(self._drawn),
             "parts": _read(ranked),
             "threshold": self.threshold,
             "target_fpr": self.results.network.target_fpr,
@@ -119,7 +133,8 @@ class ReportWriter:
 def _read(cases: list[dict[str, Any]]) -> Iterator[str]:
     """The parts of the file, one in memory at a time."""
     for case in cases:
-        yield case["part"].read_text(encoding="utf-8")
+        if case["part"] is not None:
+            yield case["part"].read_text(encoding="utf-8")
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from ..checkpoint import save
 from ..encoder import PATCH_SIZE
 from ..errors import InputError
 from ..handlers import ThresholdCalibrator
-from ..inferer import DPMMInferer, occupied_batches
+from ..inferer import DPMMInferer, occupied_slices
 from ..network import PatchAnomalyNetwork
 from ..whole_file import whole_file
 from .artefacts import Artefacts
@@ -137,9 +137,9 @@ def draw_slices(
         if "error" in case:
             errors.append(case["error"])
             continue
-        slices = inferer.slices(case["image"].unsqueeze(0))
-        occupied = occupied_batches(slices, 1)
+        (slices,) = inferer.slices(case["image"].unsqueeze(0))
+        occupied = occupied_slices(slices).tolist()
         for place in chance.sample(occupied, min(of_each, len(occupied))):
-            yield slices[place]
+            yield slices[place : place + 1]
     if len(errors) == len(chosen):
         raise InputError(f"None of the normal cases could be used: {'; '.join(errors)}")
