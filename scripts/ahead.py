@@ -22,11 +22,14 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], n_threads: 
     Yields:
         The results.
     """
-    with ThreadPoolExecutor(n_threads) as pool:
-        waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(n_threads)
+    waiting: deque[Future[Result]] = deque()
+    try:
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > n_threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # who is interrupted does not wait for what is under way

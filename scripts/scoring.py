@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -78,8 +78,10 @@ class ScoredCases:
         """
         self._stopped = False
         scored = (case for pool in self._pools() for case in self._score(pool))
-        with closing(scored):
+        try:
             yield from ahead(lambda _: next(scored), range(len(self)))
+        finally:
+            self._stopped = True
 
     def stop(self) -> None:
         """End the threads with the batch that they are at."""

@@ -85,15 +85,27 @@ def test_no_more_than_one_case_waits_at_each_stage():
     assert used == len(read) == 20
 
 
-def test_a_run_that_is_stopped_scores_no_further_batch():
+@pytest.mark.parametrize("who", ["the iteration ends", "the run is stopped"])
+def test_a_run_that_is_broken_off_scores_no_further_batch(who):
     network, before = Doubling(), set(threading.enumerate())
-    scored = ScoredCases(as_cases([picture(seed, (20, 17, 40)) for seed in range(9)]), network, DPMMInferer(2, 1))
+    begun, broken_off = threading.Event(), threading.Event()
+
+    def slow(images):
+        if len(network.batches) == 45:  # in the midst of the second case
+            begun.set()
+            broken_off.wait(10)
+        return network(images)
+
+    scored = ScoredCases(as_cases([picture(seed, (20, 17, 40)) for seed in range(9)]), slow, DPMMInferer(2, 1))
     cases = iter(scored)
     next(cases)
-    scored.stop()
+    assert begun.wait(10)
+    cases.close() if who == "the iteration ends" else scored.stop()  # neither waits for the case under way
+    broken_off.set()
     cases.close()
-    assert sum(network.batches) < 3 * 40
-    assert set(threading.enumerate()) == before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+    assert len(network.batches) == 46 and set(threading.enumerate()) <= before
 
 
 def test_results_come_in_order_from_another_thread_and_so_do_errors():
