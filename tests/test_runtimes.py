@@ -304,6 +304,26 @@ def infer(quantised, shipped, output, **settings):
     return json.loads((output / "summary.json").read_text())
 
 
+@pytest.mark.parametrize("score", ["negative_log_likelihood", "cosine"])
+def test_a_run_that_chooses_for_itself_leaves_report_and_summary(score, shipped, tmp_path):
+    shutil.copy(shipped / "models" / "model.pt", tmp_path)
+    run_configs(
+        "inference",
+        ["inference"],
+        dataset_dir=str(shipped.parent / "normals"),
+        output_dir=str(tmp_path / "out"),
+        ckpt_path=str(tmp_path / "model.pt"),
+        runtime="auto",
+        precision="auto",
+        score=score,
+    )
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["failed"] == {}
+    assert summary["encoder_runs_in"].split()[0] in ("openvino", "torch")
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert (tmp_path / "model.compiled").is_dir()
+
+
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_int8_has_limits_of_its_own_and_about_the_same_scores(runtime, quantised, shipped, tmp_path):
     expected = infer(quantised, shipped, tmp_path / "fp32", runtime="torch", precision="fp32")

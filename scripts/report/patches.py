@@ -106,9 +106,16 @@ class PatchObserver:
             A list, to which components and log-likelihoods ``[N]`` of the patches of each batch are added.
         """
         seen: Seen = []
-        hooks = [self.network.mixture.register_forward_hook(lambda _, given, output: seen.append(output))]
+        before: list[int] = []  # how many were seen when the encoder began with each batch
+        mixture, encoder = self.network.mixture, self.network.encoder
+        hooks = [
+            mixture.register_forward_hook(lambda _, given, output: seen.append(output)),
+            # An encoder that tries several runtimes asks the mixture what they are worth: that is not of the batch.
+            encoder.register_forward_pre_hook(lambda *_: before.append(len(seen))),
+            encoder.register_forward_hook(lambda *_: seen.__delitem__(slice(before[-1], None))),
+        ]
         if self.network.score != "negative_log_likelihood":
-            hooks.append(self.network.encoder.register_forward_hook(self._ask))
+            hooks.append(encoder.register_forward_hook(self._ask))
         try:
             yield seen
         finally:
