@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,14 @@ class Algorithm:
         name: the bundle's.
         version: the bundle's.
         device_uid: another one for every fit, as IHE's profile for AI results asks.
-        provenance: settings, weights and versions, see `scripts.provenance`.
+        provenance: gives settings, weights and versions as they are by then, see `scripts.provenance`.
     """
 
     manufacturer: str
     name: str
     version: str
     device_uid: str
-    provenance: dict[str, Any]
+    provenance: Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Bundle:
                 name=metadata["name"],
                 version=metadata["version"],
                 device_uid=generate_uid(entropy_srcs=[digest]),
-                provenance=provenance(network, {**settings, "ckpt_path": "models/model.pt", "model_sha256": digest}),
+                provenance=partial(
+                    provenance, network, {**settings, "ckpt_path": "models/model.pt", "model_sha256": digest}
+                ),
             ),
         )

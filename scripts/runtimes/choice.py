@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -58,8 +59,9 @@ def accelerate(
 ) -> PatchAnomalyNetwork:
     """Let another runtime run a network's encoder. Scores and limits are computed as before.
 
-    ``"auto"`` takes the fastest that can run here and keeps the mask, see `CheckedEncoder`; int8, which has limits of
-    its own, only where the model was quantised.
+    A precision ``"auto"`` takes the fastest that can run here and keeps the mask, see `CheckedEncoder`; int8, which has
+    limits of its own, only where the model was quantised. A precision that is named is taken in any case, and a runtime
+    ``"auto"`` is then the fastest that has it.
 
     Args:
         network: fitted; its ``encoder`` is replaced.
@@ -93,22 +95,25 @@ def accelerate(
     possible = [pair for pair in wanted if obstacles[pair] is None]
     if not possible:
         raise InputError("; ".join(dict.fromkeys(filter(None, obstacles.values()))))
-    starts = {pair: partial(_start, *pair, encoder, network.calibration, artefacts, compiled) for pair in possible}
-    if len(wanted) == 1:
-        try:
-            network.encoder = RuntimeEncoder(encoder, starts[possible[0]](), " ".join(possible[0]))
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"{' '.join(possible[0])} does not start here ({reason_of(error)}); take runtime auto."
-            ) from error
-        return network
     for reason in dict.fromkeys(obstacles[pair] for pair in wanted[: wanted.index(possible[0])]):
         logger.warning(f"The encoder could be faster: {reason}")
-    candidates = {" ".join(pair): start for pair, start in starts.items()}
-    network.encoder = CheckedEncoder(encoder, candidates, network.beyond_limit, network.target_fpr, Verdicts(artefacts))
+    starts = {
+        " ".join(pair): partial(_start, *pair, encoder, network.calibration, artefacts, compiled) for pair in possible
+    }
+    if precision == "auto":
+        network.encoder = CheckedEncoder(encoder, starts, network.beyond_limit, network.target_fpr, Verdicts(artefacts))
+    else:
+        network.encoder = _unchecked(encoder, *next(iter(starts.items())))
     return network
+
+
+def _unchecked(encoder: DINOv2PatchEncoder, name: str, start: Callable[[], RunBlocks]) -> RuntimeEncoder:
+    try:
+        return RuntimeEncoder(encoder, start(), name)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name} does not start here ({reason_of(error)}); take runtime auto.") from error
 
 
 def obstacle(runtime: str, precision: str, artefacts: Artefacts) -> str | None:

@@ -31,7 +31,7 @@ class MeasurementWriter(ResultWriter):
             "series_instance_uid": slices[0].SeriesInstanceUID,
             **found,
             "bundle": self.algorithm.name,
-            **self.algorithm.provenance,
+            **self.algorithm.provenance(),
         }
         write_json(content, self.folder / "measurements.json")
 
