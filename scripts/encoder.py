@@ -185,8 +185,8 @@ class DINOv2PatchEncoder(nn.Module):
             offset = 0.1 * (1 - same)
             rows = cubic_point_weights(grid, h, (h + offset) / grid, positions)
             columns = cubic_point_weights(grid, w, (w + offset) / grid, positions)
-        image = positions.transpose(1, 2).reshape(1, -1, grid, grid)
-        return (rows @ image @ columns.T).flatten(2).transpose(1, 2)
+        in_rows = (rows @ positions.reshape(grid, -1)).reshape(h, grid, -1)
+        return (columns @ in_rows).reshape(1, h * w, -1)
 
     @torch.jit.unused
     def load_official_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
