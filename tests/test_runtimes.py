@@ -242,6 +242,16 @@ def test_auto_passes_over_what_does_not_start(fitted_network, saved, images, mon
     assert "openvino fp32 does not run the encoder here (division by zero); taking the next" in caplog.text
 
 
+def test_where_nothing_that_was_asked_for_keeps_the_mask_torch_runs(fitted_network, saved, monkeypatch, caplog):
+    images = torch.rand(4, 1, 56, 56, generator=torch.Generator().manual_seed(1))
+    expected = fitted_network(images)
+    monkeypatch.setattr(choice, "OpenVINOBlocks", spoilt)
+    network = accelerate(fitted_network, saved, "openvino", "auto")
+    torch.testing.assert_close(network(images), expected)
+    assert network.encoder.runs_in == "torch fp32"
+    assert "None of what was asked for keeps the mask" in caplog.text
+
+
 # ---------------------------------------------------------------- compiled files
 
 
@@ -341,6 +351,16 @@ def test_limits_of_int8_are_not_those_of_single_precision(quantised):
     assert limits["rates"].equal(fitted["calibration.rates"])
     assert not limits["quantiles"].equal(fitted["calibration.quantiles"])
     torch.testing.assert_close(limits["quantiles"], fitted["calibration.quantiles"], rtol=0.2, atol=20, equal_nan=True)
+
+
+def test_int8_that_does_not_start_leaves_the_limits_to_what_runs(quantised, shipped, tmp_path, monkeypatch):
+    expected = infer(quantised, shipped, tmp_path / "fp32", runtime="torch", precision="fp32")
+    monkeypatch.setattr(choice, "OpenVINOBlocks", lambda *_: 1 / 0)
+    monkeypatch.setattr(choice, "OnnxRuntimeBlocks", lambda *_: 1 / 0)
+    monkeypatch.setattr(choice, "_has_bf16", lambda runtime: False)
+    found = infer(quantised, shipped, tmp_path / "auto", runtime="auto", precision="auto")
+    assert found["encoder_runs_in"] == "torch fp32"
+    assert found["cases"] == expected["cases"]
 
 
 def test_a_model_that_was_fitted_again_is_not_quantised(quantised, shipped, tmp_path):

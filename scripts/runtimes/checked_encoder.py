@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -19,9 +20,8 @@ from .torch_blocks import TorchBlocks
 logger = logging.getLogger(__name__)
 
 REFERENCE = "torch fp32"
-MOST_CHANGED = (
-    0.2  # of the patches beyond the decision limit may change sides, about a Dice of 0.9; see `share_changed`
-)
+# Of the patches beyond the decision limit so many may change sides, which is a Dice of about 0.9; see `share_changed`.
+MOST_CHANGED = 0.2
 
 
 class Verdicts:
@@ -33,8 +33,9 @@ class Verdicts:
 
     def __init__(self, artefacts: Artefacts) -> None:
         self.artefacts = artefacts
-        path = artefacts.verdicts
-        self._changed: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+        self._changed: dict[str, float] = {}
+        with contextlib.suppress(OSError, ValueError):  # not there, or not whole: found anew
+            self._changed = json.loads(artefacts.verdicts.read_text())
 
     def get(self, name: str) -> float | None:
         """The share for a runtime and precision, such as ``"openvino bf16"``; None where it is not known yet."""
@@ -105,6 +106,7 @@ class CheckedEncoder(RuntimeEncoder):
             self.run_blocks, self.runs_in = blocks, name
             self.candidates.clear()
             return
+        self.run_blocks = TorchBlocks(self)
         logger.warning(f"None of what was asked for keeps the mask; the encoder runs in {REFERENCE}.")
 
     def _compare(self, name: str, blocks: RunBlocks, images: Any) -> float:

@@ -89,8 +89,9 @@ def accelerate(
             f"{', '.join(' '.join(pair) for pair in there)}."
         )
     artefacts = Artefacts(ckpt_path)
-    if precision == "auto":
-        wanted = [pair for pair in wanted if pair[1] != "int8" or artefacts.is_quantized]
+    verdicts = Verdicts(artefacts)
+    if precision == "auto":  # int8 was compared when it was made: its limits are not those of the others
+        wanted = [pair for pair in wanted if pair[1] != "int8" or verdicts.get(" ".join(pair)) is not None]
     obstacles = {pair: obstacle(*pair, artefacts) for pair in wanted}
     possible = [pair for pair in wanted if obstacles[pair] is None]
     if not possible:
@@ -101,7 +102,7 @@ def accelerate(
         " ".join(pair): partial(_start, *pair, encoder, network.calibration, artefacts, compiled) for pair in possible
     }
     if precision == "auto":
-        network.encoder = CheckedEncoder(encoder, starts, network.beyond_limit, network.target_fpr, Verdicts(artefacts))
+        network.encoder = CheckedEncoder(encoder, starts, network.beyond_limit, network.target_fpr, verdicts)
     else:
         network.encoder = _unchecked(encoder, *next(iter(starts.items())))
     return network
@@ -149,11 +150,12 @@ def _start(
 ) -> RunBlocks:
     if runtime == "torch":
         return TorchBlocks(encoder, precision, compiled)
-    if precision == "int8":
-        calibration.load_state_dict(torch.load(artefacts.limits, map_location="cpu", weights_only=True))
-        path = artefacts.quantized
-    else:
-        path = artefacts.blocks(encoder)
+    path = artefacts.quantized if precision == "int8" else artefacts.blocks(encoder)
+    blocks: RunBlocks
     if runtime == "openvino":
-        return OpenVINOBlocks(path, precision)
-    return OnnxRuntimeBlocks(path, providers_for(runtime, precision, encoder.mean.device, artefacts.folder))
+        blocks = OpenVINOBlocks(path, precision)
+    else:
+        blocks = OnnxRuntimeBlocks(path, providers_for(runtime, precision, encoder.mean.device, artefacts.folder))
+    if precision == "int8":  # only now: what runs in its place, where it does not start, has other limits
+        calibration.load_state_dict(torch.load(artefacts.limits, map_location="cpu", weights_only=True))
+    return blocks

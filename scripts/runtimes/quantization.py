@@ -99,11 +99,11 @@ def save_limits(
     expected = torch.cat([network.beyond_limit(in_fp32(network.to_patches(image))).flatten() for image in slices])
     network.calibration.fit(calibrator.scores(), network.target_fpr)
     found = torch.cat([network.beyond_limit(network.embed(image)).flatten() for image in slices])
-    save(network.calibration.state_dict(), artefacts.limits)
     changed = share_changed(expected, found, network.target_fpr)
     verdicts = Verdicts(artefacts)
     for runtime in ("openvino", "onnxruntime"):
         verdicts.put(f"{runtime} int8", changed)
+    save(network.calibration.state_dict(), artefacts.limits)
     logger.info(
         f"quantised: {artefacts.quantized}; of {len(found)} normal patches, those that change sides are "
         f"{changed:.1%} of those beyond the decision limit"
