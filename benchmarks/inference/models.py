@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from scripts.runtimes.artefacts import Artefacts
 from scripts.whole_file import whole_file
 
 from .images import Images
@@ -71,7 +72,7 @@ class Models:
         path = self.fitted(**settings)
         if path in self._failed:
             raise self._failed[path]
-        if not any(path.with_suffix(".compiled").glob("*/limits_int8.pt")):
+        if not Artefacts(path).is_quantized:
             print(f"quantising {path.parent.name}", flush=True)
             try:
                 run_bundle(

@@ -39,20 +39,19 @@ class OpenVINOBlocks:
     def __call__(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
         """See `RunBlocks`."""
         run = self._compiled_for(images[:1], positions)
-        of_slices = [run([image.numpy(), positions.cpu().numpy()]) for image in images.cpu().split(1)]
+        of_all = positions.cpu().numpy()
+        of_slices = [run([image.numpy(), of_all]) for image in images.cpu().split(1)]
         return [torch.cat([torch.from_numpy(found[layer]) for found in of_slices]) for layer in range(len(run.outputs))]
 
     def _compiled_for(self, image: torch.Tensor, positions: torch.Tensor) -> Any:
         shape = tuple(image.shape)
-        if shape in self.compiled:
-            return self.compiled[shape]
-        is_fixed = len(self.compiled) < FIXED_SHAPES
-        if is_fixed or None not in self.compiled:
+        key = shape if shape in self.compiled or len(self.compiled) < FIXED_SHAPES else None
+        if key not in self.compiled:
             model = self.model.clone()
-            if is_fixed:
+            if key is not None:
                 model.reshape({"images": list(shape), "positions": list(positions.shape)})
-            self.compiled[shape if is_fixed else None] = self.core.compile_model(model, "CPU", self.options)
-        return self.compiled[shape if is_fixed else None]
+            self.compiled[key] = self.core.compile_model(model, "CPU", self.options)
+        return self.compiled[key]
 
 
 def has_bf16() -> bool:
