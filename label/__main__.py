@@ -25,8 +25,7 @@ import requests
 
 from scripts.errors import InputError
 from scripts.ship import ship
-from scripts.weights import file_sha256
-from scripts.whole_file import write_json
+from scripts.whole_file import file_sha256, write_json
 
 from .app_folder import link_normals, link_studies, make_app
 

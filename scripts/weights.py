@@ -13,6 +13,7 @@ import torch
 from .checkpoint import read_network
 from .encoder import DINOv2PatchEncoder
 from .errors import InputError, reason_of
+from .whole_file import file_sha256
 
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 MODEL_NAME = "dinov2_vits14"
@@ -116,15 +117,6 @@ def tensor_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
     for name, tensor in sorted(state_dict.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ from monai.deploy.core import Model
 from pydicom.uid import generate_uid
 
 from scripts.provenance import provenance
-from scripts.weights import file_sha256
+from scripts.whole_file import file_sha256
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 
 from ..encoder import DINOv2PatchEncoder
-from ..weights import file_sha256
-from ..whole_file import whole_file
+from ..whole_file import file_sha256, whole_file
 from .blocks import export_blocks
 
 logger = logging.getLogger(__name__)
