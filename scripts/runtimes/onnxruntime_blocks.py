@@ -10,6 +10,8 @@ import torch
 from monai.utils import optional_import
 
 onnxruntime, has_onnxruntime = optional_import("onnxruntime")
+if has_onnxruntime:
+    onnxruntime.disable_telemetry_events()
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"

@@ -25,7 +25,6 @@ from .onnxruntime_blocks import CPU, OnnxRuntimeBlocks
 from .openvino_blocks import OpenVINOBlocks, has_openvino
 from .torch_blocks import TorchBlocks
 
-os.environ.setdefault("NNCF_CI", "1")  # or it would report its use to its makers
 nncf, has_nncf = optional_import("nncf")
 onnx, _ = optional_import("onnx")
 
