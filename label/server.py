@@ -35,8 +35,10 @@ async def refuse_unsafe(request: Request) -> None:
     elif content := await request.body():
         try:
             body = json.loads(content)
-        except (ValueError, RecursionError):
-            raise HTTPException(422, "The body must be JSON or a form.") from None
+        except ValueError:  # FastAPI says so where it expects JSON
+            body = None
+        except RecursionError:
+            raise HTTPException(422, "The body is nested too deeply.") from None
     refused = refusal(
         request.method,
         request.url.path,
