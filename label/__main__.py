@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,14 +23,26 @@ from typing import Any
 
 import fire
 import requests
+from fire.decorators import SetParseFns
 
 from scripts.errors import InputError
+from scripts.recorded_directory import PARTIAL, RecordedDirectory
 from scripts.ship import ship
-from scripts.whole_file import file_sha256, write_json
 
-from .app_folder import link_normals, link_studies, make_app
+from .app_folder import (
+    copy_bundles,
+    is_made_from,
+    link_normals,
+    link_studies,
+    make_app,
+    model_digest,
+    opened_output,
+)
+
+TEXTS = ("ckpt_path", "studies", "normals", "bundles", "modality", "output_dir")  # 2024 and a,b are names
 
 
+@SetParseFns(**dict.fromkeys(TEXTS, str))
 def serve(
     ckpt_path: str = "demo_output/model.pt",
     studies: str = "demo_output/data/unseen",
@@ -47,70 +60,80 @@ def serve(
             copy is what a training in MONAI Label renews, so later starts leave it alone.
         studies: folder of images, or the address of a DICOMweb server.
         normals: folder of normal images, added to the studies with empty labels so that one can train on them.
-        bundles: folders of bundles to serve instead, with commas between them, such as `python -m scripts.ship` makes.
+        bundles: folders of bundles to serve instead, with commas between them, such as `python -m scripts.ship` makes;
+            copied likewise.
         modality: of the series that a DICOMweb server is asked for.
         port: of the server.
-        output_dir: app, links to studies, labels and what is fetched of a DICOMweb server.
+        output_dir: all that the server writes: app, copies of bundles, links to studies, labels, uploads and what is
+            fetched of a DICOMweb server. New, empty, or of an earlier start.
         settings: config ids and their values for the copy of the bundle, such as ``--target_fpr 0.002``.
 
     Raises:
-        InputError: a model, bundle or folder that cannot be used.
+        InputError: a model, bundle or folder that cannot be used, or a folder that another server uses.
     """
-    folder = Path(output_dir).resolve()
-    given = bundles.split(",") if isinstance(bundles, str) else bundles
-    paths = [Path(bundle).resolve() for bundle in given] or [folder / "anomaly"]
+    names = bundles.split(",") if isinstance(bundles, str) else bundles
+    given = [Path(name).resolve() for name in names if name]
+    is_remote = studies.startswith(("http://", "https://"))
     if given and settings:
         raise InputError(
             f"Bundles keep their own settings; give {', '.join(settings)} to scripts.ship, which makes them."
         )
-    if not given:
-        ship_once(ckpt_path, paths[0], settings)
-    make_app(folder / "app", paths)
-    if not studies.startswith(("http://", "https://")):
-        source = Path(studies).resolve()
-        linked = folder / f"studies-{sha256(str(source).encode()).hexdigest()[:8]}"  # labels are of these images alone
-        names = link_studies(linked, source)
-        if normals:
-            link_normals(linked, Path(normals), names)
-        studies = str(linked)
-    elif normals:
+    if normals and is_remote:
         raise InputError("normals are added to a folder of studies; a DICOMweb server holds no empty labels.")
+    if not studies:
+        raise InputError("studies must name a folder of images or a DICOMweb server; got an empty name.")
     check_port(port)
-    run_server(folder, [path.name for path in paths], studies, modality, port)
+    with opened_output(output_dir) as output:
+        copies = copy_bundles(output, given) or [ship_once(ckpt_path, output, settings)]
+        make_app(output, copies)
+        if not is_remote:
+            studies = str(linked_studies(output, Path(studies).resolve(), normals))
+        run_server(output, [path.name for path in copies], studies, modality, port)
 
 
-def ship_once(ckpt_path: str, target: Path, settings: dict[str, Any]) -> None:
-    """Copy the bundle, unless an earlier start did so from the same model with the same settings.
+def ship_once(ckpt_path: str, output: RecordedDirectory, settings: dict[str, Any]) -> Path:
+    """Copy the bundle to ``anomaly``, unless an earlier start did so from the same model with the same settings.
+
+    Returns:
+        The copy.
 
     Raises:
         InputError: the copy is of another model or has other settings.
     """
-    model = file_sha256(Path(ckpt_path)) if Path(ckpt_path).is_file() else None
-    origin = {"model": model, "settings": settings}
-    record = target.with_name(f"{target.name}_origin.json")
-    if not (target.exists() and record.is_file()):
+    target = output.path / "anomaly"
+    origin = {"model": model_digest(Path(ckpt_path)), "settings": json.loads(json.dumps(settings))}
+    if not is_made_from(output, target, origin):
         ship(ckpt_path, target, **{"show_progress": False, **settings})
-        write_json(origin, record)
-    elif json.loads(record.read_text()) != json.loads(json.dumps(origin)):
-        raise InputError(
-            f"{target} was made from another model or with other settings, and may have been trained since; delete it "
-            "to begin with these, or give another --output_dir."
-        )
+    return target
+
+
+def linked_studies(output: RecordedDirectory, source: Path, normals: str | None) -> Path:
+    """Link studies and normals in a folder that is of these studies alone, as the labels in it are."""
+    studies = output.path / f"studies-{sha256(str(source).encode()).hexdigest()[:8]}"
+    names = link_studies(studies, source)
+    if normals:
+        link_normals(studies, Path(normals).resolve(), names)
+    return studies
 
 
 def check_port(port: int) -> None:
     """Make sure that no other server answers there.
 
     Raises:
-        InputError: one does.
+        InputError: one does, or it is no port.
     """
+    if type(port) is not int or not 0 < port < 65536:
+        raise InputError(f"port must be a whole number from 1 to 65535; got {port!r}.")
     with socket.socket() as probe:
         if not probe.connect_ex(("127.0.0.1", port)):
             raise InputError(f"Port {port} is taken by another program; give --port.")
 
 
-def run_server(folder: Path, models: list[str], studies: str, modality: str, port: int) -> None:
+def run_server(output: RecordedDirectory, models: list[str], studies: str, modality: str, port: int) -> None:
     """Start MONAI Label, say what to type once it answers, and wait for its end."""
+    folder = output.path
+    temporary = folder / f"{PARTIAL}server"  # holds images of patients; the next start clears it where this is killed
+    temporary.mkdir(mode=0o700)
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(folder / "app")]
     command += ["--studies", studies, "--host", "127.0.0.1", "--port", str(port), "--uvicorn_app", "server:app"]
     for name, value in (("models", ",".join(models)), ("zoo_source", "local"), ("sam2", "false")):
@@ -121,6 +144,7 @@ def run_server(folder: Path, models: list[str], studies: str, modality: str, por
         "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": json.dumps({"Modality": modality}),
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder / "dicom"),
         "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
+        "TMPDIR": str(temporary),
     }
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = subprocess.Popen(command, cwd=folder / "app", env=environment)  # where server.py is
@@ -136,11 +160,12 @@ def run_server(folder: Path, models: list[str], studies: str, modality: str, por
     finally:
         server.terminate()
         server.wait()
+        shutil.rmtree(temporary, ignore_errors=True)
     sys.exit(server.returncode if server.returncode > 0 else 0)
 
 
 def answers(address: str) -> bool:
-    """Whether a server is ready."""
+    """Tell whether a server is ready."""
     try:
         return requests.get(f"{address}/info/", timeout=60).ok
     except requests.RequestException:
@@ -148,7 +173,7 @@ def answers(address: str) -> bool:
 
 
 def instructions(address: str, models: list[str], studies: str) -> str:
-    """What to type where."""
+    """Say what to type where."""
     is_dicomweb = studies.startswith("http")
     return f"""
 MONAI Label answers at {address}   (Ctrl-C ends it; not for diagnosis)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,61 +17,176 @@ from monai.transforms import LoadImage
 
 from scripts import dicom_series
 from scripts.cases import find_cases
-from scripts.errors import InputError
+from scripts.errors import InputError, reason_of
+from scripts.recorded_directory import PARTIAL, RecordedDirectory, has_record, read_record, write_record
+from scripts.whole_file import file_sha256
 
-SERVER = (Path(__file__).with_name("server.py"), Path(dicom_series.__file__))
+from .request_rules import name_error
+
+LABEL = Path(__file__).parent
+SERVER = {
+    "main.py": LABEL / "app.py",
+    "server.py": LABEL / "server.py",
+    "request_rules.py": LABEL / "request_rules.py",
+    "read_only_studies.py": LABEL / "read_only_studies.py",
+    "dicom_series.py": Path(dicom_series.__file__),
+}
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".png", ".jpg")  # of the images that MONAI Label takes from a folder
+IGNORED = shutil.ignore_patterns(".*", "__pycache__")
 
 
-def make_app(folder: Path, bundles: Iterable[Path]) -> None:
+@contextmanager
+def opened_output(output_dir: str) -> Iterator[RecordedDirectory]:
+    """Open the server's own folder, and keep other servers out of it meanwhile.
+
+    Args:
+        output_dir: the folder; made where it is missing.
+
+    Yields:
+        The folder.
+
+    Raises:
+        InputError: it holds files that no server of this bundle wrote, cannot be written, or another server uses it.
+    """
+    output = RecordedDirectory(output_dir)
+    if not _is_of_0_4(output.path):
+        output.check()
+    try:
+        output.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output_dir {output.path} cannot be made ({error.strerror}); give another.") from error
+    with output.lock():
+        if _is_of_0_4(output.path):
+            _adopt(output.path)
+        output.open()
+        yield output
+
+
+def make_app(output: RecordedDirectory, bundles: Iterable[Path]) -> Path:
     """Make an app's folder: MONAI Label's own app for bundles, our server, and links to bundles under ``model/``.
 
     Args:
-        folder: where; what an earlier start left there is renewed.
-        bundles: folders of bundles; their names become those of the models.
+        output: the server's own folder, where the app becomes ``app``; what an earlier start wrote there is renewed.
+        bundles: folders of bundles in ``output``; their names become those of the models.
+
+    Returns:
+        The app's folder.
 
     Raises:
-        InputError: a bundle that is not there.
+        InputError: somebody changed a file of the app, or put one of their own in its place.
     """
-    shutil.copytree(sample_app(), folder, dirs_exist_ok=True)
-    for module in SERVER:
-        shutil.copy(module, folder)
-    bundles = list(bundles)
-    if len({bundle.name for bundle in bundles}) < len(bundles):
-        raise InputError("Two bundles have the same name, which would be that of both models; rename a folder.")
+    sample = sample_app()
+    files = {str(file.relative_to(sample)): file for file in sorted(sample.rglob("*.py"))}
+    files["bundle_app.py"] = files.pop("main.py")
+    for name, source in {**files, **SERVER}.items():
+        place = Path("app", name)
+        (output.path / place).parent.mkdir(parents=True, exist_ok=True)
+        with output.write(str(place)) as partial:
+            shutil.copyfile(source, partial)
+    app = output.path / "app"
     for bundle in bundles:
-        if not (bundle / "configs" / "inference.json").is_file():
-            raise InputError(
-                f"There is no bundle in {bundle}; make one with `python -m scripts.ship --output {bundle}`."
-            )
-        link(folder / "model" / bundle.name, bundle)
+        link(app / "model" / bundle.name, Path(os.path.relpath(bundle, app / "model")))
+    return app
 
 
 def sample_app() -> Path:
-    """The folder of MONAI Label's app for bundles, which pip and uv install in different places."""
+    """Find MONAI Label's app for bundles, which pip and uv install in different places."""
     for file in importlib.metadata.files("monailabel") or []:
         if file.match("sample-apps/monaibundle/main.py"):
             return Path(str(file.locate())).parent
     raise InputError("MONAI Label is installed without its sample apps; install it with `make .venv-label/installed`.")
 
 
+def copy_bundles(output: RecordedDirectory, bundles: Collection[Path]) -> list[Path]:
+    """Copy bundles, so that a training in MONAI Label, or a request, changes the copies alone.
+
+    Args:
+        output: the server's own folder; copies of an earlier start are left as they are, for they may be trained since.
+        bundles: folders of bundles.
+
+    Returns:
+        The copies.
+
+    Raises:
+        InputError: a bundle that is not there, or whose model is another than at the first start.
+    """
+    if len({bundle.name for bundle in bundles}) < len(bundles):
+        raise InputError("Two bundles have the same name, which would be that of both models; rename a folder.")
+    copies = []
+    for bundle in bundles:
+        if not (bundle / "configs" / "inference.json").is_file():
+            raise InputError(
+                f"There is no bundle in {bundle}; make one with `python -m scripts.ship --output {bundle}`."
+            )
+        if output.path.resolve().is_relative_to(bundle.resolve()):
+            raise InputError(f"output_dir {output.path} lies in the bundle {bundle}; give one outside it.")
+        copy = output.path / "bundles" / bundle.name
+        if not is_made_from(output, copy, {"bundle": str(bundle), "model": model_digest(bundle / "models/model.pt")}):
+            partial = output.path / f"{PARTIAL}{bundle.name}"
+            try:
+                shutil.copytree(bundle, partial, ignore=IGNORED, ignore_dangling_symlinks=True)
+                copy.parent.mkdir(exist_ok=True)
+                os.replace(partial, copy)
+            except OSError as error:
+                raise InputError(f"{bundle} cannot be copied to {copy} ({reason_of(error)}).") from error
+        copies.append(copy)
+    return copies
+
+
+def is_made_from(output: RecordedDirectory, target: Path, origin: dict[str, Any]) -> bool:
+    """Tell whether an earlier start made a copy of a bundle; otherwise note from what it is about to be made.
+
+    Args:
+        output: the server's own folder.
+        target: the copy in it.
+        origin: what it is made from; JSON can hold it.
+
+    Returns:
+        Whether it is there.
+
+    Raises:
+        InputError: it is there, but was made from something else, or by nobody knows whom.
+    """
+    record = read_record(output.path)
+    name = str(target.relative_to(output.path))
+    origins = record["about"].setdefault("origins", {})
+    if os.path.lexists(target):
+        if origins.get(name) == origin:
+            return True
+        raise InputError(
+            f"{target} was made from another model or with other settings, and may have been trained since; delete it "
+            "to begin with these, or give another --output_dir."
+        )
+    origins[name] = origin
+    write_record(output.path, record["files"], record["about"])
+    return False
+
+
+def model_digest(path: Path) -> str | None:
+    """Compute the SHA-256 of a model; None where there is none."""
+    return file_sha256(path) if path.is_file() else None
+
+
 def link_studies(studies: Path, source: Path) -> list[str]:
     """Fill a folder of studies with links to images, so that MONAI Label writes nothing beside them.
 
     Args:
-        studies: the folder; labels from earlier are kept in it, links are not.
+        studies: the folder; labels and uploads of earlier are kept in it, links of an earlier start are not.
         source: folder of images, or a folder for each case.
 
     Returns:
         The names of the cases, which are the image ids of MONAI Label.
 
     Raises:
-        InputError: no images, or some that MONAI Label does not take.
+        InputError: no images, or some that MONAI Label does not take; or a folder of studies that is not ours.
     """
-    for old in studies.glob("*") if studies.is_dir() else ():
-        if old.is_symlink():
-            old.unlink()
-    return [name for name, _ in _link_all(studies, find_cases(source))]
+    cases = find_cases(source, exclude=studies.parent)
+    for name, target in _links_of(studies, source).items():
+        if _points_to(studies / name, target):
+            (studies / name).unlink()
+    if has_record(studies):
+        write_record(studies, {})
+    return list(_link_all(studies, cases))
 
 
 def link_normals(studies: Path, source: Path, taken: Collection[str] = ()) -> list[str]:
@@ -85,36 +203,78 @@ def link_normals(studies: Path, source: Path, taken: Collection[str] = ()) -> li
     Raises:
         InputError: see `link_studies`; or a name that is taken.
     """
-    cases = find_cases(source)
+    cases = find_cases(source, exclude=studies.parent)
     twice = sorted({case["case"] for case in cases}.intersection(taken))
     if twice:
         raise InputError(f"Studies and normals both have a case {twice[0]!r}; rename the files of one folder.")
     labels = studies / "labels" / "final"
     labels.mkdir(parents=True, exist_ok=True)
-    names = []
-    for name, path in _link_all(studies, cases):
+    paths = _link_all(studies, cases)
+    for name, path in paths.items():
         label = labels / f"{name}.nii.gz"
-        if not label.exists():  # somebody may have drawn in it
+        if not os.path.lexists(label):  # somebody may have drawn in it, or linked it to a label elsewhere
             image = LoadImage()(path)
             nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), np.asarray(image.affine)), label)
-        names.append(name)
-    return names
+    return list(paths)
 
 
 def link(place: Path, target: Path) -> None:
-    """Make or renew a symbolic link."""
+    """Make a symbolic link, unless it is there.
+
+    Raises:
+        InputError: there is something else.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
-    if place.is_symlink():
-        place.unlink()
-    place.symlink_to(target.resolve())
+    if _points_to(place, str(target)):
+        return
+    if os.path.lexists(place):
+        raise InputError(f"{place} is not a link that this program made, such as an uploaded image; rename or move it.")
+    place.symlink_to(target)
 
 
-def _link_all(studies: Path, cases: Iterable[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    for case in cases:
-        name, path = case["case"], _path_of(case)
-        suffix = next(suffix for suffix in SUFFIXES if path.endswith(suffix))
-        link(studies / f"{name}{suffix}", Path(path))
-        yield name, path
+def _is_of_0_4(output: Path) -> bool:
+    """Whether a server of version 0.4, which kept no record, made a folder."""
+    server = output / "app" / "server.py"
+    return not has_record(output) and server.is_file() and "class Refusals" in server.read_text(errors="replace")
+
+
+def _adopt(output: Path) -> None:
+    """Give a folder of version 0.4 a record; labels stay where they are, and the app is put aside."""
+    origins = {file.name.removesuffix("_origin.json"): file for file in output.glob("*_origin.json")}
+    os.replace(output / "app", output / "app_0.4")
+    write_record(output, {}, {"origins": {name: json.loads(file.read_text()) for name, file in origins.items()}})
+
+
+def _links_of(studies: Path, source: Path) -> dict[str, str]:
+    """The links in a folder of studies that this program made, and where they point."""
+    if not studies.is_dir():
+        return {}
+    if has_record(studies):
+        return dict(read_record(studies)["about"].get("links", {}))
+    links = {entry.name: str(entry.readlink()) for entry in studies.iterdir() if entry.is_symlink()}
+    is_of_0_4 = (studies / "datastore_v2.json").is_file()
+    if any(studies.iterdir()) and not is_of_0_4:
+        raise InputError(f"{studies} holds files that this program did not put there; rename it, and start again.")
+    return {name: target for name, target in links.items() if Path(target).is_relative_to(source)}
+
+
+def _points_to(place: Path, target: str) -> bool:
+    return place.is_symlink() and str(place.readlink()) == target
+
+
+def _link_all(studies: Path, cases: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Link cases, and return their paths by name; the record is written first, so that no link of ours lacks one."""
+    paths = {case["case"]: _path_of(case) for case in cases}
+    if wrong := next(filter(None, (name_error("The name of a case", name) for name in paths)), ""):
+        raise InputError(f"{wrong} Rename the file.")
+    suffixes = {name: next(each for each in SUFFIXES if path.endswith(each)) for name, path in paths.items()}
+    links = {name + suffixes[name]: str(Path(path).resolve()) for name, path in paths.items()}
+    about = read_record(studies)["about"] if has_record(studies) else {}
+    studies.mkdir(parents=True, exist_ok=True)
+    write_record(studies, {}, {**about, "links": {**about.get("links", {}), **links}})
+    for name, target in links.items():
+        link(studies / name, Path(target))
+    return paths
 
 
 def _path_of(case: dict[str, Any]) -> str:

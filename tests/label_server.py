@@ -25,6 +25,14 @@ class LabelServer:
     def get(self, path: str, **params) -> requests.Response:
         return requests.get(f"{self.address}/{path}", params=params, timeout=300)
 
+    def send(self, method: str, path: str, **arguments) -> requests.Response:
+        """Send a request as it is written: nothing of the path is normalised."""
+        request = requests.Request(method, self.address, **arguments).prepare()
+        _, _, query = request.url.partition("?")
+        request.url = f"{self.address}/{path}" + (f"?{query}" if query else "")
+        with requests.Session() as session:
+            return session.send(request, timeout=300)
+
     def infer(self, model: str, image: str, output: str, files=None, **params) -> requests.Response:
         return requests.post(
             f"{self.address}/infer/{model}",
@@ -67,9 +75,9 @@ def label_server(folder: Path, *flags: str):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = folder / "server.log"
+    log = folder.with_name(f"{folder.name}.log")
     command = [str(PYTHON), "-m", "label", "--output_dir", str(folder), "--port", str(port), *flags]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": ""}

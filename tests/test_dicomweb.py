@@ -164,10 +164,27 @@ def test_a_series_that_cannot_be_scored_is_answered_with_why(server, series_of, 
     assert server.infer("anomaly", series_of("plain")[1], "json").status_code == 200
 
 
-@pytest.mark.parametrize("uid", ["1.2.3.4", "*", "../../etc"])
+@pytest.mark.parametrize("uid", ["1.2.3.4", "*"])
 def test_an_unknown_series_is_answered_404(server, uid):
     answer = server.infer("anomaly", uid, "json")
     assert answer.status_code == 404 and "There is no image" in answer.json()["detail"]
+
+
+def test_series_are_only_read(server, series_of):
+    _, uid = series_of("plain")
+    image = {"file": ("x.nii.gz", b"")}
+    for method, path, arguments, status in (
+        ("PUT", "datastore/", {"params": {"image": uid}, "files": image}, 403),
+        ("PUT", "datastore/image", {"params": {"image": "new"}, "files": image}, 403),
+        ("DELETE", "datastore/", {"params": {"id": uid}}, 403),
+        ("POST", "proxy/dicom/stow/studies", {"data": b"x"}, 403),
+        ("POST", "proxy/dicom/..%2Fseries%2Fmodify", {"data": b"{}"}, 403),
+        ("GET", "proxy/dicom/..%2Fseries", {}, 422),
+        ("POST", "infer/anomaly", {"params": {"image": "../../etc"}}, 422),
+    ):
+        answer = server.send(method, path, **arguments)
+        assert answer.status_code == status and answer.json()["detail"], (method, path)
+    assert server.infer("anomaly", uid, "json").status_code == 200
 
 
 def test_an_empty_mask_is_no_segmentation(server, series_of):

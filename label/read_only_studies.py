@@ -1,0 +1,120 @@
+"""MONAI Label's folder of studies, in which the user's images can be read only.
+
+They are links to originals, and MONAI Label writes and deletes through links. This module stands in the app's folder,
+beside `request_rules`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from monailabel.datastore.local import LocalDatastore
+from request_rules import name_error
+
+
+class ReadOnlyStudies(LocalDatastore):
+    """A folder of studies that changes no file outside itself, and replaces no image at all."""
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Add an image under a new name.
+
+        Args:
+            image_id: its name; that of the file where it is empty.
+            image_filename: file to copy.
+            image_info: what to keep about it.
+
+        Returns:
+            Its name.
+
+        Raises:
+            HTTPException: the name is taken, or is none; or MONAI Label does not take such files.
+        """
+        name, suffix = self._to_id(Path(image_filename).name)
+        image_id = image_id or name
+        if wrong := name_error("image", image_id):
+            raise HTTPException(422, wrong)
+        if f"*{suffix}" not in self._extensions:
+            raise HTTPException(422, f"An image must be a file of {', '.join(self._extensions)}; got {suffix!r}.")
+        folder = Path(self._datastore.image_path())
+        taken = {*self.list_images(), *(self._to_id(entry.name)[0] for entry in folder.iterdir())}
+        place = folder / self._filename(image_id, suffix)
+        try:
+            if image_id in taken:
+                raise FileExistsError
+            place.open("xb").close()  # fails for a file and for a link, whatever came meanwhile
+        except FileExistsError:
+            raise HTTPException(
+                403, f"There is an image {image_id!r} already, and no request replaces an image; give a new name."
+            ) from None
+        try:
+            return super().add_image(image_id, image_filename, image_info)
+        except BaseException:
+            place.unlink(missing_ok=True)
+            raise
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an uploaded image, and its labels.
+
+        Args:
+            image_id: its name.
+
+        Raises:
+            HTTPException: it was not uploaded but is one of the studies, or there is no such image.
+        """
+        entry = self._datastore.objects.get(image_id)
+        if entry is None:
+            raise HTTPException(404, f"There is no image {image_id!r} among the studies.")
+        place = Path(self._datastore.image_path()) / self._filename(image_id, entry.image.ext)
+        if place.is_symlink() or not self._holds(place):
+            raise HTTPException(
+                403, f"The image {image_id!r} is an original, which no request deletes; only uploaded images can be."
+            )
+        super().remove_image(image_id)
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Save a label of an image.
+
+        Args:
+            image_id: name of the image.
+            label_filename: file to copy.
+            label_tag: folder for it, below that of the labels.
+            label_info: what to keep about it.
+
+        Returns:
+            Its name.
+
+        Raises:
+            HTTPException: there is no such image, or the label would be written outside the folder of labels.
+        """
+        if image_id not in self._datastore.objects:
+            raise HTTPException(404, f"There is no image {image_id!r} among the studies.")
+        if wrong := name_error("tag", label_tag):
+            raise HTTPException(422, wrong)
+        suffix = self._to_id(Path(label_filename).name)[1]
+        self._check_label(Path(self._datastore.label_path(label_tag)) / self._filename(image_id, suffix))
+        return super().save_label(image_id, label_filename, label_tag, label_info)
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label.
+
+        Args:
+            label_id: name of the image.
+            label_tag: folder of the label.
+
+        Raises:
+            HTTPException: there is no such label, or it lies outside the folder of labels.
+        """
+        label = self._datastore.label(label_id, label_tag)
+        if label is None:
+            raise HTTPException(404, f"There is no label {label_id!r} with the tag {label_tag!r}.")
+        self._check_label(Path(self._datastore.label_path(label_tag)) / self._filename(label_id, label.ext))
+        super().remove_label(label_id, label_tag)
+
+    def _check_label(self, place: Path) -> None:
+        if place.is_symlink() or not self._holds(place, self._datastore.label_path(None)):
+            raise HTTPException(403, "The label lies outside the folder of labels, where no request changes anything.")
+
+    def _holds(self, place: Path, folder: str = "") -> bool:
+        return place.resolve().is_relative_to(Path(folder or self._datastore_path).resolve())
