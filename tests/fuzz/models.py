@@ -143,7 +143,7 @@ def other_object(random: Random, source: Path, path: Path) -> Attack:
     stream = io.BytesIO()
     torch.save({"_extra_state": Malicious(made), "fit": Malicious(made)}, stream)
     deep: Any = []
-    for _ in range(500):
+    for _ in range(200):
         deep = [deep]
     ways: dict[str, Any] = {
         "malicious": stream.getvalue(),

@@ -66,7 +66,9 @@ def read(data: Path, must_fail: bool = False, max_cases: int = 1000) -> list[str
     try:
         cases = find_cases(data)
     except InputError as error:
-        return [f"one bad item ends the run: {error}", *judge_sentence(str(error), data)]
+        return [f"one bad item ends the run: {error}"]
+    except Exception as error:
+        return [f"one bad item ends the run by a traceback: {type(error).__name__}: {error}"]
     problems = [problem for case in cases for problem in judge_case_name(case["case"])]
     if len({case["case"] for case in cases}) < len(cases):
         problems.append("two cases have one name")
