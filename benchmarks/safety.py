@@ -1,7 +1,7 @@
 """What safety costs: `python -m benchmarks.safety OTHER`, where OTHER is a checkout of the bundle before it.
 
-An inference over 20 small volumes, by each of the two checkouts in turn, with one model; and the median ratio. OTHER can
-be made by ``git worktree add OTHER COMMIT``. Whole processes are measured, with their start.
+An inference over 20 small volumes, by each of the two checkouts in turn, with one model; and the median ratio. ``git
+worktree add OTHER COMMIT`` makes OTHER. Whole processes are measured, with their start.
 """
 
 from __future__ import annotations

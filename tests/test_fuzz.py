@@ -1,5 +1,6 @@
 """Attacks with fixed seeds, some of every kind; `make fuzz` tries others."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
@@ -8,11 +9,16 @@ import pytest
 from tests.fuzz.attack import Trial
 from tests.fuzz.judge import judge_sentence, judge_sources, snapshot
 from tests.fuzz.kinds import KINDS, try_attack
+from tests.fuzz.worker import Worker
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_attack_ends_in_a_result_or_a_sentence(kind, tmp_path):
-    trials = [try_attack(kind, seed, tmp_path) for seed in range(KINDS[kind].n_tested)]
+    with Worker(tmp_path, seconds=600) if KINDS[kind].is_native else nullcontext() as worker:
+        trials = [
+            worker.try_attack(kind, seed) if worker else try_attack(kind, seed, tmp_path)
+            for seed in range(KINDS[kind].n_tested)
+        ]
     failed = [str(trial) for trial in trials if trial.problems]
     assert not failed, f"{len(failed)} of {len(trials)}; repeat one by `python -m tests.fuzz`:\n" + "\n".join(failed)
 

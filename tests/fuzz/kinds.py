@@ -25,10 +25,12 @@ class Kind(NamedTuple):
     Attributes:
         tries: tries one.
         n_tested: how many `make test` tries: the seeds from 0.
+        is_native: whether libraries in C++ read the files, which may end the process.
     """
 
     tries: Try
     n_tested: int
+    is_native: bool = False
 
 
 def _reads(prepare: Prepare) -> Callable[[Random, Path], tuple[str, list[str]]]:
@@ -37,10 +39,10 @@ def _reads(prepare: Prepare) -> Callable[[Random, Path], tuple[str, list[str]]]:
 
 KINDS = {
     "nifti": Kind(_reads(nifti.attack), 200),
-    "dicom": Kind(_reads(dicom.attack), 120),
+    "dicom": Kind(_reads(dicom.attack), 100, is_native=True),
     "png": Kind(_reads(pictures.attack_png), 80),
     "jpeg": Kind(_reads(pictures.attack_jpeg), 80),
-    "meta_images": Kind(_reads(meta_images.attack), 80),
+    "meta_images": Kind(_reads(meta_images.attack), 80, is_native=True),
     "names": Kind(try_names, 40),
     "folders": Kind(try_folders, 30),
     "settings": Kind(try_settings, 40),

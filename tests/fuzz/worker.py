@@ -43,6 +43,12 @@ class Worker:
         self._start()
         return Trial(kind, seed, "it ended the process", (problem,))
 
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
     def stop(self) -> None:
         """End the process."""
         self.process.kill()
