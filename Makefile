@@ -4,10 +4,11 @@ LABEL_PYTHON ?= $(PYTHON)
 BIN := .venv/bin
 LABEL := .venv-label/bin/python
 DEPLOY := .venv-deploy/bin/python
+MINUTES ?= 10
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.10 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help venv weights demo label deploy map test test-label test-deploy check format benchmark requirements clean
+.PHONY: help venv weights demo label deploy map test test-label test-deploy fuzz check format benchmark requirements clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -63,6 +64,9 @@ test-label: weights .venv-label/installed ## what runs a MONAI Label server, and
 
 test-deploy: weights .venv-deploy/installed ## what runs the MONAI Deploy app
 	$(BIN)/python -m pytest -m deploy
+
+fuzz: venv ## new attacks on the bundle, for MINUTES=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 check: venv ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -1,0 +1,44 @@
+"""What an attack is, and what became of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+
+class Attack(NamedTuple):
+    """Something bad that was put into a folder.
+
+    Attributes:
+        what: what it is, in a few words.
+        must_fail: whether a result would be wrong, so that only a sentence will do.
+    """
+
+    what: str
+    must_fail: bool = False
+
+
+class Trial(NamedTuple):
+    """What became of an attack.
+
+    Attributes:
+        kind: of the attack.
+        seed: repeats it.
+        what: was done.
+        problems: what did not hold; empty where everything did.
+    """
+
+    kind: str
+    seed: int
+    what: str
+    problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"--kind {self.kind} --seed {self.seed}: {self.what}", *self.problems]
+        return "\n    ".join(line.encode("unicode_escape").decode()[:500] for line in lines)
+
+
+Prepare = Callable[[Random, Path], Attack]
+Try = Callable[[Random, Path], tuple[str, list[str]]]

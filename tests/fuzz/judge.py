@@ -1,0 +1,121 @@
+"""What must hold after every attack: sentences that can be shown, and sources as they were."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import unicodedata
+from pathlib import Path
+
+from scripts.errors import InputError, cause_of
+
+LONGEST = 500  # characters of a sentence
+# Control characters, line ends, directions of writing, and what is not text at all
+UNPRINTABLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
+ABSOLUTE_PATH = re.compile(r"(?<![\w./*@-])/(?:[\w.@-]+/)+[\w.@-]*")
+# What users cannot know: names of exceptions, calls, types, addresses and source files
+RAW_TEXT = re.compile(
+    r"\b\w+(?:Error|Exception)\b|\b\w+\(\)|<class|\b0x[0-9a-f]{6,}|\.(?:py|cxx|hxx|cpp)\b|NoneType|has no attribute"
+    r"|Traceback|\bitk::|\bargument must be\b|invalid literal|could not convert|out of range|broadcast|\bndarray\b"
+    r"|codec can't|not subscriptable|unexpected keyword|positional argument|unsupported operand"
+)
+
+
+def judge_sentence(sentence: object, folder: Path) -> list[str]:
+    """Judge the reason why a case failed.
+
+    Args:
+        sentence: the reason.
+        folder: which it must not name: reasons are about files relative to it.
+
+    Returns:
+        What is wrong with the sentence.
+    """
+    if not isinstance(sentence, str) or not sentence.strip():
+        return [f"the reason is no sentence: {sentence!r}"]
+    problems = []
+    if len(sentence) > LONGEST:
+        problems.append(f"the reason has {len(sentence)} characters: {sentence[:200]!r}")
+    if not is_printable(sentence):
+        problems.append(f"the reason has characters that cannot be shown: {sentence!r}")
+    if str(folder) in sentence or ABSOLUTE_PATH.search(sentence):
+        problems.append(f"the reason has an absolute path: {sentence!r}")
+    if raw := RAW_TEXT.search(sentence):
+        problems.append(f"the reason is raw library text ({raw.group()}): {sentence!r}")
+    return problems
+
+
+def judge_error(error: BaseException | None, folder: Path) -> list[str]:
+    """Judge what a whole run raised.
+
+    Args:
+        error: it; None where the run succeeded.
+        folder: with the images, of which the message must not quote absolute paths.
+
+    Returns:
+        What is wrong: a traceback instead of a sentence, or a sentence that cannot be shown.
+    """
+    if error is None:
+        return []
+    cause = cause_of(error)
+    if not isinstance(cause, InputError):
+        return [f"a traceback instead of a sentence: {type(cause).__name__}: {str(cause)[:300]!r}"]
+    problems = []
+    for line in str(cause).split("\n"):
+        if not is_printable(line):
+            problems.append(f"the message has characters that cannot be shown: {line!r}")
+        if raw := RAW_TEXT.search(line):
+            problems.append(f"the message is raw library text ({raw.group()}): {line!r}")
+    if f"{folder}{os.sep}" in str(cause):
+        problems.append(f"the message has an absolute path of an image: {str(cause)!r}")
+    return problems
+
+
+def judge_case_name(name: object) -> list[str]:
+    """Judge whether the name of a case serves as a folder's, in a log and in JSON."""
+    if not isinstance(name, str) or not name or "/" in name or name in (".", ".."):
+        return [f"the name of a case does not serve as a folder's: {name!r}"]
+    if not is_printable(name):
+        return [f"the name of a case has characters that cannot be shown: {name!r}"]
+    return []
+
+
+def is_printable(text: str) -> bool:
+    """Return whether text can be shown on one line of a log without doing anything to the terminal."""
+    return not any(unicodedata.category(character) in UNPRINTABLE for character in text)
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Describe every file below a folder.
+
+    Args:
+        folder: links in it are described, not followed.
+
+    Returns:
+        By path relative to the folder: the SHA-256 of a file, where a link points, or what else there is.
+    """
+    found = {}
+    for place, folders, files in os.walk(folder):
+        for name in folders + files:
+            path = Path(place, name)
+            found[str(path.relative_to(folder))] = _describe(path)
+    return found
+
+
+def judge_sources(before: dict[str, str], folder: Path) -> list[str]:
+    """Compare with an earlier `snapshot`: nothing that was there may be changed or gone; more may be there."""
+    after = snapshot(folder)
+    return [
+        f"the source {name!r} is {'changed' if name in after else 'gone'}"
+        for name, description in before.items()
+        if after.get(name) != description
+    ]
+
+
+def _describe(path: Path) -> str:
+    mode = path.lstat().st_mode
+    if stat.S_ISREG(mode):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"link to {path.readlink()}" if stat.S_ISLNK(mode) else f"mode {stat.S_IFMT(mode)}"

@@ -1,0 +1,73 @@
+"""The kinds of attack, and how many of each `make test` tries."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from . import dicom, meta_images, nifti, pictures
+from .attack import Prepare, Trial, Try
+from .folders import try_folders
+from .models import try_models
+from .names import try_names
+from .reading import try_reading
+from .runs import try_runs
+from .settings import try_settings
+
+
+class Kind(NamedTuple):
+    """A kind of attack.
+
+    Attributes:
+        tries: tries one.
+        n_tested: how many `make test` tries: the seeds from 0.
+        is_native: whether libraries in C++ read the files, which may end the process.
+    """
+
+    tries: Try
+    n_tested: int
+    is_native: bool = False
+
+
+def _reads(prepare: Prepare) -> Callable[[Random, Path], tuple[str, list[str]]]:
+    return partial(try_reading, prepare=prepare)
+
+
+KINDS = {
+    "nifti": Kind(_reads(nifti.attack), 200),
+    "dicom": Kind(_reads(dicom.attack), 100, is_native=True),
+    "png": Kind(_reads(pictures.attack_png), 80),
+    "jpeg": Kind(_reads(pictures.attack_jpeg), 80),
+    "meta_images": Kind(_reads(meta_images.attack), 80, is_native=True),
+    "names": Kind(try_names, 40),
+    "folders": Kind(try_folders, 30),
+    "settings": Kind(try_settings, 40),
+    "models": Kind(try_models, 60),
+    "runs": Kind(try_runs, 10),
+}
+
+
+def try_attack(kind: str, seed: int, workspace: Path) -> Trial:
+    """Try an attack.
+
+    Args:
+        kind: one of `KINDS`.
+        seed: all that the attack depends on.
+        workspace: an existing folder; what the attack makes in it is removed.
+
+    Returns:
+        What became of it.
+    """
+    folder = workspace / f"{kind}-{seed}"
+    folder.mkdir()
+    try:
+        what, problems = KINDS[kind].tries(Random(f"{kind} {seed}"), folder)
+    except Exception as error:
+        what, problems = "it got through to the attacker", [f"{type(error).__name__}: {error}"]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Trial(kind, seed, what, tuple(problems))

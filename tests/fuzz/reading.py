@@ -1,0 +1,144 @@
+"""Attacks on reading: a folder with something bad beside a good image, read as an inference run does."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.bundle import ConfigParser
+
+from scripts.cases import CaseDataset, find_cases
+from scripts.errors import InputError, cause_of
+from scripts.measurements import affine_of
+
+from ..tiny_bundle import ROOT
+from ..tiny_cases import brain, save
+from .attack import Prepare
+from .judge import judge_case_name, judge_sentence, judge_sources, snapshot
+
+GOOD = "good"  # the case beside the bad one, which must be read all the same
+SHAPE = (18, 16, 3)
+
+
+@functools.cache
+def transforms() -> tuple[Any, Any]:
+    """Return preprocessing and postprocessing of `configs/inference.json`."""
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "configs" / "inference.json"))
+    return parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
+
+
+def try_reading(random: Random, folder: Path, prepare: Prepare) -> tuple[str, list[str]]:
+    """Try an attack on reading.
+
+    Args:
+        random: of the attack.
+        folder: an empty one.
+        prepare: puts the attack into a folder.
+
+    Returns:
+        What was done, and what did not hold.
+    """
+    data = folder / "data"
+    save(data / f"{GOOD}.nii.gz", brain(0, SHAPE))
+    attack = prepare(random, data)
+    before = snapshot(folder)
+    problems = read(data, attack.must_fail)
+    return attack.what, problems + judge_sources(before, folder)
+
+
+def read(data: Path, must_fail: bool = False, max_cases: int = 1000) -> list[str]:
+    """Read a folder with a good case and others.
+
+    Args:
+        data: the folder.
+        must_fail: whether a result of one of the others would be wrong.
+        max_cases: more cases than that are wrong.
+
+    Returns:
+        What did not hold.
+    """
+    try:
+        cases = find_cases(data)
+    except InputError as error:
+        return [f"one bad item ends the run: {error}"]
+    except Exception as error:
+        return [f"one bad item ends the run by a traceback: {type(error).__name__}: {error}"]
+    problems = [problem for case in cases for problem in judge_case_name(case["case"])]
+    if len({case["case"] for case in cases}) < len(cases):
+        problems.append("two cases have one name")
+    if len(cases) > max_cases:
+        return [*problems, f"{len(cases)} cases were found in {max_cases} files"]
+    dataset, was_read = CaseDataset(cases, transforms()[0]), set()
+    for case, item in zip(cases, map(dataset.__getitem__, range(len(cases))), strict=True):
+        if "error" in item:
+            problems += judge_sentence(item["error"], data)
+            continue
+        problems += [f"{case['case']}: {problem}" for problem in judge_item(item, Path(case["image"]))]
+        was_read.add(case["case"])
+    if GOOD not in was_read:
+        problems.append("the good case beside it was not read")
+    if must_fail and was_read > {GOOD}:
+        problems.append(f"what must be refused was read: {sorted(was_read - {GOOD})}")
+    return problems
+
+
+def judge_item(item: dict[str, Any], path: Path) -> list[str]:
+    """Judge a case that was read, and its results if the map were the image itself.
+
+    Args:
+        item: what `CaseDataset` gives.
+        path: of the image.
+
+    Returns:
+        What is wrong with it.
+    """
+    image, problems = item["image"], []
+    if not bool(image.isfinite().all()) or float(image.min()) < 0 or float(image.max()) > 1:
+        problems.append("intensities are not finite numbers from 0 to 1")
+    try:
+        output = transforms()[1]({**item, "pred": image[:1].clone()})
+    except Exception as error:
+        return [*problems, f"no results can be made of it: {type(cause_of(error)).__name__}: {error}"]
+    try:
+        json.dumps(output["result"], allow_nan=False)
+    except ValueError:
+        problems.append(f"the measurements are no JSON: {output['result']}")
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        problems += judge_geometry(tuple(output["map"].shape[1:]), affine_of(output["image"]), path)
+    return problems
+
+
+def judge_geometry(shape: tuple[int, ...], affine: np.ndarray, source: Path) -> list[str]:
+    """Judge whether a result lies where nibabel shows its source, to the last digit of the format.
+
+    Args:
+        shape: of the result.
+        affine: of the result, ``[4,4]``.
+        source: a NIfTI file.
+
+    Returns:
+        What is wrong with it.
+    """
+    try:
+        expected: Any = nib.load(source)
+        expected_affine = expected.affine
+    except Exception as error:
+        return [f"a result of a file that nibabel refuses: {error}"]
+    problems = []
+    if not np.isfinite(expected_affine).all() or np.linalg.det(expected_affine) == 0:
+        problems.append(f"a result with an invented geometry; nibabel shows {expected_affine.tolist()}")
+    elif not np.array_equal(affine.astype(np.float32), expected_affine.astype(np.float32)):
+        problems.append(f"the affine is {affine.tolist()}; nibabel shows {expected_affine.tolist()}")
+    if _without_ones(shape) != _without_ones(expected.shape):
+        problems.append(f"the result has the shape {shape}; the image has {expected.shape}")
+    return problems
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)

@@ -1,0 +1,138 @@
+"""Whole runs of the bundle with a tiny model, and what must hold of their results."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from ..tiny_bundle import run_bundle
+from ..tiny_cases import brain, save
+from .judge import judge_error
+from .reading import SHAPE, judge_geometry
+
+
+@functools.cache
+def fitted() -> Path:
+    """Return a folder with ``normals/``, a fit of one epoch in ``fit/``, and its ``model.pt``."""
+    folder = Path(_temporary_folder().name)
+    for seed in range(3):
+        save(folder / "normals" / f"normal-{seed}.nii.gz", brain(seed, SHAPE))
+    fit(folder / "fit", folder / "model.pt", max_epochs=1)
+    return folder
+
+
+def fit(output_dir: Path, ckpt_path: Path, **overrides: Any) -> None:
+    """Fit on the normals of `fitted`."""
+    normals = _temporary_folder().name + "/normals"
+    with quiet():
+        run_bundle(
+            "training",
+            **{"dataset_dir": normals, "output_dir": str(output_dir), "ckpt_path": str(ckpt_path), **overrides},
+        )
+
+
+def try_run(run_id: str, data: Path, **overrides: Any) -> tuple[BaseException | None, list[str]]:
+    """Run the bundle.
+
+    Args:
+        run_id: which run.
+        data: folder with images, of which no message may quote absolute paths.
+        overrides: ids of the config.
+
+    Returns:
+        What it raised, and what is wrong with that.
+    """
+    error = None
+    with quiet():
+        try:
+            run_bundle(run_id, **{"ckpt_path": str(fitted() / "model.pt"), **overrides})
+        except (Exception, SystemExit) as raised:
+            error = raised
+    return error, judge_error(error, data)
+
+
+def judge_results(output_dir: Path, cases: Sequence[dict[str, Any]] | None = None) -> list[str]:
+    """Judge the results of a run that came to its end.
+
+    Args:
+        output_dir: folder with the results.
+        cases: all that must be among the results or the failed, as `find_cases` gave them; None where that is unknown.
+
+    Returns:
+        What is wrong with them.
+    """
+    path = output_dir / "summary.json"
+    if not path.is_file():
+        return ["there is no summary.json"]
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except ValueError as error:
+        return [f"summary.json is not valid: {error}"]
+    done, failed = [entry["case"] for entry in summary["cases"]], list(summary["failed"])
+    problems = []
+    if set(done) & set(failed):
+        problems.append(f"cases that succeeded and failed: {sorted(set(done) & set(failed))}")
+    if cases is not None and len(done) + len(failed) != len(cases):
+        problems.append(f"{len(cases)} cases, but {len(done)} results and {len(failed)} failed")
+    sources = {case["case"]: Path(case["image"]) for case in cases or () if "image" in case}
+    for case in done:
+        problems += _judge_case(output_dir / case, sources.get(case))
+    return problems
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what libraries and the bundle log to themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def working_directory(folder: Path) -> Iterator[None]:
+    """Work in another directory."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _judge_case(folder: Path, source: Path | None) -> list[str]:
+    problems = []
+    for kind in ("mask", "map"):
+        found = list(folder.glob(f"*_{kind}.nii.gz"))
+        if len(found) != 1:
+            problems.append(f"{folder.name}: {len(found)} files of the {kind}")
+            continue
+        image: Any = nib.load(found[0])
+        if not np.isfinite(image.get_fdata()).all():
+            problems.append(f"{folder.name}: the {kind} is not finite")
+        if source and source.name.endswith((".nii", ".nii.gz")):
+            problems += [f"{folder.name}: {each}" for each in judge_geometry(image.shape, image.affine, source)]
+    if len(list(folder.glob("*_overlay.png"))) != 1:
+        problems.append(f"{folder.name}: no picture")
+    return problems
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+@functools.cache
+def _temporary_folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="fuzz-")
