@@ -18,7 +18,7 @@ FIT = "fit it with `python -m monai.bundle run training --config_file configs/tr
 REMEDY = f"take another copy, or {FIT}"
 
 
-def check_tensors(found: Any, own: Mapping[str, Any], what: str, remedy: str = REMEDY) -> None:
+def check_tensors(found: Any, own: Mapping[str, Any], what: str, remedy: str = REMEDY, finite: bool = True) -> None:
     """Check that tensors may take the place of others.
 
     Args:
@@ -26,9 +26,10 @@ def check_tensors(found: Any, own: Mapping[str, Any], what: str, remedy: str = R
         own: state dict of the module that is to hold them; what is no tensor in it is passed over.
         what: names the file or the part of it, for the message.
         remedy: what to do, for the message.
+        finite: whether all numbers must be finite; never in a network's calibration.
 
     Raises:
-        InputError: other names, types or shapes, or numbers that are not finite. In a calibration NaN is allowed.
+        InputError: other names, types or shapes, or numbers that are not finite.
     """
     if not isinstance(found, Mapping):
         raise InputError(f"{what} must hold tensors by name, and holds a {type(found).__name__}; {remedy}.")
@@ -45,7 +46,7 @@ def check_tensors(found: Any, own: Mapping[str, Any], what: str, remedy: str = R
             raise InputError(
                 f"{what} has {name} of {_kind(tensor)} where this network has {_kind(expected)}; {remedy}."
             )
-        if not name.startswith(CALIBRATION) and not bool(tensor.isfinite().all()):
+        if finite and not name.startswith(CALIBRATION) and not bool(tensor.isfinite().all()):
             raise InputError(f"{what} has numbers in {name} that are not finite; {remedy}.")
 
 
@@ -88,7 +89,7 @@ def check_fitted(state_dict: Mapping[str, Any], own: Mapping[str, Any], what: st
         InputError: it is of another network, or was changed since it was saved.
     """
     check_tensors(state_dict, own, what)
-    _check_calibration(state_dict["calibration.rates"], state_dict["calibration.quantiles"], what)
+    check_calibration(state_dict["calibration.rates"], state_dict["calibration.quantiles"], what)
     return check_digests(state_dict, what)
 
 
@@ -114,6 +115,26 @@ def check_digests(state_dict: Mapping[str, Any], what: str = "The fitted model")
     return weights if claimed else ""
 
 
+def check_calibration(rates: torch.Tensor, quantiles: torch.Tensor, what: str, remedy: str = REMEDY) -> None:
+    """Check decision limits.
+
+    Args:
+        rates: false-positive rates ``[L]``, falling.
+        quantiles: raw scores ``[kinds, L]``, rising; NaN for score kinds that are not calibrated.
+        what: names the file, for the message.
+        remedy: what to do, for the message.
+
+    Raises:
+        InputError: they do not fall or rise, or are not finite.
+    """
+    calibrated = quantiles[~quantiles.isnan().all(1)]
+    is_empty = bool(rates.isnan().all()) and not len(calibrated)
+    falls = bool(((rates > 0) & (rates < 1)).all()) and bool((rates.diff() <= 0).all())
+    rises = bool(calibrated.isfinite().all()) and bool((calibrated.diff() >= 0).all())
+    if not (is_empty or (falls and rises)):
+        raise InputError(f"{what} has decision limits that cannot be: its calibration is damaged; {remedy}.")
+
+
 def is_extra_state(found: Any) -> bool:
     """Whether this is what a network saves beside its tensors."""
     return (
@@ -132,16 +153,6 @@ def is_plain(value: Any) -> bool:
 
 def _is_weight(name: str) -> bool:
     return name.startswith(ENCODER)
-
-
-def _check_calibration(rates: torch.Tensor, quantiles: torch.Tensor, what: str) -> None:
-    """Check that false-positive rates ``[L]`` fall, and the quantiles ``[kinds, L]`` rise where they are calibrated."""
-    calibrated = quantiles[~quantiles.isnan().all(1)]
-    is_empty = bool(rates.isnan().all()) and not len(calibrated)
-    falls = bool(((rates > 0) & (rates < 1)).all()) and bool((rates.diff() <= 0).all())
-    rises = bool(calibrated.isfinite().all()) and bool((calibrated.diff() >= 0).all())
-    if not (is_empty or (falls and rises)):
-        raise InputError(f"{what} has decision limits that cannot be: its calibration is damaged; {REMEDY}.")
 
 
 def _kind(tensor: torch.Tensor) -> str:
