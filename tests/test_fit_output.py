@@ -106,7 +106,7 @@ def test_what_was_changed_since_a_fit_wrote_it_is_not_replaced(copied, name):
 
 @pytest.mark.usefixtures("embeds_nothing")
 def test_a_second_fit_into_a_folder_is_refused_while_the_first_runs(copied):
-    holder = "import sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); print(flush=True); input()"
+    holder = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
     command = [sys.executable, "-c", holder, str(copied / "fit" / ".dpmm_lock")]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
