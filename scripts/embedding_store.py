@@ -52,6 +52,8 @@ class EmbeddingStore:
             raise InputError(f"embedding_store_gb must be positive, or null for no limit; got {limit_gb}.")
         self._temporary: tempfile.TemporaryDirectory | None = None
         if directory is None:
+            if within is not None:
+                Path(within).mkdir(parents=True, exist_ok=True)
             self._temporary = tempfile.TemporaryDirectory(prefix=PARTIAL, dir=within)
             directory = self._temporary.name
         self.directory = RecordedDirectory(directory, "embedding_store").path

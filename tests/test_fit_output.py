@@ -325,3 +325,30 @@ def test_a_state_that_was_changed_is_refused_with_a_sentence(checkpoint, content
             reader.load(engine)
     finally:
         reader.path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("n_moves", range(5))
+def test_a_fit_killed_while_it_writes_does_not_keep_the_next_from_its_folder(tmp_path, monkeypatch, n_moves):
+    output = FitOutput(tmp_path / "fit", tmp_path / "model.pt")
+    output.open()
+    move, moves = os.replace, []
+
+    def killed(source, target):
+        moves.append(target)
+        if len(moves) > n_moves:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            for epoch in range(1, 5):
+                output.save({"epoch": epoch}, LAST_EPOCH)
+    output.close()
+    again = FitOutput(tmp_path / "fit", tmp_path / "model.pt", resume=True)
+    again.open()
+    if (tmp_path / "fit" / LAST_EPOCH).exists():
+        assert again.directory.owns(LAST_EPOCH)
+    again.save({"epoch": 5}, LAST_EPOCH)
+    assert torch.load(tmp_path / "fit" / LAST_EPOCH, weights_only=True) == {"epoch": 5}
+    again.close()
