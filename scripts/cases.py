@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -14,6 +15,8 @@ from monai.transforms import LoadImage
 
 from .dicom_series import header_of, what_is_wrong
 from .errors import InputError, cause_of
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".mha", ".nrrd")
 EXPECTED = f"expected images ({', '.join(IMAGE_SUFFIXES)}), a folder for each case, or folders of DICOM series"
@@ -76,7 +79,7 @@ def split_cases(
 
     Args:
         normals: the normal cases.
-        validation_dir: folder of held-out normals; where given, all of ``normals`` are for fitting.
+        validation_dir: folder of held-out normals; where given, all others of ``normals`` are for fitting.
         fraction: share of ``normals`` held out otherwise, in whole cases and at least one.
         seed: of the draw.
         pattern: see `find_cases`.
@@ -85,23 +88,47 @@ def split_cases(
         Cases to fit on, cases to validate on.
 
     Raises:
-        InputError: too few cases to set one apart, or a fraction out of range.
+        InputError: too few cases to set one apart, all of them held out, or a fraction out of range.
     """
     if validation_dir:
-        return list(normals), find_cases(validation_dir, pattern)
+        held_out = find_cases(validation_dir, pattern)
+        return _without(normals, held_out), held_out
     if not 0 < fraction < 1:
         raise InputError(f"validation_fraction must lie between 0 and 1; got {fraction}.")
     if len(normals) < 2:
         raise InputError(
             "Calibration needs held-out normals: give at least two normal cases, or validation_dir; got one."
         )
-    held_out = min(max(1, round(fraction * len(normals))), len(normals) - 1)
+    n_held_out = min(max(1, round(fraction * len(normals))), len(normals) - 1)
     order = torch.randperm(len(normals), generator=torch.Generator().manual_seed(seed)).tolist()
-    chosen = set(order[:held_out])
+    chosen = set(order[:n_held_out])
     return (
         [case for index, case in enumerate(normals) if index not in chosen],
         [normals[index] for index in sorted(chosen)],
     )
+
+
+def _without(normals: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out the cases whose files, by whatever links, are among those of held-out cases."""
+    places = {place for case in held_out for place in _places(case)}
+    kept = [case for case in normals if places.isdisjoint(_places(case))]
+    left_out = len(normals) - len(kept)
+    if not kept:
+        raise InputError(
+            f"All {left_out} cases of dataset_dir lie in validation_dir, too, so that none is left to fit on; give "
+            "other normal images in one of them."
+        )
+    if left_out:
+        logger.info(f"{left_out} of {len(normals)} cases of dataset_dir are in validation_dir: not fitted on")
+    return kept
+
+
+def _places(case: dict[str, Any]) -> set[Path]:
+    """The files of a case, for a folder of DICOM those in it, without links."""
+    if "image" not in case:
+        return set()
+    path = Path(case["image"]).resolve()
+    return {file.resolve() for file in path.iterdir() if file.is_file()} if path.is_dir() else {path}
 
 
 class CaseDataset(Dataset):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .errors import InputError, reason_of
+from .fitted_state import FIT, is_extra_state
 from .network import PatchAnomalyNetwork
 from .whole_file import whole_file
-
-FIT = "fit it with `python -m monai.bundle run training --config_file configs/train.json --dataset_dir NORMALS`"
 
 
 def save(content: Any, path: str | os.PathLike) -> None:
@@ -26,6 +26,39 @@ def save_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> None:
     save(network.state_dict(), path)
 
 
+def check_model_path(path: str | os.PathLike, option: str = "ckpt_path") -> None:
+    """Check that a model can be written to a place, and replaces nothing but a model there.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        option: name of the setting that gave it, for messages.
+
+    Raises:
+        InputError: it is a directory or another kind of file, or cannot be written.
+    """
+    target = Path(path).absolute()
+    if target.is_dir():
+        raise InputError(f"{option} must name a file, such as {target / 'model.pt'}; {target} is a directory.")
+    if target.exists():
+        try:
+            read_network(target)
+        except InputError as error:
+            raise InputError(
+                f"{option} {target} is a file that is not a fitted model and is left alone; give another {option}."
+            ) from error
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise InputError(f"{option} {target} cannot be written ({reason(error)}); give another {option}.") from error
+
+
+def reason(error: BaseException) -> str:
+    """Return why a file could not be written, without its name."""
+    return getattr(error, "strerror", None) or reason_of(error)
+
+
 def load_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> PatchAnomalyNetwork:
     """Load what `save_network` wrote.
 
@@ -37,21 +70,20 @@ def load_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> Patch
         The same network.
 
     Raises:
-        InputError: no such file, not such a file, one fitted under other settings, or not calibrated.
+        InputError: no such file, not such a file, one fitted under other settings, changed since, or not calibrated.
     """
     state_dict = read_network(path)
-    network.set_extra_state(state_dict["_extra_state"])  # first, for it says which setting differs
-    own, found = set(network.state_dict()), set(state_dict)
-    if own != found:
-        raise InputError(f"{path} is not a model of this network ({len(own ^ found)} entries differ); {FIT}.")
-    network.load_state_dict(state_dict)
+    try:
+        network.load_state_dict(state_dict)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if not network.calibration.is_fitted(network.score_index):
         raise InputError(f"{path} is not calibrated for the score {network.score!r}; {FIT}.")
     return network
 
 
 def read_network(path: str | os.PathLike) -> dict[str, Any]:
-    """Read what `save_network` wrote.
+    """Read what `save_network` wrote, without checking that it is as it was written.
 
     Args:
         path: the file.
@@ -66,7 +98,8 @@ def read_network(path: str | os.PathLike) -> dict[str, Any]:
         raise InputError(f"There is no fitted model {path}; {FIT}, or give ckpt_path.")
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
-        dict(state_dict["_extra_state"]["settings"])
     except Exception as error:
         raise InputError(f"The fitted model {path} cannot be read ({reason_of(error)}); {FIT}.") from error
+    if not isinstance(state_dict, dict) or not is_extra_state(state_dict.get("_extra_state")):
+        raise InputError(f"{path} is not a fitted model: it has no settings of a fit; {FIT}.")
     return state_dict

@@ -6,54 +6,78 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .checkpoint import reason
 from .errors import InputError
+from .recorded_directory import PARTIAL, RecordedDirectory, has_record, write_record
 from .whole_file import whole_file
+
+STORED = re.compile(r"[0-9a-f]{32}\.npy")
+LEFT = re.compile(r"\.[0-9a-f]{32}\.npy\..+")  # a partial file, see `whole_file`
+LEFT_AFTER = 3600.0  # seconds after which a partial file is that of a process that was killed
 
 
 class EmbeddingStore:
     """One half-precision file for each case, named by a digest of all that its embeddings depend on.
 
     A file appears whole or not at all, so that an interrupted run goes on where it stopped. The oldest files that this
-    run does not use make room for new ones. Names and contents hold nothing of the patient but the embeddings.
+    run does not use make room for new ones; files of others in the folder stay. Names and contents hold nothing of the
+    patient but the embeddings.
 
     Args:
         directory: the folder; without one a temporary folder that goes with the store.
         limit_gb: how large the folder may become, in 10^9 bytes; None for no limit.
         preprocessing: the transform of the cases. It is described once, before its use leaves traces in it.
+        within: where a temporary folder is made: a `RecordedDirectory`, which clears what a killed run left.
 
     Raises:
-        InputError: a limit that is not positive.
+        InputError: a limit that is not positive, or a folder that cannot be written or holds somebody else's files.
     """
 
     def __init__(
-        self, directory: str | os.PathLike | None = None, limit_gb: float | None = None, preprocessing: Any = None
+        self,
+        directory: str | os.PathLike | None = None,
+        limit_gb: float | None = None,
+        preprocessing: Any = None,
+        within: str | os.PathLike | None = None,
     ) -> None:
         if limit_gb is not None and limit_gb <= 0:
             raise InputError(f"embedding_store_gb must be positive, or null for no limit; got {limit_gb}.")
-        self._temporary = None if directory else tempfile.TemporaryDirectory(prefix="embeddings-")
-        self.directory = Path(directory or self._temporary.name)  # type: ignore[union-attr]
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self._temporary: tempfile.TemporaryDirectory | None = None
+        if directory is None:
+            if within is not None:
+                Path(within).mkdir(parents=True, exist_ok=True)
+            self._temporary = tempfile.TemporaryDirectory(prefix=PARTIAL, dir=within)
+            directory = self._temporary.name
+        self.directory = RecordedDirectory(directory, "embedding_store").path
+        self._prepare()
         self.limit = None if limit_gb is None else limit_gb * 1e9
         self.preprocessing = describe(preprocessing)
         self._in_use: set[Path] = set()
 
     def find(self, key: Any) -> Path | None:
-        """The file with this key, or None where there is none that can be read.
+        """Find the file with this key.
 
         Args:
             key: anything that JSON can hold.
+
+        Returns:
+            The file; None where there is none, or it is damaged.
         """
         path = self._path(key)
         try:
-            np.load(path, mmap_mode="r")
+            stored = np.load(path, mmap_mode="r")
+            if not isinstance(stored, np.ndarray) or stored.dtype != np.float16 or stored.ndim != 3 or not stored.size:
+                return None
             os.utime(path)
-        except (OSError, ValueError):
+        except Exception:  # whatever numpy raises of a damaged header
             return None
         self._in_use.add(path)
         return path
@@ -69,23 +93,49 @@ class EmbeddingStore:
             The file.
 
         Raises:
-            InputError: the store has reached its limit with what this run uses.
+            InputError: the store has reached its limit with what this run uses, or cannot be written.
         """
         path = self._path(key)
         self._in_use.add(path)
         self._make_room(embeddings.nbytes)
-        with whole_file(path) as partial, partial.open("wb") as file:
-            np.save(file, embeddings.astype(np.float16))
+        try:
+            with whole_file(path) as partial, partial.open("wb") as file:
+                np.save(file, embeddings.astype(np.float16))
+        except OSError as error:
+            raise InputError(
+                f"The embeddings of a case need {embeddings.size * 2 / 1e6:.0f} MB, which embedding_store "
+                f"{self.directory} cannot take ({reason(error)}); make room (what was embedded is kept) or give "
+                "another embedding_store."
+            ) from error
         return path
 
     def _path(self, key: Any) -> Path:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return self.directory / f"{digest[:32]}.npy"
 
+    def _prepare(self) -> None:
+        """Make the folder and mark it as a store, unless it is somebody else's; clear what killed runs left in it."""
+        is_store = self.directory.is_dir() and all(
+            STORED.fullmatch(entry.name) or entry.name.startswith(".") for entry in self.directory.iterdir()
+        )  # as versions to 0.4 left it
+        if not is_store:
+            RecordedDirectory(self.directory, "embedding_store").check()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if not has_record(self.directory):
+                write_record(self.directory, {})
+            for entry in self.directory.iterdir():
+                if LEFT.fullmatch(entry.name) and time.time() - entry.lstat().st_mtime > LEFT_AFTER:
+                    entry.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"embedding_store {self.directory} cannot be written ({reason(error)}); give another embedding_store."
+            ) from error
+
     def _make_room(self, n_bytes: int) -> None:
         if self.limit is None:
             return
-        files = {path: path.stat() for path in self.directory.glob("*.npy")}
+        files = {path: path.stat() for path in self.directory.glob("*.npy") if STORED.fullmatch(path.name)}
         total = sum(stat.st_size for stat in files.values()) + n_bytes
         for path in sorted(files, key=lambda path: files[path].st_mtime):
             if total > self.limit and path not in self._in_use:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from .ahead import ahead
 from .cases import raise_failed
+from .digests import tensor_digest
 from .embedding_store import EmbeddingStore, file_identity
 from .errors import InputError
 from .inferer import DPMMInferer, occupied_slices
@@ -93,6 +95,7 @@ class EmbeddingDataset(StoredSlices):
 
     Attributes:
         failed: why a case could not be embedded, by case.
+        identity: digest of all that the embeddings depend on: files, preprocessing and encoder; see `EmbeddingStore`.
         n_patches: how many there are.
         seconds: what embedding took this process.
 
@@ -115,6 +118,7 @@ class EmbeddingDataset(StoredSlices):
         network.to(device)
         keys = _keys(cases, network, inferer, self.store)
         files = [self.store.find(key) if key is not None else None for key in keys]
+        self.identity = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
         self.n_found = len(files) - files.count(None)
         if idist.get_world_size() > 1 and (store is None or None in keys):
             raise InputError("Several processes need a folder that all of them see: give embedding_store.")
@@ -168,7 +172,7 @@ def _keys(
         return [None] * len(cases)
     encoder = network.encoder
     common = {
-        "weights": encoder.weights_digest or _digest(encoder),
+        "weights": encoder.weights_digest or tensor_digest(encoder.state_dict()),
         "encoder": [encoder.name, encoder.layers, encoder.image_size, encoder.scales],
         "spatial_dim": inferer.spatial_dim,
         "preprocessing": store.preprocessing,
@@ -179,13 +183,6 @@ def _keys(
         is_file = isinstance(path, str) and Path(path).exists()
         keys.append({**common, "file": file_identity(path)} if is_file else None)
     return keys
-
-
-def _digest(encoder: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in encoder.state_dict().items():
-        digest.update(name.encode() + value.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -37,5 +37,5 @@ def load_exported(
         raise InputError(f"There is no exported network {path}; make it with {export}.")
     try:
         return torch.jit.load(path, map_location=device).eval()
-    except RuntimeError as error:
+    except Exception as error:  # whatever a damaged file makes torch raise
         raise InputError(f"{path} is not TorchScript ({reason_of(error)}); make it anew with {export}.") from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
@@ -16,12 +16,12 @@ from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
 from .embeddings import EmbeddingDataset
+from .fit_output import FIT_REPORTS, FitOutput
 from .handlers import BestMixtureKeeper
 from .mixture import SCORE_KINDS
 from .network import PatchAnomalyNetwork
 from .provenance import NOTE, provenance
 from .trainer import LOG_LIKELIHOOD, VALIDATION
-from .whole_file import whole_file, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class FitReporter:
         keeper: has the history.
         train: what is fitted on.
         validation: what the best epoch is chosen and the network calibrated on.
-        output_dir: where the report goes.
+        output: where the report goes.
         settings: those of the fit that the network does not know.
         log_dir: where TensorBoard looks; None for no figures there.
         interval: epochs between two figures in TensorBoard.
@@ -58,7 +58,7 @@ class FitReporter:
         keeper: BestMixtureKeeper,
         train: EmbeddingDataset,
         validation: EmbeddingDataset,
-        output_dir: str | os.PathLike,
+        output: FitOutput,
         settings: Mapping[str, Any],
         log_dir: str | os.PathLike | None = None,
         interval: int = 10,
@@ -66,7 +66,7 @@ class FitReporter:
         self.network = network
         self.keeper = keeper
         self.datasets = {"train": train, "validation": validation}
-        self.output_dir = Path(output_dir)
+        self.output = output
         self.settings = dict(settings)
         self.log_dir = log_dir
         self.interval = interval
@@ -86,10 +86,12 @@ class FitReporter:
 
     def __call__(self, engine: Engine) -> None:
         """Write the report."""
-        write_json(self.report(), self.output_dir / "fit_report.json")
-        with whole_file(self.output_dir / "fit_report.png") as partial:
+        report, picture = FIT_REPORTS
+        with self.output.write(report) as partial:
+            partial.write_text(json.dumps(self.report(), indent=4) + "\n")
+        with self.output.write(picture) as partial:
             self.figure().savefig(partial, format="png")
-        logger.info(f"report of the fit: {self.output_dir / 'fit_report.png'} and .json")
+        logger.info(f"report of the fit: {self.output.directory.path / picture} and .json")
 
     def figure(self) -> Figure:
         """The curves of the fit so far, and the weights of the mixture."""

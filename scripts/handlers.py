@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
@@ -16,7 +17,7 @@ from monai.utils import evenly_divisible_all_gather
 from sklearn.cluster import kmeans_plusplus
 from torch.utils.data import DataLoader
 
-from .checkpoint import save_network
+from .checkpoint import reason, save_network
 from .embeddings import StoredSlices
 from .errors import InputError
 from .network import PatchAnomalyNetwork
@@ -209,14 +210,24 @@ class NetworkSaver:
 
     def __init__(self, network: PatchAnomalyNetwork, path: str | os.PathLike) -> None:
         self.network = network
-        self.path = path
+        self.path = Path(path).absolute()
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, as its last handler."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write the file; the first process does."""
+        """Write the file; the first process does.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         if idist.get_rank() == 0:
-            save_network(self.network, self.path)
+            try:
+                save_network(self.network, self.path)
+            except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+                raise InputError(
+                    f"The fit is complete, but its model cannot be written to ckpt_path {self.path} ({reason(error)}); "
+                    "make room or give another ckpt_path, and run again with --resume True, which repeats no epoch."
+                ) from error
             logger.info(f"fitted and calibrated: {self.path}")

@@ -1,5 +1,6 @@
 """The network: images in, calibrated anomaly maps out."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from .calibration import ScoreCalibration, check_target_fpr, in_units
 from .encoder import DINOv2PatchEncoder
 from .errors import InputError
+from .fitted_state import REMEDY, check_fitted, encoder_digest, fitted_digest, is_extra_state
 from .mixture import SCORE_KINDS, DirichletProcessMixture
 from .resampling import linear_weights, repeat_last
 
@@ -170,15 +172,55 @@ class PatchAnomalyNetwork(nn.Module):
         }
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Settings and the digest of the encoder's weights, saved beside the buffers."""
-        return {"settings": self.settings(), "weights_digest": self.encoder.weights_digest}
+        """Settings, and digests of the encoder's weights and of all that is fitted, saved beside the buffers."""
+        tensors, settings, claimed = self._tensors(), self.settings(), self.encoder.weights_digest
+        digest = fitted_digest(tensors, encoder_digest(tensors), settings, claimed)
+        return {"settings": settings, "weights_digest": claimed, "digest": digest}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over a saved state.
+    def set_extra_state(self, state: Any) -> None:
+        """Take over a saved state; `load_state_dict` has checked it.
 
         Raises:
             InputError: it was fitted under other settings.
         """
+        self._check_settings(state)
+        self.encoder.weights_digest = state["weights_digest"]
+
+    @torch.jit.unused
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load what was saved, whole or not at all; models of 0.4 and earlier have no digest to be checked.
+
+        Args:
+            state_dict: of such a network.
+            strict: makes no difference; every entry is needed.
+            assign: see `torch.nn.Module`.
+
+        Returns:
+            See `torch.nn.Module`.
+
+        Raises:
+            InputError: it was fitted under other settings, is of another network, or was changed since it was saved.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise InputError(f"A fitted model holds tensors by name; got {type(state_dict).__name__}: {REMEDY}.")
+        self._check_settings(state_dict.get("_extra_state"))
+        weights_digest = check_fitted(state_dict, {**self._tensors(), "_extra_state": None})
+        loaded = super().load_state_dict(state_dict, strict, assign)
+        self.encoder.weights_digest = weights_digest
+        return loaded
+
+    @torch.jit.unused
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """All entries of the state dict but the extra state."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name, part in self.named_children():
+            part.state_dict(destination=tensors, prefix=f"{name}.")
+        return tensors
+
+    @torch.jit.unused
+    def _check_settings(self, state: Any) -> None:
+        if not is_extra_state(state):
+            raise InputError(f"The fitted model does not say which settings it was fitted with; {REMEDY}.")
         saved, own = {"scales": [1.0], **state["settings"]}, self.settings()  # 0.2.0 had no scales
         for name in own:
             if saved.get(name) != own[name]:
@@ -186,4 +228,3 @@ class PatchAnomalyNetwork(nn.Module):
                     f"The checkpoint was fitted with {name}={saved.get(name)}, this network has {name}={own[name]}; "
                     f"give the same value (as `--{name} {saved.get(name)}`) or fit again."
                 )
-        self.encoder.weights_digest = state["weights_digest"]

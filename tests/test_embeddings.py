@@ -1,6 +1,7 @@
 """Embeddings are those of the network, of every slice that holds something, and bad cases are named."""
 
 import copy
+import errno
 import gc
 import json
 import os
@@ -18,6 +19,7 @@ from scripts.embedding_store import EmbeddingStore, describe
 from scripts.embeddings import EmbeddingDataset, raise_failed_cases
 from scripts.errors import InputError
 from scripts.inferer import DPMMInferer
+from scripts.recorded_directory import RECORD, RecordedDirectory
 from scripts.transforms import ScaleForegroundPercentilesd
 
 
@@ -311,10 +313,106 @@ def test_old_files_make_room_and_those_in_use_do_not(tmp_path):
     store = EmbeddingStore(tmp_path, 2.5e-6)
     assert store.find("used") == used
     new = store.put("new", array)
-    assert sorted(tmp_path.iterdir()) == sorted([used, new])
+    assert sorted(tmp_path.glob("[!.]*")) == sorted([used, new])
     with pytest.raises(InputError, match="embedding_store_gb"):
         store.put("another", array)
-    assert sorted(tmp_path.iterdir()) == sorted([used, new])
+    assert sorted(tmp_path.glob("[!.]*")) == sorted([used, new])
+
+
+def test_files_of_others_in_a_store_are_neither_counted_nor_removed(tmp_path):
+    array = np.zeros((1, 10, 50), np.float16)
+    store = EmbeddingStore(tmp_path, 1.5e-6)
+    for name in ("mine.npy", f"{'0' * 31}.npy", f"{'g' * 32}.npy", f"{'0' * 32}.txt"):
+        (tmp_path / name).write_bytes(bytes(5000))
+        os.utime(tmp_path / name, (1, 1))
+    before = set(tmp_path.iterdir())
+    store.put("a", array)
+    assert set(tmp_path.iterdir()) == {*before, store.find("a")}
+
+
+def test_a_folder_of_somebody_else_is_not_made_a_store(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"embedding_store .* holds files that this program did not write.*notes\.txt"):
+        EmbeddingStore(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(InputError, match="embedding_store must"):
+        EmbeddingStore(tmp_path / "notes.txt")
+    with pytest.raises(InputError, match="embedding_store must name a directory"):
+        EmbeddingStore("")
+
+
+def test_a_store_of_0_4_goes_on_being_one(tmp_path):
+    kept = EmbeddingStore(tmp_path).put("a", np.ones((1, 2, 3)))
+    (tmp_path / RECORD).unlink()
+    assert EmbeddingStore(tmp_path).find("a") == kept
+    (tmp_path / "notes.txt").write_text("mine")
+    assert EmbeddingStore(tmp_path).find("a") == kept
+
+
+def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    store = EmbeddingStore(tmp_path)
+    kept = store.put("a", np.ones((1, 2, 3)))
+
+    def disk_full(file, array):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", disk_full)
+    with pytest.raises(InputError, match=r"need 2 MB, which embedding_store .* \(No space left on device\); make room"):
+        store.put("b", np.ones((10, 100, 1000)))
+    assert list(tmp_path.glob("[!.]*")) == [kept] and {path.name for path in tmp_path.iterdir()} == {kept.name, RECORD}
+
+
+def test_a_store_that_cannot_be_made_says_so(tmp_path, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(
+        InputError, match=r"embedding_store .* cannot be written \(Read-only file system\); give another"
+    ):
+        EmbeddingStore(tmp_path / "store")
+
+
+@pytest.mark.parametrize("content", ["empty", "header", "pickle", "zip", "double", "flat"])
+def test_whatever_a_damaged_file_holds_it_is_embedded_anew(tmp_path, content):
+    store = EmbeddingStore(tmp_path)
+    path = store.put("a", np.ones((1, 2, 3)))
+    if content == "empty":
+        path.write_bytes(b"")
+    elif content == "header":
+        path.write_bytes(path.read_bytes().replace(b"{'descr'", b"{'de((('"))
+    elif content == "pickle":
+        with path.open("wb") as file:
+            np.save(file, np.array([{}]), allow_pickle=True)
+    elif content == "zip":
+        with path.open("wb") as file:
+            np.savez(file, np.ones(3))
+    else:
+        with path.open("wb") as file:
+            np.save(file, np.ones((1, 2, 3)) if content == "double" else np.ones(6, np.float16))
+    assert EmbeddingStore(tmp_path).find("a") is None
+
+
+def test_what_a_killed_run_left_is_cleared_and_what_another_writes_is_not(tmp_path):
+    store = EmbeddingStore(tmp_path)
+    names = {age: f".{age * 32}.npy.{number}" for age, number in (("a", 1), ("b", 2))}
+    for name in names.values():
+        (tmp_path / name).write_bytes(b"half")
+    os.utime(tmp_path / names["a"], (1, 1))
+    EmbeddingStore(store.directory)
+    assert {path.name for path in tmp_path.iterdir()} == {names["b"], RECORD}
+
+
+def test_a_temporary_store_lies_where_the_next_run_clears_it(tmp_path):
+    directory = RecordedDirectory(tmp_path)
+    directory.open()
+    store = EmbeddingStore(within=tmp_path)
+    store.put("a", np.ones((1, 2, 3)))
+    store._temporary._finalizer.detach()  # as a process that is killed
+    assert store.directory.parent == tmp_path
+    directory.open()
+    assert {path.name for path in tmp_path.iterdir()} == {RECORD}
 
 
 @pytest.mark.parametrize("limit", [0, -1.0])

@@ -55,11 +55,11 @@ def calibrate(fitted, tmp_path):
     shutil.copy(fitted / "model.pt", tmp_path)
 
     def run(dataset_dir, calibrated="model.pt", **overrides):
-        settings = {**SETTINGS, "ckpt_path": str(tmp_path / "model.pt"), "output_dir": str(tmp_path)}
+        settings = {**SETTINGS, "ckpt_path": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "out")}
         if calibrated != "model.pt":
             settings["calibrated_path"] = str(tmp_path / calibrated)
         run_configs("calibrate", ["train", "calibrate"], dataset_dir=str(dataset_dir), **{**settings, **overrides})
-        report = json.loads((tmp_path / "calibration_report.json").read_text())
+        report = json.loads((tmp_path / "out" / "calibration_report.json").read_text())
         return report, torch.load(tmp_path / calibrated, weights_only=True)
 
     return run
@@ -145,4 +145,4 @@ def test_what_cannot_be_calibrated_leaves_the_model_alone(fitted, calibrate, tmp
     overrides = {"dataset_dir": str(fitted / "site"), **overrides}
     assert expected in said_by(calibrate, **overrides)
     assert (tmp_path / "model.pt").read_bytes() == (fitted / "model.pt").read_bytes()
-    assert not (tmp_path / "calibration_report.json").exists()
+    assert not (tmp_path / "out" / "calibration_report.json").exists()

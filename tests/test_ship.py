@@ -1,10 +1,12 @@
 """A copy of the bundle for MONAI Label, MONAI Deploy or another machine."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +20,7 @@ from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError, cause_of
 from scripts.mixture import DirichletProcessMixture
 from scripts.network import PatchAnomalyNetwork
+from scripts.recorded_directory import RECORD
 from scripts.ship import ship
 from scripts.weights import load_encoder_weights
 
@@ -108,3 +111,87 @@ def test_an_older_copy_stays_when_the_new_one_fails(shipped, tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         ship(tmp_path / "bad.pt", tmp_path / "b", **TINY)
     assert (tmp_path / "b" / "models" / "model.pt").stat() == before
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def copied(shipped, tmp_path):
+    """A shipped copy of this test's own, and what makes another in its place."""
+    shutil.copytree(shipped, tmp_path / "b")
+    return tmp_path / "b", lambda: ship(shipped / "models" / "model.pt", tmp_path / "b", **TINY)
+
+
+def test_a_copy_as_it_was_shipped_is_replaced(copied):
+    copy, ship_again = copied
+    (copy / "scripts" / "__pycache__").mkdir()
+    (copy / "scripts" / "__pycache__" / "a.pyc").write_bytes(b"compiled")
+    (copy / "models" / "model.compiled").mkdir(exist_ok=True)
+    (copy / "models" / "model.compiled" / "blocks.onnx").write_bytes(b"compiled")
+    before = files_of(copy / "configs")
+    ship_again()
+    assert files_of(copy / "configs") == before
+    assert not (copy / "models" / "model.compiled").exists()
+    assert [path.name for path in copy.parent.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["output/p1/p1_mask.nii.gz", "notes.txt", "models/site.pt"])
+def test_what_people_put_into_a_copy_stays(copied, name):
+    copy, ship_again = copied
+    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+    (copy / name).write_text("mine")
+    before = files_of(copy)
+    with pytest.raises(InputError, match=f"holds {name}, which was not written with that copy"):
+        ship_again()
+    assert files_of(copy) == before
+
+
+def test_a_model_that_was_fitted_in_a_copy_stays(copied):
+    copy, ship_again = copied
+    (copy / "models" / "model.pt").write_bytes(b"fitted since")
+    with pytest.raises(InputError, match=r"holds models/model\.pt, .* or was changed since"):
+        ship_again()
+    assert (copy / "models" / "model.pt").read_bytes() == b"fitted since"
+
+
+def test_a_copy_without_a_record_stays(copied):
+    copy, ship_again = copied
+    (copy / RECORD).unlink()
+    before = files_of(copy)
+    with pytest.raises(InputError, match="give a new folder"):
+        ship_again()
+    assert files_of(copy) == before
+
+
+@pytest.mark.parametrize("n_moves", [1, 2])
+def test_a_replacement_that_is_cut_off_is_finished_by_the_next(copied, monkeypatch, n_moves):
+    copy, ship_again = copied
+    moves, move = [], os.replace
+
+    def killed(source, target):
+        if Path(source) == copy or Path(target) == copy:
+            moves.append(source)
+            if len(moves) > n_moves:
+                raise KeyboardInterrupt
+        move(source, target)
+
+    def stay(path, **_):
+        """As a process that is killed: clears nothing."""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(shutil, "rmtree", stay)
+        with pytest.raises(KeyboardInterrupt) if n_moves == 1 else contextlib.nullcontext():
+            ship_again()
+    ship_again()
+    assert [path.name for path in copy.parent.iterdir()] == ["b"]
+
+
+def test_a_copy_that_cannot_be_written_is_said_in_a_sentence(shipped, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"output .* cannot be written \(Not a directory\); give another folder"):
+        ship(shipped / "models" / "model.pt", tmp_path / "file" / "b", **TINY)
+    with pytest.raises(InputError, match="output must name a folder"):
+        ship(shipped / "models" / "model.pt", "", **TINY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from .blocks import export_blocks
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # to be raised when the export changes
+KEY = re.compile(r"\d+-[0-9a-f]{16}")  # names of the folders that are made here; others stay
 
 
 class Artefacts:
@@ -88,7 +90,7 @@ class Artefacts:
             self.folder = Path(self._temporary.name)
             return
         for stale in self._all.iterdir():
-            if stale != self.folder:
+            if stale != self.folder and KEY.fullmatch(stale.name) and not stale.is_symlink():
                 shutil.rmtree(stale, ignore_errors=True)
 
 

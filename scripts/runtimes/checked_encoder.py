@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..checkpoint import reason
 from ..encoder import DINOv2PatchEncoder
 from ..errors import reason_of
 from ..whole_file import write_json
@@ -33,19 +35,35 @@ class Verdicts:
 
     def __init__(self, artefacts: Artefacts) -> None:
         self.artefacts = artefacts
-        self._changed: dict[str, float] = {}
-        with contextlib.suppress(OSError, ValueError):  # not there, or not whole: found anew
-            self._changed = json.loads(artefacts.verdicts.read_text())
+        self._changed = read_verdicts(artefacts.verdicts)
 
     def get(self, name: str) -> float | None:
         """The share for a runtime and precision, such as ``"openvino bf16"``; None where it is not known yet."""
         return 0.0 if name == REFERENCE else self._changed.get(name)
 
     def put(self, name: str, changed: float) -> None:
-        """Keep what was found for a runtime and precision."""
+        """Keep what was found for a runtime and precision, on disk where it can be written."""
         self._changed[name] = changed
         self.artefacts.prepare()
-        write_json(self._changed, self.artefacts.verdicts)
+        try:
+            write_json(self._changed, self.artefacts.verdicts)
+        except OSError as error:
+            logger.warning(f"What was found of {name} cannot be kept ({reason(error)}); it is found anew each time.")
+
+
+def read_verdicts(path: Path) -> dict[str, float]:
+    """Read the shares of patches that change sides, by runtime; empty where the file is missing or damaged."""
+    try:
+        changed = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if isinstance(changed, dict) and all(_is_share(value) for value in changed.values()):
+        return changed
+    return {}
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
 
 
 class CheckedEncoder(RuntimeEncoder):

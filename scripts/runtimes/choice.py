@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from ..calibration import ScoreCalibration
 from ..encoder import DINOv2PatchEncoder
 from ..errors import InputError, reason_of
+from ..fitted_state import check_calibration, check_tensors
 from ..network import PatchAnomalyNetwork
 from .artefacts import Artefacts
 from .blocks import INSTALL, RunBlocks, RuntimeEncoder
@@ -157,5 +159,28 @@ def _start(
     else:
         blocks = OnnxRuntimeBlocks(path, providers_for(runtime, precision, encoder.mean.device, artefacts.folder))
     if precision == "int8":  # only now: what runs in its place, where it does not start, has other limits
-        calibration.load_state_dict(torch.load(artefacts.limits, map_location="cpu", weights_only=True))
+        calibration.load_state_dict(read_limits(artefacts.limits, calibration))
     return blocks
+
+
+def read_limits(path: Path, calibration: ScoreCalibration) -> dict[str, torch.Tensor]:
+    """Read the decision limits of int8.
+
+    Args:
+        path: see `Artefacts.limits`.
+        calibration: what is to hold them.
+
+    Returns:
+        Its state dict.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    remedy = f"quantise anew with `{QUANTIZE}`"
+    try:
+        limits = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"The limits in {path} cannot be read ({reason_of(error)}); {remedy}.") from error
+    check_tensors(limits, calibration.state_dict(), str(path), remedy, finite=False)
+    check_calibration(limits["rates"], limits["quantiles"], str(path), remedy)
+    return limits

@@ -6,12 +6,14 @@ import logging
 import os
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from monai.utils import optional_import
 
-from ..checkpoint import save
+from ..checkpoint import reason, save
 from ..encoder import PATCH_SIZE
 from ..errors import InputError
 from ..handlers import ThresholdCalibrator
@@ -53,7 +55,7 @@ def quantize(
         The same network.
 
     Raises:
-        InputError: nncf is not installed, or no case can be used.
+        InputError: nncf is not installed, no case can be used, or the blocks cannot be written.
     """
     if not has_nncf:
         raise InputError(f"To quantise the encoder nncf is needed and not installed; {INSTALL}.")
@@ -69,8 +71,10 @@ def quantize(
     quantized = nncf.quantize(
         blocks, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
     )
-    with whole_file(artefacts.quantized) as partial:
-        onnx.save(quantized, partial)
+    with _said(artefacts.quantized):
+        artefacts.limits.unlink(missing_ok=True)  # those of other blocks
+        with whole_file(artefacts.quantized) as partial:
+            onnx.save(quantized, partial)
     run = OpenVINOBlocks(artefacts.quantized, "int8") if has_openvino else OnnxRuntimeBlocks(artefacts.quantized, [CPU])
     network.encoder = RuntimeEncoder(encoder, run, "int8")
     return network
@@ -91,6 +95,9 @@ def save_limits(
         cases: those normals, on which the mask is compared with that of single precision.
         inferer: gives the slices of a volume.
         seed: of the choice among their slices.
+
+    Raises:
+        InputError: they cannot be written.
     """
     network, artefacts = calibrator.network, Artefacts(ckpt_path)
     slices = list(draw_slices(cases, inferer, SLICES, seed))
@@ -102,11 +109,23 @@ def save_limits(
     verdicts = Verdicts(artefacts)
     for runtime in ("openvino", "onnxruntime"):
         verdicts.put(f"{runtime} int8", changed)
-    save(network.calibration.state_dict(), artefacts.limits)
+    with _said(artefacts.limits):
+        save(network.calibration.state_dict(), artefacts.limits)
     logger.info(
         f"quantised: {artefacts.quantized}; of {len(found)} normal patches, those that change sides are "
         f"{changed:.1%} of those beyond the decision limit"
     )
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Say in a sentence that a file cannot be written."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+        raise InputError(
+            f"The quantised model cannot be kept in {path} ({reason(error)}); make room and quantise again."
+        ) from error
 
 
 @torch.no_grad()

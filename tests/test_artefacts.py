@@ -1,0 +1,100 @@
+"""Whatever lies beside a model is checked before use, and what is somebody else's stays."""
+
+import copy
+import errno
+import json
+import os
+
+import pytest
+import torch
+
+from scripts.calibration import ScoreCalibration
+from scripts.checkpoint import save, save_network
+from scripts.errors import InputError
+from scripts.exported import load_exported
+from scripts.runtimes import checked_encoder
+from scripts.runtimes.artefacts import Artefacts, compiled_for
+from scripts.runtimes.checked_encoder import Verdicts
+from scripts.runtimes.choice import read_limits
+
+
+@pytest.fixture
+def saved(fitted_network, tmp_path):
+    save_network(fitted_network, tmp_path / "model.pt")
+    return tmp_path / "model.pt"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe", b"[1]", b"5", b'{"a": "b"}', b'{"a": NaN}', b'{"a": -1}', b'{"a": true}', b"[" * 100_000],
+)
+def test_damaged_verdicts_are_found_anew(saved, content):
+    artefacts = Artefacts(saved)
+    artefacts.prepare()
+    artefacts.verdicts.write_bytes(content)
+    verdicts = Verdicts(artefacts)
+    assert verdicts.get("a") is None
+    verdicts.put("a", 0.25)
+    assert Verdicts(artefacts).get("a") == json.loads(artefacts.verdicts.read_text())["a"] == 0.25
+
+
+def test_verdicts_that_cannot_be_kept_serve_this_run(saved, monkeypatch, caplog):
+    def disk_full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checked_encoder, "write_json", disk_full)
+    verdicts = Verdicts(Artefacts(saved))
+    verdicts.put("a", 0.25)
+    assert verdicts.get("a") == 0.25 and "cannot be kept (No space left on device)" in caplog.text
+
+
+def test_what_others_keep_beside_a_model_stays_and_what_was_compiled_of_another_goes(saved):
+    folder = compiled_for(saved)
+    for name in ("mine", "1-short", f"1-{'0' * 16}"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "notes.txt").write_text("mine")
+    (folder / "notes.txt").write_text("mine")
+    artefacts = Artefacts(saved)
+    artefacts.prepare()
+    assert {path.name for path in folder.iterdir()} == {"mine", "1-short", "notes.txt", artefacts.folder.name}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("rates", lambda tensor: tensor[:3]),
+        ("rates", lambda tensor: tensor.flip(0)),
+        ("quantiles", lambda tensor: tensor.int()),
+        ("quantiles", lambda tensor: -tensor),
+        ("quantiles", lambda tensor: tensor[:2]),
+        ("quantiles", lambda tensor: None),
+    ],
+)
+def test_damaged_limits_of_int8_change_nothing(fitted_network, tmp_path, name, change):
+    calibration: ScoreCalibration = fitted_network.calibration
+    limits = copy.deepcopy(calibration.state_dict())
+    save(limits, tmp_path / "limits.pt")
+    assert read_limits(tmp_path / "limits.pt", calibration)["rates"].equal(limits["rates"])
+    save({**limits, name: change(limits[name])}, tmp_path / "limits.pt")
+    with pytest.raises(InputError, match="quantise anew with"):
+        read_limits(tmp_path / "limits.pt", calibration)
+
+
+@pytest.mark.parametrize("content", [b"", b"no limits", 5])
+def test_a_file_of_something_else_is_no_limits(fitted_network, tmp_path, content):
+    if isinstance(content, bytes):
+        (tmp_path / "limits.pt").write_bytes(content)
+    else:
+        save(content, tmp_path / "limits.pt")
+    with pytest.raises(InputError, match="quantise anew with"):
+        read_limits(tmp_path / "limits.pt", fitted_network.calibration)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a zip", "tensors"])
+def test_a_damaged_export_is_said_in_a_sentence(tmp_path, content):
+    if content == "tensors":
+        torch.save({"a": torch.ones(2)}, tmp_path / "model.ts")
+    else:
+        (tmp_path / "model.ts").write_bytes(content)
+    with pytest.raises(InputError, match="is not TorchScript"):
+        load_exported(tmp_path / "model.ts")
