@@ -62,6 +62,7 @@ class CaseEvaluator(SupervisedEvaluator):
         self.results = results
         self.scored = ScoredCases(val_data_loader, network, inferer, device)
         super().__init__(device, self.scored, network, inferer=inferer, decollate=False, **arguments)
+        self.logger.setLevel(logging.CRITICAL)  # what ends a run is said once, by `run`
         self.failed: dict[str, str] = {}
         self.n_finished = self.n_kept = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import hashlib
 import json
@@ -50,7 +51,8 @@ def _describe(thing: Any, above: tuple[int, ...]) -> Any:
         return ["dict", *([_describe(name, above), _describe(each, above)] for name, each in thing.items())]
     if isinstance(thing, type) or hasattr(thing, "__code__"):
         return _describe_name(thing.__module__, thing.__qualname__, thing)
-    reduced = thing.__reduce_ex__(4)  # what a copy would be made of
+    special = copyreg.dispatch_table.get(type(thing))
+    reduced = special(thing) if special else thing.__reduce_ex__(4)  # what a copy would be made of
     if isinstance(reduced, str):
         return _describe_name(getattr(thing, "__module__", None) or type(thing).__module__, reduced, thing)
     state = [list(part) if index > 2 and part is not None else part for index, part in enumerate(reduced)]
