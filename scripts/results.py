@@ -66,7 +66,7 @@ class CaseWriter:
         engine.add_event_handler(Events.COMPLETED, self.write_summary)
         if idist.get_world_size() == 1:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self.renew_summary)
-            engine.add_event_handler(Events.TERMINATE, self.try_to_write_summary)
+            engine.add_event_handler(Events.TERMINATE, self.write_last_summary)
 
     def __call__(self, engine: Engine) -> None:
         """Write the files of the cases of an iteration.
@@ -140,6 +140,11 @@ class CaseWriter:
     def renew_summary(self, engine: Engine) -> None:
         """Write ``summary.json`` unless that was just done: thousands of cases would be written thousands of times."""
         if time.monotonic() >= self._next_summary:
+            self.try_to_write_summary(engine)
+
+    def write_last_summary(self, engine: Engine) -> None:
+        """Write ``summary.json`` of a run that is broken off, unless it has not come to a case."""
+        if self.cases or getattr(engine, "failed", {}):
             self.try_to_write_summary(engine)
 
     def try_to_write_summary(self, engine: Engine) -> None:

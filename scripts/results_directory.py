@@ -42,10 +42,12 @@ class ResultsDirectory(RecordedDirectory):
         super().__init__(path)
         self._names = directory_names(case["case"] for case in cases)
         self.check()
-        if has_record(self.path):
-            with self.lock():
-                for name in self._names.values():
-                    self.check_replaceable_directory(name)
+        with self._readable():
+            for name in self._names.values():
+                self.check_replaceable_directory(name)
+        if has_record(self.path) and idist.get_rank() == 0:
+            with self.lock():  # is another run at it? That is better known before the model is loaded
+                pass
         for case, name in self._names.items():
             if case != name:
                 logger.warning(

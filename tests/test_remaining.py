@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from tiny_bundle import ROOT, TINY, run_configs
 from tiny_cases import brain, save, save_dicom_series
 
@@ -345,6 +346,35 @@ def test_two_runs_into_one_directory_do_not_meet(folder, scored):
     with ResultsDirectory(folder / "out").opened():
         assert "Another run writes into output_dir" in infer(folder) and scored == []
     assert infer(folder) == ""
+
+
+def test_several_processes_are_one_run(tmp_path, monkeypatch):
+    first = ResultsDirectory(tmp_path)
+    with first.opened():
+        monkeypatch.setattr("scripts.results_directory.idist.get_rank", lambda: 1)
+        second = ResultsDirectory(tmp_path)
+        monkeypatch.setattr("scripts.results_directory.gather", lambda items: [None, *items])
+        with second.opened(), second.write_directory("case") as partial:
+            (partial / "mask").write_text("1")
+        monkeypatch.setattr("scripts.results_directory.gather", lambda items: ["it is full", *items])
+        with pytest.raises(InputError, match="it is full"), second.opened():
+            pass
+    assert (tmp_path / "case" / "mask").is_file()
+
+
+def test_a_run_that_does_not_begin_leaves_the_summary(tmp_path, fitted_network):
+    directory = ResultsDirectory(tmp_path)
+    directory.open()
+    directory.write_json({"cases": [1]}, "summary.json")
+    evaluator, _ = evaluator_of(directory, fitted_network, 2, lambda *_: None)
+
+    def refuse():
+        raise InputError("no limits")
+
+    evaluator.add_event_handler(Events.STARTED, refuse)
+    with pytest.raises(InputError, match="no limits"):
+        evaluator.run()
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"cases": [1]}
 
 
 def evaluator_of(directory, network, n_cases, process):
