@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
+INTERRUPTED = 130  # exit status after Ctrl-C
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used.
@@ -37,6 +39,9 @@ def cause_of(error: BaseException) -> BaseException:
 
 def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     cause = cause_of(error)
+    if isinstance(error, KeyboardInterrupt):
+        print(str(error) or "Stopped.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED)
     if isinstance(cause, InputError):
         print(f"error: {cause}", file=sys.stderr)
     else:

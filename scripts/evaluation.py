@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
@@ -26,7 +24,8 @@ from .network import PatchAnomalyNetwork
 from .pixel_counts import bin_edges, coarse_bins, count_pixels, count_regions
 from .processes import gather
 from .provenance import NOTE, provenance
-from .whole_file import write_csv, write_json
+from .recorded_directory import RecordedDirectory
+from .whole_file import write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class MapEvaluation:
     Args:
         labels: what is known of each case.
         network: its calibration gives the thresholds for 10, 5 and 1 % of normal patches.
-        output_dir: where the files go.
+        directory: where the files go.
         settings: those of the run, for ``metrics.json``.
         threshold: that of the mask.
         image_score: see `scripts.measurements.image_score`.
@@ -66,7 +65,7 @@ class MapEvaluation:
         self,
         labels: CaseLabels,
         network: PatchAnomalyNetwork,
-        output_dir: str | os.PathLike,
+        directory: RecordedDirectory,
         settings: Mapping[str, Any],
         threshold: float = 1.0,
         image_score: str = "top_hundredth",
@@ -82,7 +81,7 @@ class MapEvaluation:
             raise InputError(f"n_resamplings must be 0 or more; got {n_resamplings}.")
         self.labels = labels
         self.network = network
-        self.output_dir = Path(output_dir)
+        self.directory = directory
         self.settings = dict(settings)
         self.threshold = threshold
         self.image_score = image_score
@@ -92,8 +91,11 @@ class MapEvaluation:
 
     def attach(self, engine: Engine) -> None:
         """Attach to a `CaseEvaluator`, after what writes the case; what fails here is a failure of the case."""
+        for name in ("metrics.json", "metrics.csv", "metrics_per_case.csv"):
+            self.directory.check_replaceable(name)
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add_finished)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
@@ -110,23 +112,34 @@ class MapEvaluation:
         self.unlabelled: dict[str, str] = {}
 
     def __call__(self, engine: Engine) -> None:
-        """Add the cases of an iteration."""
+        """Compare the cases of an iteration with what is known of them."""
         state: Any = engine.state
         for batch, output in zip(state.batch, state.output, strict=True):
             try:
-                self.add(batch["case"], output["image"], output["map"], output["pred"])
+                batch["compared"] = self.compare(batch["case"], output["image"], output["map"], output["pred"])
             except InputError as error:
                 self.unlabelled[batch["case"]] = str(error)
                 raise
 
-    def add(self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor) -> None:
-        """Add a case.
+    def add_finished(self, engine: Engine) -> None:
+        """Add the cases of an iteration, whose results are written by now."""
+        state: Any = engine.state
+        for batch in state.batch or []:
+            self.add(*batch["compared"])
+
+    def compare(
+        self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """Compare a case with its label.
 
         Args:
             case: its name.
             image: what was scored ``[C,...]`` in [0,1], in the orientation of the input.
             anomaly_map: calibrated map ``[1,...]`` likewise.
             mask: ``[1,...]`` likewise.
+
+        Returns:
+            The numbers of the case, and `count_pixels` of it ``[3,B]``, zeros where its pixels are not known.
 
         Raises:
             InputError: its label cannot be used.
@@ -142,13 +155,17 @@ class MapEvaluation:
         if label is not None:
             counts = count_pixels(scores, label, self.edges)
             regions.update(count_regions(label, mask[0].cpu().numpy() > 0))
-            self.counts += counts
-            weights = case_weights(case, self.n_resamplings, self.seed)[1:]
-            self.resampled += np.multiply.outer(weights, np.add.reduceat(counts, self.coarse, axis=1))
         found = pixel_metrics(counts, self.edges, self.thresholds, self.fpr_limit)
-        self.rows.append(
-            {"case": case, "image_score": score, "is_anomalous": is_anomalous, **regions, **_without_nan(found)}
-        )
+        row = {"case": case, "image_score": score, "is_anomalous": is_anomalous, **regions, **_without_nan(found)}
+        return row, counts
+
+    def add(self, row: dict[str, Any], counts: np.ndarray) -> None:
+        """Add a case; see `compare`."""
+        self.rows.append(row)
+        if counts.any():
+            self.counts += counts
+            weights = case_weights(row["case"], self.n_resamplings, self.seed)[1:]
+            self.resampled += np.multiply.outer(weights, np.add.reduceat(counts, self.coarse, axis=1))
 
     def merge(self) -> None:
         """Bring the cases of all processes together, in each of them; nothing where there is one."""
@@ -175,10 +192,14 @@ class MapEvaluation:
                 **provenance(self.network, self.settings),
             }
             columns = ["metric", "value", "low", "high", "binning_error", "reason"]
-            write_csv([{"metric": name, **entry} for name, entry in pooled.items()], columns, self._path("metrics.csv"))
-            write_csv(self.rows, [*self.rows[0]] if self.rows else ["case"], self._path("metrics_per_case.csv"))
-            write_json(report, self._path("metrics.json"))
-            logger.info("\n".join(["evaluation:", *_table(pooled), f"all of it: {self._path('metrics.json')}"]))
+            with self.directory.write("metrics.csv") as partial:
+                write_csv([{"metric": name, **entry} for name, entry in pooled.items()], columns, partial)
+            with self.directory.write("metrics_per_case.csv") as partial:
+                write_csv(self.rows, [*self.rows[0]] if self.rows else ["case"], partial)
+            self.directory.write_json(report, "metrics.json")
+            logger.info(
+                "\n".join(["evaluation:", *_table(pooled), f"all of it: {self.directory.path / 'metrics.json'}"])
+            )
         idist.barrier()
 
     def pooled(self) -> dict[str, dict[str, Any]]:
@@ -221,9 +242,6 @@ class MapEvaluation:
     def _why_no_cases(self) -> str:
         known = [row["is_anomalous"] for row in self.rows if row["is_anomalous"] is not None]
         return f"there are {sum(known)} anomalous and {len(known) - sum(known)} normal cases"
-
-    def _path(self, name: str) -> Path:
-        return self.output_dir / name
 
 
 def patch_threshold(network: PatchAnomalyNetwork, false_positive_rate: float) -> float:

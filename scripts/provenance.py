@@ -26,5 +26,10 @@ def provenance(network: PatchAnomalyNetwork, settings: Mapping[str, Any]) -> dic
         "settings": {**settings, **(network.settings() if scored else {})},
         "encoder_weights_digest": network.encoder.weights_digest if scored else None,
         "encoder_runs_in": network.encoder.runs_in if scored else None,
-        "versions": {name: version(name) for name in ("monai", "torch", "timm", "numpy", "nibabel")},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Look up the versions of the libraries that results depend on."""
+    return {name: version(name) for name in ("monai", "torch", "timm", "numpy", "nibabel")}

@@ -5,6 +5,7 @@ Only what the record lists, and nobody has changed since, is ever replaced or re
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -26,7 +27,12 @@ RECORD = ".dpmm_record.json"
 LOCK = ".dpmm_lock"
 PARTIAL = ".dpmm_partial-"  # begins the names of files and directories that are being written
 OLD = ".dpmm_old-"  # begins the names of directories that are being replaced
+LEFTOVERS = (PARTIAL, f".{PARTIAL}", f".{RECORD}.")  # begin the names of what a killed process leaves; see `whole_file`
 NOT_CONTENT = frozenset({LOCK, ".DS_Store", "Thumbs.db", "desktop.ini"})
+DIRECTORY = "directory"  # under which a record says the name of the directory that it was written for
+WITHOUT_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # what a file system that has none says
+
+Description = dict[str, Any]  # size and sha256 of a file
 
 
 class RecordedDirectory:
@@ -45,18 +51,24 @@ class RecordedDirectory:
             raise InputError(f"{option} must name a directory; got an empty name.")
         self.path = Path(path).absolute()
         self.option = option
+        self._lock = FileLock(self.path / LOCK, timeout=0)
+        self._unchanged: dict[str, tuple[Any, Description]] = {}  # by name: the file's state, and what it holds
 
     def check(self) -> None:
         """Check that the directory may be used.
 
         Raises:
-            InputError: it is a file, or holds files but no record.
+            InputError: it is a file, or holds files but no record, or cannot be read.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.option} must be a directory; {self.path} is a file.")
-        if not self.path.is_dir() or has_record(self.path):
+        if not self.path.is_dir():
             return
-        found = sorted(entry.name for entry in self.path.iterdir() if not _is_ignored(entry.name))
+        if has_record(self.path):
+            read_record(self.path)
+            return
+        with self._readable():
+            found = sorted(entry.name for entry in self.path.iterdir() if not _is_ignored(entry.name))
         if found:
             raise InputError(
                 f"{self.option} {self.path} holds files that this program did not write, such as {found[0]!r}; give an "
@@ -67,23 +79,20 @@ class RecordedDirectory:
         """Make the directory, with an empty record where it has none, and clear what a killed process left.
 
         Raises:
-            InputError: see `check`; or the directory cannot be written.
+            InputError: see `check`; or the directory cannot be written, or another process writes into it.
         """
         self.check()
-        try:
+        with self._writable():
             self.path.mkdir(parents=True, exist_ok=True)
+        with self.lock(), self._writable():
             for entry in list(self.path.iterdir()):
                 if entry.name.startswith(OLD):
-                    _restore_or_discard(entry, self.path / entry.name.removeprefix(OLD))
+                    _restore_or_discard(entry, self.path / entry.name.removeprefix(OLD).partition("-")[2])
             for entry in list(self.path.iterdir()):
-                if entry.name.startswith((PARTIAL, f".{RECORD}.")):
+                if entry.name.startswith(LEFTOVERS):
                     shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             if not has_record(self.path):
                 write_record(self.path, {})
-        except OSError as error:
-            raise InputError(
-                f"{self.option} {self.path} cannot be written ({error.strerror}); give another directory."
-            ) from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -92,25 +101,24 @@ class RecordedDirectory:
         Raises:
             InputError: another process writes into it.
         """
-        lock = FileLock(self.path / LOCK, timeout=0)
         try:
-            lock.acquire()
+            self._lock.acquire()
         except Timeout as error:
             raise InputError(
                 f"Another run writes into {self.option} {self.path}; wait for its end or give another directory."
             ) from error
         except OSError as error:
-            raise InputError(
-                f"{self.option} {self.path} cannot be written ({error.strerror}); give another directory."
-            ) from error
+            if error.errno not in WITHOUT_LOCKS:
+                raise self._refused("written", error) from error
+            logger.warning(f"{self.path} lies where files cannot be locked; let no other run write into it.")
         try:
             yield
         finally:
-            lock.release()
+            self._lock.release()
 
     def owns(self, name: str) -> bool:
         """Whether a file is as this program wrote it."""
-        return _is_recorded(self.path / name, read_record(self.path)["files"].get(name, []))
+        return self._found(name) is not None
 
     @contextmanager
     def write(self, name: str) -> Iterator[Path]:
@@ -130,11 +138,14 @@ class RecordedDirectory:
         partial = self.path / f"{PARTIAL}{uuid.uuid4().hex}"
         try:
             yield partial
+            self.check_replaceable(name)  # once more: writing may have taken long
             record = read_record(self.path)
-            earlier = record["files"].get(name, [])[:1]
-            record["files"][name] = [_describe(partial), *earlier]  # both, until the next time: either may be there
+            earlier, written = self._found(name), _describe(partial)
+            record["files"][name] = [written, *([earlier] if earlier else [])]  # either is there if this is killed
             write_record(self.path, record["files"], record["about"])
+            state = _state(partial)
             os.replace(partial, target)
+            self._unchanged[name] = state, written
         finally:
             partial.unlink(missing_ok=True)
 
@@ -162,23 +173,39 @@ class RecordedDirectory:
             )
 
     def remove(self, name: str) -> None:
-        """Remove a file if it is as this program wrote it; otherwise leave it."""
+        """Remove a file if it is as this program wrote it; otherwise leave it.
+
+        Args:
+            name: of the file.
+        """
         if self.owns(name):
             (self.path / name).unlink()
 
     def check_replaceable_directory(self, name: str) -> None:
-        """Check that a directory of that name may be replaced by another run's.
+        """Check that a directory of that name may be written.
+
+        Args:
+            name: of the directory.
 
         Raises:
-            InputError: there is a file of that name, or a directory without a record that is not empty.
+            InputError: there is a file of that name, or a directory that is not empty and that `write_directory` did
+                not write under this name.
         """
         target = self.path / name
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise InputError(f"{self.option} {self.path} has a file {name} that this program did not write; rename it.")
-        if target.is_dir() and not has_record(target) and any(not _is_ignored(each.name) for each in target.iterdir()):
-            raise InputError(
-                f"{self.option} {self.path} has a directory {name} that this program did not write; rename it."
-            )
+        if not target.is_dir():
+            return
+        if has_record(target):
+            with suppress(InputError):
+                if read_record(target)["about"].get(DIRECTORY) == name:
+                    return
+        elif all(_is_ignored(entry.name) for entry in target.iterdir()):
+            return
+        raise InputError(
+            f"{self.option} {self.path} has a directory {name} that this program did not write under this name; "
+            "rename it, or give another directory."
+        )
 
     @contextmanager
     def write_directory(self, name: str, about: Mapping[str, Any] | None = None) -> Iterator[Path]:
@@ -198,26 +225,56 @@ class RecordedDirectory:
         """
         target = self.path / name
         self.check_replaceable_directory(name)
-        partial = self.path / f"{PARTIAL}{uuid.uuid4().hex}"
+        unique = uuid.uuid4().hex
+        partial, old = self.path / f"{PARTIAL}{unique}", self.path / f"{OLD}{unique[:8]}-{name}"
         partial.mkdir()
         try:
             yield partial
-            files = {path.name: [_describe(path)] for path in sorted(partial.iterdir())}
-            write_record(partial, files, about)
+            files = {path.relative_to(partial).as_posix(): [_describe(path)] for path in _files(partial)}
+            write_record(partial, files, {**(about or {}), DIRECTORY: name})
+            self.check_replaceable_directory(name)
             if target.is_dir():
                 _keep_foreign(target, partial)
-                old = self.path / f"{OLD}{name}"
                 os.replace(target, old)
                 try:
                     os.replace(partial, target)
-                except OSError:
-                    os.replace(old, target)
+                except BaseException:  # Ctrl-C for one
+                    if not target.exists():
+                        os.replace(old, target)
                     raise
                 _restore_or_discard(old, target)
             else:
                 os.replace(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    def _found(self, name: str) -> Description | None:
+        """Describe a file that is as this program wrote it; None where it is not."""
+        path, known = self.path / name, read_record(self.path)["files"].get(name, [])
+        if not known or path.is_symlink() or not path.is_file():
+            return None
+        state, description = self._unchanged.get(name, (None, None))
+        if state != _state(path):  # otherwise it is not hashed again
+            description = _recorded(path, known)
+        return description if description in known else None
+
+    def _refused(self, action: str, error: OSError) -> InputError:
+        reason = error.strerror or reason_of(error)
+        return InputError(f"{self.option} {self.path} cannot be {action} ({reason}); give another directory.")
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._refused("read", error) from error
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._refused("written", error) from error
 
 
 def has_record(path: Path) -> bool:
@@ -240,8 +297,12 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        return {"files": dict(record["files"]), "about": dict(record["about"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        files = {
+            str(name): [{"size": int(each["size"]), "sha256": str(each["sha256"])} for each in known]
+            for name, known in dict(record["files"]).items()
+        }
+        return {"files": files, "about": dict(record["about"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"The record {path / RECORD} cannot be read ({reason_of(error)}); give another output_dir."
         ) from error
@@ -263,54 +324,95 @@ def is_intact(path: Path) -> bool:
         files = read_record(path)["files"]
     except InputError:
         return False
-    return all(_is_recorded(path / name, known) for name, known in files.items())
+    return all(_recorded(path / name, known) for name, known in files.items())
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def changed_files(path: Path) -> list[str]:
+    """Name the files that a directory's record lists, that are there, and that somebody changed.
+
+    Args:
+        path: the directory; need not exist.
+
+    Returns:
+        Their names, in order.
+    """
+    files = _files_of_record(path)
+    return sorted(name for name, known in files.items() if _is_there(path / name) and not _recorded(path / name, known))
+
+
+def _files_of_record(path: Path) -> dict[str, list[Description]]:
+    """List what a directory's record lists; nothing where it has none, or none that can be read."""
+    try:
+        return read_record(path)["files"]
+    except InputError:
+        return {}
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(each for each in path.rglob("*") if each.is_file() and not each.is_symlink())
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Tell one writing of a file from another, without reading it."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _describe(path: Path) -> Description:
     return {"size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
-def _is_recorded(path: Path, known: list[dict[str, Any]]) -> bool:
+def _recorded(path: Path, known: list[Description]) -> Description | None:
+    """Describe a file where it is one of the known ones; None otherwise."""
     if not known or path.is_symlink() or not path.is_file():
-        return False
+        return None
     size = path.stat().st_size
-    return any(each["size"] == size for each in known) and _describe(path) in known
+    if not any(each["size"] == size for each in known):
+        return None
+    description = _describe(path)
+    return description if description in known else None
 
 
 def _is_ignored(name: str) -> bool:
-    return name in NOT_CONTENT or name.startswith((PARTIAL, f".{RECORD}."))
+    return name in NOT_CONTENT or name.startswith(LEFTOVERS)
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
 
 
 def _keep_foreign(old: Path, new: Path) -> None:
     """Put what somebody else keeps in a directory into the one that replaces it, without taking it from the former."""
-    files = read_record(old)["files"] if has_record(old) else {}
-    for entry in old.iterdir():
-        if entry.name == RECORD or _is_recorded(entry, files.get(entry.name, [])):
-            continue
-        if (new / entry.name).exists():
-            raise InputError(
-                f"{entry} was not written by this program, or was changed since; rename it to keep it, and run again."
-            )
+    files = _files_of_record(old)
+    for entry in sorted(old.rglob("*")):
+        relative = entry.relative_to(old)
+        target = new / relative
         if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_link_or_copy)
-        else:
-            _link_or_copy(entry, new / entry.name)
+            if not any(entry.iterdir()):
+                target.mkdir(parents=True, exist_ok=True)
+        elif str(relative) != RECORD and not _recorded(entry, files.get(relative.as_posix(), [])):
+            if _is_there(target):
+                raise InputError(
+                    f"{old.name}/{relative.as_posix()} was not written by this program, or was changed since; rename "
+                    "it to keep it, and run again."
+                )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(entry, target)
 
 
-def _link_or_copy(source: str | os.PathLike, target: str | os.PathLike) -> str | os.PathLike:
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
     except (OSError, NotImplementedError):  # no hard links there
         shutil.copy2(source, target, follow_symlinks=False)
-    return target
 
 
 def _restore_or_discard(old: Path, target: Path) -> None:
     """Finish a replacement: put the former directory back if the new one did not come, else remove what is in both."""
-    if not target.exists():
+    if not _is_there(target):
         os.replace(old, target)
         return
-    files = read_record(old)["files"] if has_record(old) else {}
+    files = _files_of_record(old)
     for entry in sorted(old.rglob("*"), reverse=True):  # what a directory holds comes before it
         relative = entry.relative_to(old)
         if entry.is_dir() and not entry.is_symlink():
@@ -318,9 +420,9 @@ def _restore_or_discard(old: Path, target: Path) -> None:
                 entry.rmdir()
         elif str(relative) == RECORD:
             continue
-        elif _is_recorded(entry, files.get(str(relative), [])) or _is_same(entry, target / relative):
+        elif _recorded(entry, files.get(relative.as_posix(), [])) or _is_same(entry, target / relative):
             entry.unlink()
-        elif not (target / relative).exists():  # came meanwhile
+        elif not _is_there(target / relative):  # came meanwhile
             (target / relative).parent.mkdir(parents=True, exist_ok=True)
             os.replace(entry, target / relative)
     if [entry.name for entry in old.iterdir()] in ([RECORD], []):

@@ -25,7 +25,7 @@ class SlicedCase(NamedTuple):
 
     Attributes:
         item: what the dataset gives.
-        slices: ``[S,C,h,w]``; none where the case failed.
+        slices: ``[S,C,h,w]``; none where the case failed, or is not to be scored.
         occupied: see `occupied_slices`.
     """
 
@@ -74,7 +74,8 @@ class ScoredCases:
 
         Yields:
             Of each case ``case``, its name; ``image`` ``[C,...]`` and ``pred``, its map ``[1,...]``; ``patches``, what
-            the observer saw. Or ``case`` and ``error``, a sentence.
+            the observer saw; and ``key``, as the dataset gives it. Items without an ``image`` are handed on as they
+            are, such as ``case`` and ``error``, a sentence.
         """
         self._stopped = False
         scored = (case for pool in self._pools() for case in self._score(pool))
@@ -104,7 +105,7 @@ class ScoredCases:
 
     def _sliced(self, item: dict[str, Any]) -> SlicedCase:
         nothing = SlicedCase(item, torch.empty(0), torch.empty(0, dtype=torch.long))
-        if "error" in item:
+        if "image" not in item:
             return nothing
         try:
             (slices,) = self.inferer.slices(item["image"].unsqueeze(0))
@@ -122,7 +123,7 @@ class ScoredCases:
             return [scored for case in pool for scored in self._score([case])]
 
     def _score_together(self, pool: list[SlicedCase]) -> list[dict[str, Any]]:
-        if "error" in pool[0].item:  # so have the others: they are of one size
+        if not len(pool[0].slices):  # nor have the others any: they are of one size
             return [case.item for case in pool]
         stacks, occupied = [case.slices for case in pool], [case.occupied for case in pool]
         watching: AbstractContextManager[Seen] = self.observer.watch() if self.observer else nullcontext([])
@@ -135,6 +136,7 @@ class ScoredCases:
                 "image": case.item["image"],
                 "pred": self.inferer.restacked([of_case], case.item["image"].unsqueeze(0))[0],
                 "patches": of_patches,
+                "key": case.item.get("key"),
             }
             for case, of_case, of_patches in zip(pool, maps, patches, strict=True)
         ]

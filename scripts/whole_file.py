@@ -76,7 +76,7 @@ def file_sha256(path: str | os.PathLike) -> str:
 def write_json(content: Any, path: str | os.PathLike) -> None:
     """Write what JSON can hold; see `whole_file`."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=4) + "\n")
+        partial.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: str | os.PathLike) -> None:

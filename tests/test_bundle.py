@@ -1,5 +1,6 @@
 """The bundle as its users run it: configs, `monai.bundle`, what a run leaves, and what it says to wrong input."""
 
+import errno
 import json
 import logging
 import os
@@ -40,6 +41,11 @@ def fitted(tmp_path_factory):
     finally:
         os.chdir(before)
     return folder
+
+
+def visible(folder):
+    """Names of the files and folders that are not hidden."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def infer(fitted, cases, output, **overrides):
@@ -110,10 +116,9 @@ def test_nifti_dicom_and_png_in_masks_maps_pictures_and_a_summary_out(fitted, tm
     entries = {entry["case"]: entry for entry in summary["cases"]}
     assert set(entries) == {"volume", "one-folder-a-case", "series", "slices_grey", "slices_colour"}
     assert summary["failed"] == {} and summary["settings"]["n_components"] == 8 and summary["versions"]["torch"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {*entries, "report.html", "summary.json"}
+    assert visible(tmp_path / "out") == {*entries, "report.html", "summary.json"}
     for case in entries:
-        names = {path.name for path in (tmp_path / "out" / case).iterdir()}
-        assert names == {f"{case}_mask.nii.gz", f"{case}_map.nii.gz", f"{case}_overlay.png"}
+        assert visible(tmp_path / "out" / case) == {f"{case}_mask.nii.gz", f"{case}_map.nii.gz", f"{case}_overlay.png"}
         mask, scores = (nib.load(tmp_path / "out" / case / f"{case}_{kind}.nii.gz") for kind in ("mask", "map"))
         assert mask.get_data_dtype() == np.uint8 and scores.get_data_dtype() == np.float32
         assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(scores.dataobj) >= 1)
@@ -187,8 +192,7 @@ def test_a_bad_case_does_not_stop_the_others(fitted, tmp_path):
     }.items():
         (line,) = (line for line in said.splitlines() if line.strip().startswith(f"{case}:"))
         assert why in line
-    left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"a-good", "z-good", "report.html", "summary.json"}
+    assert visible(tmp_path / "out") == {"a-good", "z-good", "report.html", "summary.json"}
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert len(summary["failed"]) == 7 and [entry["case"] for entry in summary["cases"]] == ["a-good", "z-good"]
 
@@ -202,7 +206,7 @@ def test_a_dicom_series_with_a_hole_is_refused(fitted, tmp_path):
     given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
     said = said_by("inference", **given, ckpt_path=str(fitted / "model.pt"))
     assert "missing: the slices of the series lie 4 to 8 mm apart" in said and "damaged: " in said
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"whole", "report.html", "summary.json"}
+    assert visible(tmp_path / "out") == {"whole", "report.html", "summary.json"}
 
 
 def test_results_inside_the_data_folder_are_not_taken_for_cases(fitted, tmp_path):
@@ -249,7 +253,7 @@ def test_outputs_appear_whole_or_not_at_all(fitted, tmp_path, monkeypatch):
     before = (tmp_path / "out" / "case" / "case_map.nii.gz").read_bytes()
 
     def no_space(*_, **__):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     save(tmp_path / "in" / "case.nii.gz", brain(81))
     monkeypatch.setattr(sys.modules["scripts.results"], "overlay_png", no_space)
@@ -261,7 +265,8 @@ def test_outputs_appear_whole_or_not_at_all(fitted, tmp_path, monkeypatch):
     )
     assert "No space left" in said
     assert (tmp_path / "out" / "case" / "case_map.nii.gz").read_bytes() == before
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case", "report.html", "summary.json"]
+    assert visible(tmp_path / "out") == {"case", "report.html", "summary.json"}
+    assert "none was finished" in said
 
 
 # ---------------------------------------------------------------- what is said to wrong settings

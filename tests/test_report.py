@@ -30,6 +30,7 @@ from scripts.report.content import case_content
 from scripts.report.figures import curve_svgs, histogram_svg
 from scripts.report.patches import CasePatches, PatchObserver, split_patches
 from scripts.report.pictures import LONGEST_SIDE, MAX_SLICES, SlicePictures, chosen_slices, component_colours
+from scripts.results_directory import ResultsDirectory
 from scripts.whole_file import write_json
 
 HOSTILE = "<img src=x onerror=alert(1)>&amp;'\"{{ 7*7 }}"
@@ -254,7 +255,8 @@ def test_of_many_cases_those_with_the_highest_scores_are_drawn_and_all_are_liste
 def test_several_processes_do_not_write_one_report(fitted_network, tmp_path, monkeypatch):
     monkeypatch.setattr(idist, "get_world_size", lambda: 2)
     engine = Engine(lambda *_: None)
-    ReportWriter(results.CaseWriter(tmp_path, fitted_network, {"threshold": 1.0})).attach(engine)
+    writer = results.CaseWriter(ResultsDirectory(tmp_path), fitted_network, {"threshold": 1.0})
+    ReportWriter(writer).attach(engine)
     engine.run([0])
     assert not any(tmp_path.iterdir())
 

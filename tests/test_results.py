@@ -5,14 +5,11 @@ import logging
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tiny_bundle import run_configs
 
 from scripts import results
 from scripts.case_view import foreground_of
-from scripts.evaluator import CaseEvaluator
-from scripts.inferer import DPMMInferer
 from scripts.measurements import OUTSIDE_SHARE, measurements
 
 SHAPE = (20, 20)
@@ -91,21 +88,3 @@ def test_a_case_from_elsewhere_is_warned_of_in_log_summary_and_picture(tmp_path,
     assert ["OUTSIDE" in title for title in titles] == [False, True]
     (warning,) = (record.getMessage() for record in caplog.records if record.name == "scripts.results")
     assert warning.startswith("unlike: ") and "the mask means little" in warning
-
-
-def test_the_summary_of_a_run_that_is_broken_off_has_the_cases_so_far(tmp_path, fitted_network):
-    def process(engine, number):
-        writer.cases.append({"case": number})
-        if number == 3:
-            raise KeyboardInterrupt
-        engine.state.output = []
-
-    writer = results.CaseWriter(tmp_path, fitted_network, {})
-    evaluator = CaseEvaluator(
-        torch.device("cpu"), [{}] * 5, None, DPMMInferer(), val_handlers=[writer], iteration_update=process
-    )
-    evaluator.data_loader = range(5)
-    with pytest.raises(KeyboardInterrupt):
-        evaluator.run()
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert [entry["case"] for entry in summary["cases"]] == [0, 1, 2, 3]

@@ -70,7 +70,7 @@ def measure(
         bundle_root=str(ROOT),
         dataset_dir=case,
         output_dir=output_dir,
-        **{"show_progress": False, **settings},
+        **{"show_progress": False, "overwrite": True, **settings},
     )
     workflow.initialize()
     sys.path.insert(1, str(ROOT))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import tempfile
-from collections.abc import Iterator
 from datetime import datetime
-from heapq import heappop, heappush
+from heapq import heappush, heappushpop
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from monai.engines.utils import IterationEvents
 
 from ..overlay import HEAT
 from ..results import CaseWriter
-from ..whole_file import whole_file
 from .content import case_content
 from .figures import curve_svgs
 from .patches import CasePatches, PatchObserver
@@ -28,13 +26,14 @@ from .patches import CasePatches, PatchObserver
 logger = logging.getLogger(__name__)
 
 MAX_CASES = 200  # that are drawn: a browser has to open it
+PART = ".dpmm_report.json"  # in a case's directory: its part of the report, and a small picture
 
 
 class ReportWriter:
     """Leaves ``report.html`` beside ``summary.json``: one file, which opens without network.
 
-    Of a case only its part of the file is kept, on disk, until the run is complete; of more than ``MAX_CASES`` those
-    with the highest scores are drawn, and all are listed. ``metrics.json`` is shown where
+    A case's part of the file lies in the directory of its results, where a later run finds it; of more than
+    ``MAX_CASES`` those with the highest scores are drawn, and all are listed. ``metrics.json`` is shown where
     this run has written it. Several processes leave no report, since each has seen some of the cases only.
 
     Args:
@@ -51,71 +50,79 @@ class ReportWriter:
             lstrip_blocks=True,
         )
         self.threshold = float(results.settings["threshold"])
-        self._metrics_path = results.output_dir / "metrics.json"
+        self._metrics_path = results.directory.path / "metrics.json"
 
     def attach(self, engine: Engine) -> None:
         """Attach to a `CaseEvaluator`; what fails here is a failure of the case."""
         if idist.get_world_size() > 1:
             logger.warning("Several processes leave no report.html; run with one process to have it.")
             return
+        self.results.directory.check_replaceable("report.html")
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.list_case)
 
     def start(self, engine: Engine) -> None:
         """Begin a report."""
         if not engine.has_event_handler(self.write):  # attached only now, to come after what writes the metrics
             engine.add_event_handler(Events.COMPLETED, self.write)
-        self.parts = tempfile.TemporaryDirectory()
         self.cases: list[dict[str, Any]] = []
-        self._drawn: list[tuple[float, int]] = []  # scores and numbers, the lowest first
+        self._highest: list[float] = []  # scores, the lowest first
         self._metrics_before = _stamp(self._metrics_path)
         engine.data_loader.observer = PatchObserver(self.results.network)  # type: ignore[attr-defined]
 
     def __call__(self, engine: Engine) -> None:
-        """Draw the case of an iteration."""
+        """Draw the case of an iteration, unless enough have higher scores."""
         state: Any = engine.state
         (batch,), (output,) = state.batch, state.output
-        entry = self.results.cases[-1]
-        number = len(self.cases) + 1
-        case: dict[str, Any] = {"entry": entry, "number": number, "part": None, "thumbnail": None}
-        self.cases.append(case)
-        heappush(self._drawn, (entry["image_score"], number))
-        if len(self._drawn) > MAX_CASES:
-            _, number_of_lowest = heappop(self._drawn)
-            lowest = self.cases[number_of_lowest - 1]
-            if lowest["part"] is not None:
-                lowest["part"].unlink()
-            lowest.update(part=None, thumbnail=None)
-            if lowest is case:
-                return
+        entry = batch["about"]["entry"]
+        if len(self._highest) == MAX_CASES and entry["image_score"] <= self._highest[0]:
+            return
         view = output["view"]
         patches = CasePatches.of(batch["patches"], view, self.results.network)
         content = case_content(view, patches, self.results.network, self.threshold)
-        part = Path(self.parts.name, str(number))
-        text = self.templates.get_template("case.html.j2").render(content, entry=entry, number=number)
-        part.write_text(text, encoding="utf-8")
+        template = self.templates.get_template("case.html.j2")
         best = content["slices"][content["best"]]
-        case.update(part=part, thumbnail={layer: best[layer] for layer in ("plain", "heat")})
+        part = {
+            "html": template.render(content, entry=entry, anchor=_anchor(entry["case"])),
+            "thumbnail": {layer: best[layer] for layer in ("plain", "heat")},
+        }
+        (batch["directory"] / PART).write_text(json.dumps(part), encoding="utf-8")
+
+    def list_case(self, engine: Engine) -> None:
+        """List the cases of an iteration, which are finished now or were before."""
+        state: Any = engine.state
+        for batch in state.batch or []:
+            entry = batch.get("entry") or batch["about"]["entry"]
+            self.cases.append(entry)
+            add = heappush if len(self._highest) < MAX_CASES else heappushpop
+            add(self._highest, entry["image_score"])
 
     def write(self, engine: Engine) -> None:
         """Write the file."""
         summary = self.results.summary(engine)
-        ranked = sorted(self.cases, key=lambda case: -case["entry"]["image_score"])
+        cases: list[dict[str, Any]] = []
+        for entry in sorted(self.cases, key=lambda entry: -entry["image_score"]):
+            part = self.results.directory.path / self.results.directory.name_of(entry["case"]) / PART
+            is_drawn = len(cases) < MAX_CASES and part.is_file()
+            thumbnail = _read(part)["thumbnail"] if is_drawn else None
+            anchor = _anchor(entry["case"])
+            cases.append({"entry": entry, "anchor": anchor, "part": part if is_drawn else None, "thumbnail": thumbnail})
+        parts: list[Path] = [case["part"] for case in cases if case["part"]]
         content = {
             **{name: summary[name] for name in ("note", "failed", "settings", "versions", "encoder_weights_digest")},
             "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-            "cases": ranked,
-            "n_drawn": len(self._drawn),
-            "parts": _read(ranked),
+            "cases": cases,
+            "n_drawn": len(parts),
+            "parts": (_read(part)["html"] for part in parts),  # one in memory at a time
             "threshold": self.threshold,
             "target_fpr": self.results.network.target_fpr,
             "heat_colours": [to_hex(colour) for colour in HEAT.cmap(np.linspace(0, 1, 9))],
             **self._evaluation(),
         }
-        with whole_file(self.results.output_dir / "report.html") as partial:
+        with self.results.directory.write("report.html") as partial:
             self.templates.get_template("report.html.j2").stream(content).dump(str(partial), encoding="utf-8")
-        self.parts.cleanup()
-        logger.info(f"report: {self.results.output_dir / 'report.html'}")
+        logger.info(f"report: {self.results.directory.path / 'report.html'}")
 
     def _evaluation(self) -> dict[str, Any]:
         """``metrics``, None unless this run has written them, and their ``curves``."""
@@ -130,11 +137,14 @@ class ReportWriter:
         }
 
 
-def _read(cases: list[dict[str, Any]]) -> Iterator[str]:
-    """The parts of the file, one in memory at a time."""
-    for case in cases:
-        if case["part"] is not None:
-            yield case["part"].read_text(encoding="utf-8")
+def _read(part: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(part.read_text(encoding="utf-8"))
+    return content
+
+
+def _anchor(case: str) -> str:
+    """Name the place of a case in the report, the same in every run."""
+    return hashlib.sha256(ascii(case).encode()).hexdigest()[:12]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
