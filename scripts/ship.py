@@ -24,6 +24,7 @@ from monai.bundle import ConfigParser
 from .checkpoint import load_network, read_network
 from .errors import InputError
 from .runtimes.artefacts import compiled_for
+from .settings import check_settings
 from .whole_file import whole_folder, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +40,8 @@ def ship(ckpt_path: str | os.PathLike, output: str | os.PathLike, **settings: An
         settings: values of config ids, in place of those that stand in the configs.
 
     Raises:
-        InputError: no fitted model, an id that the configs do not have, or a folder that holds something else.
+        InputError: no fitted model, an id that the configs do not have, a wrong value, or a folder that holds something
+            else.
     """
     target = Path(output).resolve()
     inside = any(target.is_relative_to(ROOT / name) for name in SHIPPED)
@@ -48,9 +50,7 @@ def ship(ckpt_path: str | os.PathLike, output: str | os.PathLike, **settings: An
     fitted = read_network(ckpt_path)["_extra_state"]["settings"]
     configs = {name: json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference")}
     known = {name for config in configs.values() for name in config}
-    unknown = [name for name in settings if name.split("#")[0] not in known]
-    if unknown:
-        raise InputError(f"The configs have no {', '.join(unknown)}; give ids that stand in configs/inference.json.")
+    settings = check_settings(settings, known)
     with whole_folder(target) as copy:
         for name in SHIPPED:
             if (ROOT / name).is_dir():
