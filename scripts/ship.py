@@ -29,6 +29,7 @@ from .checkpoint import load_network, read_network, reason
 from .errors import InputError
 from .recorded_directory import OLD, PARTIAL, RECORD, has_record, read_record, write_record
 from .runtimes.artefacts import compiled_for
+from .settings import check_settings
 from .whole_file import file_sha256, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,8 +45,8 @@ def ship(ckpt_path: str | os.PathLike, output: str | os.PathLike, **settings: An
         settings: values of config ids, in place of those that stand in the configs.
 
     Raises:
-        InputError: no fitted model, an id that the configs do not have, a folder that holds something else, or one that
-            cannot be written.
+        InputError: no fitted model, an id that the configs do not have, a wrong value, a folder that holds something else, or
+            one that cannot be written.
     """
     if not str(output):
         raise InputError("output must name a folder for the copy; got an empty name.")
@@ -56,9 +57,7 @@ def ship(ckpt_path: str | os.PathLike, output: str | os.PathLike, **settings: An
     fitted = read_network(ckpt_path)["_extra_state"]["settings"]
     configs = {name: json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference")}
     known = {name for config in configs.values() for name in config}
-    unknown = [name for name in settings if name.split("#")[0] not in known]
-    if unknown:
-        raise InputError(f"The configs have no {', '.join(unknown)}; give ids that stand in configs/inference.json.")
+    settings = check_settings(settings, known)
     try:
         _restore(target)
         with _replacing(target) as copy:

@@ -90,7 +90,9 @@ def test_another_bundle_is_left_alone(shipped, tmp_path):
     ("settings", "expected"),
     [
         ({"ckpt_path": "no.pt"}, "There is no fitted model no.pt"),
-        ({"beauty": 3}, "have no beauty"),
+        ({"beauty": 3}, "There is no id 'beauty'"),
+        ({"treshold": 3}, "did you mean 'threshold'?"),
+        ({"threshold": float("nan")}, "threshold must be a number of at least 0; got nan"),
         ({"output": str(ROOT)}, "is left alone"),
         ({"image_size": 70}, "image_size=56"),
         ({"score": "subspaces"}, "score must be one of"),
