@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import os
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -13,13 +15,20 @@ import torch
 from monai.data import Dataset
 from monai.transforms import LoadImage
 
-from .dicom_series import header_of, what_is_wrong
+from .dicom_series import HeaderError, header_of, what_is_wrong
 from .errors import InputError, cause_of
+from .image_files import ImageFileReader, load_itk, needs_itk
+from .recorded_directory import has_record
+
+logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".mha", ".nrrd")
 EXPECTED = f"expected images ({', '.join(IMAGE_SUFFIXES)}), a folder for each case, or folders of DICOM series"
+UNREADABLE = "the file is damaged or of a kind that is not supported, so check that it opens in a viewer"
+DEEPEST = 100  # folders within one another
+LONGEST = 200  # bytes of a case's name, so that "<case>_overlay.png" is a file name
 
 
 def find_cases(
@@ -28,7 +37,8 @@ def find_cases(
     """The cases below a folder: every image file, and every folder of DICOM files as one case.
 
     A case is named after its file; after its folder where that holds no other image; with the folders above it where it
-    lies deeper. Hidden files and folders are passed over.
+    lies deeper. Hidden files and folders are passed over, and results of this bundle. A folder is entered once, however
+    many links lead to it.
 
     A pattern with folders says in which ones a file must lie. They tell images from labels, not one case from another:
     folders that the pattern spells out are left out of the names, which always end with the file's. So
@@ -38,25 +48,31 @@ def find_cases(
         path: a folder, or a single image file.
         pattern: which file names to take, such as ``"FLAIR*"``, or with the folders they lie in, such as ``"img/*"`` or
             ``"img/*/*"``, from the file upwards; for DICOM, which folders. Each part as in `fnmatch`.
-        exclude: a folder to pass over, such as that of the results.
+        exclude: a folder to pass over with all that is in it, such as that of the results; unless ``path`` itself lies
+            in it.
 
     Returns:
-        Dictionaries with ``case``, a name that serves as a folder's, and ``image``, a path (for DICOM a folder, and
-        ``n_files``, how many slices it holds); or instead of a path ``error``, why it cannot be used.
+        Dictionaries with ``case``, a name that serves as a folder's, and ``image``, an absolute path (for DICOM a
+        folder, and ``n_files``, how many slices it holds); or instead of a path ``error``, why it cannot be used.
 
     Raises:
-        InputError: there is no such folder, no case in it, or an empty pattern.
+        InputError: there is no such folder, no case in it, or an empty pattern; or it holds results of this bundle.
     """
-    root = Path(path)
+    root = Path(path).absolute()
     if not PurePath(pattern).parts:
         raise InputError("A file pattern must not be empty; give '*' for all files.")
     if not str(path) or not root.exists():
         raise InputError(f"The folder {str(path)!r} does not exist; {EXPECTED}.")
     if root.is_file():
-        return [{"case": _stem(root), "image": str(root)}]
-    cases = list(_walk(root, root, pattern, Path(exclude).resolve() if exclude else None))
+        return [_case(_stem(root), root, root.parent)]
+    if has_record(root):
+        raise InputError(f"The folder {str(path)!r} holds results of this program; {EXPECTED} to score or fit on.")
+    excluded = Path(exclude).resolve() if exclude else None
+    if excluded and _is_in(root.resolve(), excluded):
+        excluded = None
+    cases = [case for folder in _walk(root, excluded) for case in _cases_in(folder, root, pattern, excluded)]
     if not cases:
-        raise InputError(f"There are no cases in {root} (file names {pattern!r}); {EXPECTED}.")
+        raise InputError(f"There are no cases in {str(path)!r} (file names {pattern!r}); {EXPECTED}.")
     taken = {case["case"] for case in cases}
     seen: set[str] = set()
     for case in cases:
@@ -141,6 +157,11 @@ class CaseDataset(Dataset):
         transform: preprocessing.
     """
 
+    def __init__(self, data: Sequence[dict[str, Any]], transform: Any = None) -> None:
+        super().__init__(data, transform)
+        if any(needs_itk(case["image"]) for case in data if isinstance(case.get("image"), str)):
+            load_itk()  # before there are threads
+
     def _transform(self, index: int) -> Any:
         case = self.data[index]
         if "error" in case:
@@ -150,7 +171,7 @@ class CaseDataset(Dataset):
         except Exception as error:
             return {
                 "case": case.get("case", str(index)),
-                "error": sentence(error, "read", "check that the file is whole and opens in a viewer"),
+                "error": sentence(error, "read", UNREADABLE),
             }
 
 
@@ -168,7 +189,9 @@ class NormalDataset(CaseDataset):
     """
 
     def __init__(self, data: Sequence[dict[str, Any]], transform: Any = None) -> None:
-        normals = [case for case in data if "label" not in case or not LoadImage()(case["label"]).any()]
+        normals = [
+            case for case in data if "label" not in case or not LoadImage()(case["label"], ImageFileReader()).any()
+        ]
         if not normals:
             raise InputError(
                 f"None of {len(data)} cases is normal; a fit needs two normals at least, one of them held out. In "
@@ -191,8 +214,15 @@ def sentence(error: BaseException, action: str, advice: str) -> str:
     cause = cause_of(error)
     if isinstance(cause, InputError):
         return str(cause)
-    reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-    return f"it could not be {action} ({reason[:200]}); {advice}"
+    logger.debug(f"it could not be {action}", exc_info=error)
+    match cause:
+        case MemoryError():
+            reason = " for lack of memory"
+        case OSError(strerror=str(strerror)):
+            reason = f" ({strerror})"
+        case _:
+            reason = ""
+    return f"it could not be {action}{reason}; {advice}"
 
 
 def raise_failed(failed: Collection[tuple[str, str]], n_cases: int, others: str) -> None:
@@ -211,25 +241,97 @@ def raise_failed(failed: Collection[tuple[str, str]], n_cases: int, others: str)
         raise InputError(f"{len(failed)} of {n_cases} cases failed ({others}):{listed}")
 
 
-def _walk(folder: Path, root: Path, pattern: str, exclude: Path | None) -> Iterator[dict[str, Any]]:
-    if exclude and folder.resolve() == exclude:
+def printable(name: str) -> str:
+    """Replace characters of a name that are not text: controls, marks of direction, bytes that are not UTF-8."""
+    return "".join(character if character.isprintable() else "_" for character in name)
+
+
+def _walk(root: Path, excluded: Path | None) -> Iterator[Path]:
+    """Yield every real folder once, those behind links last."""
+    entered: set[Path] = set()
+    pending = deque([root])
+    while pending:
+        start = pending.popleft()
+        stack = [start]
+        while stack:
+            folder = stack.pop()
+            real = folder.resolve()
+            if real in entered or (excluded and _is_in(real, excluded)) or (folder != root and _is_result(folder)):
+                continue
+            entered.add(real)
+            yield folder
+            if len(folder.relative_to(root).parts) > DEEPEST:
+                continue
+            try:
+                inner = [entry for entry in _entries(folder) if entry.is_dir()]
+            except OSError:  # `_cases_in` says it
+                continue
+            pending.extend(entry for entry in inner if entry.is_symlink())
+            stack.extend(reversed([entry for entry in inner if not entry.is_symlink()]))
+
+
+def _cases_in(folder: Path, root: Path, pattern: str, excluded: Path | None) -> Iterator[dict[str, Any]]:
+    """Yield the cases of one folder, without those of the folders in it."""
+    own_name = (folder.resolve() if folder == root else folder).name
+    name = "_".join([*_folders(folder, root, pattern), own_name])
+    if len(folder.relative_to(root).parts) > DEEPEST:
+        yield {"case": _name(name), "error": f"it lies more than {DEEPEST} folders deep; move it up"}
         return
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.is_file()]
-    images = [file for file in files if _suffix(file) and file.absolute().match(pattern)]
-    headers = [header for file in files if not _suffix(file) and (header := header_of(file))]
+    try:
+        files = [entry for entry in _entries(folder) if entry.is_file()]
+        if excluded:
+            files = [file for file in files if not file.is_symlink() or not _is_in(file.resolve(), excluded)]
+    except OSError as error:
+        yield {"case": _name(name), "error": f"the folder cannot be read ({error.strerror}); check its permissions"}
+        return
+    images = [file for file in files if _suffix(file) and file.match(pattern)]
+    headers, wrong = [], ""
+    for file in files:
+        try:
+            if not _suffix(file) and (header := header_of(file)):
+                headers.append(header)
+        except HeaderError as error:
+            wrong = wrong or str(error)
+    is_series = bool(headers or wrong)
     for image in images:
         above = "_".join(_folders(image, root, pattern))
-        alone = above and len(images) == 1 and not headers and "/" not in pattern
-        yield {"case": above if alone else "_".join(filter(None, [above, _stem(image)])), "image": str(image)}
-    if headers and folder.absolute().match(pattern):
-        wrong = what_is_wrong(headers)
-        series = {"error": wrong} if wrong else {"image": str(folder), "n_files": len(headers)}
-        name = (folder.resolve() if folder == root else folder).name
-        yield {"case": "_".join([*_folders(folder, root, pattern), name]), **series}
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry, root, pattern, exclude)
+        alone = above and len(images) == 1 and not is_series and "/" not in pattern
+        yield _case(above if alone else "_".join(filter(None, [above, _stem(image)])), image, root)
+    if is_series and folder.match(pattern):
+        wrong = wrong or what_is_wrong(headers)
+        yield {"case": _name(name), "error": wrong} if wrong else {**_case(name, folder, root), "n_files": len(headers)}
+
+
+def _case(name: str, path: Path, root: Path) -> dict[str, Any]:
+    try:
+        str(path.relative_to(root)).encode()
+    except UnicodeEncodeError:
+        return {"case": _name(name), "error": "its path is not UTF-8; rename the file or folder"}
+    return {"case": _name(name), "image": str(path)}
+
+
+def _name(name: str) -> str:
+    """Make a name that serves as a file's and in a message."""
+    text = printable(name)
+    if len(text.encode()) <= LONGEST:
+        return text
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    return f"{text.encode()[: LONGEST - 9].decode(errors='ignore')}_{digest}"
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _is_result(folder: Path) -> bool:
+    try:
+        return has_record(folder)
+    except OSError:
+        return False
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    return path == folder or folder in path.parents
 
 
 def _folders(path: Path, root: Path, pattern: str) -> list[str]:

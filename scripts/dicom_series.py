@@ -5,39 +5,145 @@ The server of MONAI Label asks this too, apart from the bundle: no relative impo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_partial
+from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-TAGS = ("SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns")
+TAGS = (
+    "SOPClassUID",
+    "SeriesInstanceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "NumberOfFrames",
+    "RescaleSlope",
+)
+PIXEL_DATA = 0x7FE00010
+ENCAPSULATED = 0xFFFFFFFF  # length of compressed pixel data
+
+
+class HeaderError(ValueError):
+    """A DICOM file that cannot be used; the message says why."""
 
 
 def header_of(path: Path) -> pydicom.Dataset | None:
-    """What `what_is_wrong` looks at of a file; None where it is not DICOM with a series."""
+    """Read the attributes that `what_is_wrong` checks.
+
+    Args:
+        path: a file of any kind.
+
+    Returns:
+        The attributes, or None if the file is not DICOM or a DICOMDIR.
+
+    Raises:
+        HeaderError: the file is DICOM, but damaged or not whole, or cannot be opened.
+    """
+    lengths: list[int] = []
+
+    def is_pixel_data(tag: Any, vr: str | None, length: int) -> bool:
+        if tag == PIXEL_DATA:
+            lengths.append(length)
+        return tag >= PIXEL_DATA
+
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
-    except (InvalidDicomError, OSError, ValueError):
+        with path.open("rb") as file:
+            header = read_partial(file, is_pixel_data, specific_tags=[Tag(name) for name in TAGS])
+            n_left = path.stat().st_size - file.tell()
+        is_directory = (
+            path.name.upper() == "DICOMDIR"
+            or header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
+        )
+        is_deflated = header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    except InvalidDicomError:
         return None
-    return header if "SeriesInstanceUID" in header else None
+    except OSError as error:
+        raise HeaderError(
+            f"the file {_name(path)} cannot be opened ({error.strerror}); check its permissions"
+        ) from error
+    except Exception as error:  # a damaged header makes pydicom raise almost anything
+        raise HeaderError(_damaged(path)) from error
+    if is_directory:
+        return None
+    if not _value(header, "SeriesInstanceUID"):
+        raise HeaderError(_damaged(path))
+    if lengths:
+        n_expected = _native_length(header)
+        is_native = lengths[0] != ENCAPSULATED
+        is_short = lengths[0] < n_expected or (not is_deflated and n_left < lengths[0])
+        if is_native and is_short:
+            raise HeaderError(
+                f"the DICOM file {_name(path)} holds less pixel data than its header says; look for the whole file"
+            )
+    return header
 
 
 def what_is_wrong(headers: Sequence[pydicom.Dataset]) -> str:
-    """Why DICOM files do not make one volume, or an empty string."""
-    n_series = len({header.SeriesInstanceUID for header in headers})
+    """Say why DICOM files do not make one volume.
+
+    Args:
+        headers: of the files of a series, as `header_of` gives them or whole.
+
+    Returns:
+        A sentence, or an empty string if nothing is wrong.
+    """
+    try:
+        return _what_is_wrong(headers)
+    except HeaderError as error:
+        return str(error)
+
+
+def _what_is_wrong(headers: Sequence[pydicom.Dataset]) -> str:
+    n_series = len({str(_value(header, "SeriesInstanceUID")) for header in headers})
     if n_series > 1:
         return f"the folder holds {n_series} DICOM series; expected one in each folder"
-    if not all(header.get("ImagePositionPatient") and header.get("ImageOrientationPatient") for header in headers):
+    if any(_value(header, "PhotometricInterpretation") == "PALETTE COLOR" for header in headers):
+        return "the DICOM files hold palette colours; expected grey values or RGB, so convert them"
+    for header in headers:
+        slope = _numbers(header, "RescaleSlope", 1)
+        if slope is not None and not slope[0]:
+            return "RescaleSlope in a DICOM header is 0; expected another number, so correct it"
+        spacing = _numbers(header, "PixelSpacing", 2)
+        if spacing is not None and not (spacing > 0).all():
+            return "PixelSpacing in a DICOM header is not positive; expected two lengths in mm, so correct it"
+    if not all(_value(header, "ImagePositionPatient") for header in headers) or not all(
+        _value(header, "ImageOrientationPatient") for header in headers
+    ):
+        if len(headers) > 1:
+            return (
+                "slices of the series lack ImagePositionPatient or ImageOrientationPatient; expected both in each "
+                "header, so export the series anew"
+            )
         return ""
-    if len({(header.get("Rows"), header.get("Columns")) for header in headers}) > 1:
+    if len({tuple(_value(header, name) for name in ("Rows", "Columns")) for header in headers}) > 1:
         return "the slices of the series differ in size; expected one size"
-    orientations = np.array([header.ImageOrientationPatient for header in headers], dtype=float)
+    if len(headers) > 1 and any(_value(header, "SamplesPerPixel") == 3 for header in headers):
+        return "the slices of the series are in colour; expected grey values"
+    if not all(_value(header, "PixelSpacing") for header in headers):
+        return "a DICOM header lacks PixelSpacing; expected two lengths in mm, so export the series anew"
+    if np.ptp(_all_numbers(headers, "PixelSpacing", 2), axis=0).max() > 1e-3:
+        return "the slices of the series differ in PixelSpacing; expected one"
+    orientations = _all_numbers(headers, "ImageOrientationPatient", 6)
     if np.ptp(orientations, axis=0).max() > 1e-3:
         return "the slices of the series differ in orientation, as a localizer's do; expected parallel slices"
-    normal = np.cross(orientations[0, :3], orientations[0, 3:])
-    gaps = np.diff(np.sort([np.dot(normal, np.array(header.ImagePositionPatient, float)) for header in headers]))
+    row, column = orientations[0, :3], orientations[0, 3:]
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if not np.allclose(lengths, 1, atol=0.1) or abs(row @ column) > 1e-3 * lengths[0] * lengths[1]:
+        return "ImageOrientationPatient in a DICOM header does not hold two directions at right angles; correct it"
+    normal = np.cross(row, column)
+    gaps = np.diff(np.sort(_all_numbers(headers, "ImagePositionPatient", 3) @ normal))
     if len(gaps) and gaps.min() < 1e-3:
         return "several slices of the series lie at one position; expected one volume, so split the series"
     if len(gaps) and np.ptp(gaps) > 0.1 * np.median(gaps):
@@ -46,3 +152,51 @@ def what_is_wrong(headers: Sequence[pydicom.Dataset]) -> str:
             "for missing files"
         )
     return ""
+
+
+def _value(header: pydicom.Dataset, keyword: str) -> Any:
+    """Read a value; None if it is missing. pydicom interprets it only now, and raises almost anything."""
+    try:
+        return header.get(keyword)
+    except Exception as error:
+        raise HeaderError(f"{keyword} in a DICOM header cannot be read; look for the undamaged files") from error
+
+
+def _numbers(header: pydicom.Dataset, keyword: str, n_expected: int) -> np.ndarray | None:
+    """Read finite numbers ``[n_expected]``; None if they are missing."""
+    value = _value(header, keyword)
+    if value is None or value == "":
+        return None
+    try:
+        numbers = np.atleast_1d(np.array(value, dtype=float))
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.array([np.nan])
+    if numbers.shape != (n_expected,) or not np.isfinite(numbers).all():
+        expected = "a number" if n_expected == 1 else f"{n_expected} numbers"
+        raise HeaderError(f"{keyword} in a DICOM header is not {expected}; look for the undamaged files")
+    return numbers
+
+
+def _all_numbers(headers: Sequence[pydicom.Dataset], keyword: str, n_expected: int) -> np.ndarray:
+    """Read numbers ``[len(headers), n_expected]`` that no header lacks."""
+    return np.stack([np.asarray(_numbers(header, keyword, n_expected), dtype=float) for header in headers])
+
+
+def _native_length(header: pydicom.Dataset) -> int:
+    """Compute how many bytes uncompressed pixel data has at least."""
+    if str(_value(header, "PhotometricInterpretation")).startswith(("YBR_FULL_422", "YBR_PARTIAL_42")):
+        return 0
+    factors = [
+        _numbers(header, keyword, 1)
+        for keyword in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "NumberOfFrames")
+    ]
+    return math.prod(max(int(factor[0]), 1) for factor in factors if factor is not None) // 8
+
+
+def _damaged(path: Path) -> str:
+    return f"the header of the DICOM file {_name(path)} is damaged or not whole; look for the undamaged file"
+
+
+def _name(path: Path) -> str:
+    """Name a file in a message, without characters that a terminal would act on."""
+    return repr("".join(character if character.isprintable() else "_" for character in path.name))

@@ -12,8 +12,9 @@ import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
 
-from .cases import find_cases, sentence
+from .cases import UNREADABLE, find_cases, sentence
 from .errors import InputError
+from .image_files import ImageFileReader, load_itk, needs_itk
 
 # Of one voxel's smaller edge: how far off the corners of a label may lie. Tools round affines in their own ways.
 TOLERANCE = 0.1
@@ -64,6 +65,8 @@ class CaseLabels:
         self.labels: dict[str, dict[str, Any]] | None = None
         if label_dir:
             self.labels = {label["case"]: label for label in find_cases(label_dir, label_pattern)}
+            if any(needs_itk(label.get("image", ".nii")) for label in self.labels.values()):
+                load_itk()  # before there are threads
             if not any(case["case"] in self.labels for case in cases):
                 raise InputError(
                     f"No label in {label_dir} has a case's name: labels are named like {next(iter(self.labels))!r}, "
@@ -107,10 +110,10 @@ def read_label(label: Mapping[str, Any], image: MetaTensor) -> np.ndarray:
     """
     if "error" in label:
         raise InputError(f"the label cannot be used: {label['error']}")
-    try:  # the readers of the preprocessing: they decide the order of the axes of a picture
-        loaded: Any = LoadImage(reader=["ITKReader", "NibabelReader"], ensure_channel_first=True)(label["image"])
+    try:
+        loaded: Any = LoadImage(ensure_channel_first=True)(label["image"], ImageFileReader())
     except Exception as error:
-        reason = sentence(error, "read", "check that the file is whole and opens in a viewer")
+        reason = sentence(error, "read", UNREADABLE)
         raise InputError(f"the label: {reason}") from error
     affine = np.asarray(image.meta.get("original_affine", image.affine), dtype=float)
     if image.ndim == 4 and loaded.ndim == 4:

@@ -138,8 +138,7 @@ def _check(image: torch.Tensor, n_files: int | None) -> torch.Tensor:
         )
     if image.ndim == 3 and len(image) in (2, 4):
         image = image[: len(image) - 1]
-    from_nifti = "pixdim" in getattr(image, "meta", {})  # no colours there: its fourth axis is time or contrast
-    if len(image) not in (1, 3) or (from_nifti and image.ndim == 4 and len(image) != 1):
+    if len(image) not in (1, 3):
         raise InputError(
             f"the image has {len(image)} volumes or channels per voxel; expected one 2-D or 3-D image with 1 or 3 "
             "channels, so split a 4-D series into its volumes"

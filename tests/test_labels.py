@@ -8,6 +8,7 @@ from PIL import Image
 
 from scripts.cases import find_cases
 from scripts.errors import InputError
+from scripts.image_files import ImageFileReader
 from scripts.labels import CaseLabels
 
 AFFINE = np.array([[-0.9, 0.01, 0, 30], [0.02, 1.1, 0.03, -25], [0, -0.02, 4.0, 7], [0, 0, 0, 1]])
@@ -21,7 +22,7 @@ def save(path, values, affine=AFFINE):
 
 
 def load(path):
-    return LoadImage(reader=["ITKReader", "NibabelReader"], ensure_channel_first=True)(path)
+    return LoadImage(ensure_channel_first=True)(path, ImageFileReader())
 
 
 def truth(folder, label, affine=AFFINE):
@@ -72,7 +73,7 @@ def test_a_label_that_cannot_be_read_is_refused_as_a_label(tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.nii.gz").write_text("not an image")
     labels = CaseLabels(find_cases(tmp_path / "images"), tmp_path / "labels")
-    with pytest.raises(InputError, match="the label: it could not be read"):
+    with pytest.raises(InputError, match="the label: its NIfTI header is not valid"):
         labels.truth("a", load(tmp_path / "images" / "a.nii.gz"))
 
 
