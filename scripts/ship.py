@@ -45,8 +45,8 @@ def ship(ckpt_path: str | os.PathLike, output: str | os.PathLike, **settings: An
         settings: values of config ids, in place of those that stand in the configs.
 
     Raises:
-        InputError: no fitted model, an id that the configs do not have, a wrong value, a folder that holds something else, or
-            one that cannot be written.
+        InputError: no fitted model, an id that the configs do not have, a wrong value, a folder that holds something
+            else, or one that cannot be written.
     """
     if not str(output):
         raise InputError("output must name a folder for the copy; got an empty name.")
