@@ -51,11 +51,11 @@ def header_of(path: Path) -> pydicom.Dataset | None:
     Raises:
         HeaderError: the file is DICOM, but damaged or not whole, or cannot be opened.
     """
-    lengths: list[int] = []
+    lengths: list[tuple[int, int]] = []  # of the pixel data, and of what stands before it
 
     def is_pixel_data(tag: Any, vr: str | None, length: int) -> bool:
         if tag == PIXEL_DATA:
-            lengths.append(length)
+            lengths.append((length, 8 if vr is None else 12))
         return tag >= PIXEL_DATA
 
     try:
@@ -80,10 +80,9 @@ def header_of(path: Path) -> pydicom.Dataset | None:
     if not _value(header, "SeriesInstanceUID"):
         raise HeaderError(_damaged(path))
     if lengths:
-        n_expected = _native_length(header)
-        is_native = lengths[0] != ENCAPSULATED
-        is_short = lengths[0] < n_expected or (not is_deflated and n_left < lengths[0])
-        if is_native and is_short:
+        length, n_before = lengths[0]
+        is_cut_off = not is_deflated and n_left - n_before < length
+        if length != ENCAPSULATED and (length < _native_length(header) or is_cut_off):
             raise HeaderError(
                 f"the DICOM file {_name(path)} holds less pixel data than its header says; look for the whole file"
             )
@@ -127,10 +126,12 @@ def _what_is_wrong(headers: Sequence[pydicom.Dataset]) -> str:
                 "header, so export the series anew"
             )
         return ""
-    if len({tuple(_value(header, name) for name in ("Rows", "Columns")) for header in headers}) > 1:
+    if len({tuple(str(_value(header, name)) for name in ("Rows", "Columns")) for header in headers}) > 1:
         return "the slices of the series differ in size; expected one size"
     if len(headers) > 1 and any(_value(header, "SamplesPerPixel") == 3 for header in headers):
         return "the slices of the series are in colour; expected grey values"
+    if len(headers) > 1 and any((_numbers(header, "NumberOfFrames", 1) or 1) > 1 for header in headers):
+        return "the folder holds several files of many slices each; expected one of them, or one slice in each file"
     if not all(_value(header, "PixelSpacing") for header in headers):
         return "a DICOM header lacks PixelSpacing; expected two lengths in mm, so export the series anew"
     if np.ptp(_all_numbers(headers, "PixelSpacing", 2), axis=0).max() > 1e-3:

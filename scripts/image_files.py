@@ -11,7 +11,7 @@ import mmap
 import os
 import re
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +259,19 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, dict]:
 
 
 def _read_dicom_series(path: Path) -> tuple[np.ndarray, dict]:
-    return _read_by_itk(path, "GDCMImageIO")
+    names = itk.GDCMSeriesFileNames.New()
+    names.SetUseSeriesDetails(True)
+    names.AddSeriesRestriction("0008|0021")
+    names.SetDirectory(str(path))
+    series = names.GetSeriesUIDs()
+    if not series:
+        raise InputError("no file of the DICOM series could be read; check that it opens in a viewer")
+    files = names.GetFileNames(series[0])
+    if len(files) == 1:
+        return _read_by_itk(Path(files[0]), "GDCMImageIO")
+    # In floating point, as slices may each have a scale of their own, which need not fit into the first one's type.
+    reader = itk.ImageSeriesReader[itk.Image[itk.F, 3]].New(FileNames=files, ImageIO=itk.GDCMImageIO.New())
+    return _from_itk(lambda: ITKReader().get_data(_updated(reader)))
 
 
 def _read_dicom_file(path: Path) -> tuple[np.ndarray, dict]:
@@ -279,12 +291,21 @@ def _read_dicom_file(path: Path) -> tuple[np.ndarray, dict]:
 def _read_by_itk(path: Path, image_io: str) -> tuple[np.ndarray, dict]:
     """Read by one part of ITK only: others would take the same bytes for something else."""
     reader = ITKReader(imageio=getattr(itk, image_io).New())
+    return _from_itk(lambda: reader.get_data(reader.read(str(path))))
+
+
+def _from_itk(get: Callable[[], tuple[np.ndarray, dict]]) -> tuple[np.ndarray, dict]:
     try:
-        return reader.get_data(reader.read(str(path)))
+        return get()
     except MemoryError as error:
         raise InputError("there is not enough memory for the image; check its size or crop it") from error
     except Exception as error:
         raise InputError(DAMAGED) from error
+
+
+def _updated(reader: Any) -> Any:
+    reader.Update()
+    return reader.GetOutput()
 
 
 def _header_lines(path: Path, kind: str) -> list[str]:
@@ -326,7 +347,7 @@ def _check_spacing(lengths: Sequence[str], n_axes: int) -> None:
 
 
 def _check_affine(affine: np.ndarray, n_dims: int) -> None:
-    axes = affine[:-1, : min(n_dims, 3)]
+    axes = affine[:n_dims, :n_dims]  # a picture lies in the first two axes of space
     lengths = np.linalg.norm(axes, axis=0) if np.isfinite(affine).all() else np.zeros(1)
     if not (lengths > 0).all() or np.linalg.matrix_rank(axes / lengths, 1e-6) < axes.shape[1]:
         raise InputError(
