@@ -25,9 +25,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="after which an attack hangs")
     options = parser.parse_args()
     first, number = (options.seed, 1) if options.seed is not None else (options.start, options.number)
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        with Worker(Path(folder), options.seconds) as worker:
-            trials = try_all(worker, options.kind, first, number, 60 * options.minutes)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, Worker(Path(folder), options.seconds) as worker:
+        trials = try_all(worker, options.kind, first, number, 60 * options.minutes)
     print(f"\n{table(trials)}\n\nseeds from {first}; repeat one by `python -m tests.fuzz --kind KIND --seed SEED`")
     sys.exit(any(trial.problems for trial in trials))
 
