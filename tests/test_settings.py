@@ -220,7 +220,7 @@ def test_the_configs_and_their_overlays_pass(configs, monkeypatch):
 def test_every_run_begins_with_the_check():
     for name, config in CONFIGS.items():
         for run, items in config.items():
-            is_run = isinstance(items, list) and all(ConfigExpression.is_expression(item) for item in items)
+            is_run = isinstance(items, list) and items and all(ConfigExpression.is_expression(item) for item in items)
             if is_run and run not in ("imports", "initialize", "finalize"):
                 assert items[0] == "$@check", f"{name}: {run}"
 
@@ -346,7 +346,7 @@ def run_command(folder, monkeypatch, *arguments):
 def test_names_get_through_the_command_line(tmp_path, monkeypatch):
     for name in ("2024", "a,b", "0x10", "case#1"):
         (tmp_path / name).mkdir()
-        assert f"There are no cases in {name}" in run_command(tmp_path, monkeypatch, "--dataset_dir", name)
+        assert f"There are no cases in {name!r}" in run_command(tmp_path, monkeypatch, "--dataset_dir", name)
     assert "must be yes or no" in run_command(tmp_path, monkeypatch, "--show_progress", "abc", "--seed", "abc")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0x10", "2024", "a,b", "case#1"]
 
