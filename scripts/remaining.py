@@ -93,6 +93,8 @@ class RemainingCases:
 def _structure(network: Any) -> Any:
     """Describe what scores, but for what is in its file."""
     if hasattr(network, "named_modules"):
-        return [[name, type(module)] for name, module in network.named_modules()]
+        parts = [[name, type(module)] for name, module in network.named_modules()]
+        limits = {name: value.tolist() for name, value in network.named_buffers() if name.startswith("calibration.")}
+        return [parts, limits]  # int8 has limits of its own
     is_ours = type(network).__module__.partition(".")[0] == __name__.partition(".")[0]
     return type(network) if is_ours else network
