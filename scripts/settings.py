@@ -25,7 +25,7 @@ def typed_text(name: str) -> str | None:
     """Return what stands after ``--name`` on the command line, before `fire` makes numbers, tuples and None of it."""
     text = None
     arguments = sys.argv[1:]
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
         flag, equals, value = argument.partition("=")
         if not _is_flag(flag) or flag.lstrip("-").replace("-", "_") != name:
             continue
@@ -65,7 +65,7 @@ def _check_device(value: Any) -> Any:
         torch.empty(0, device=value)
     except (AssertionError, RuntimeError, TypeError) as error:
         raise ValueError(f"device must be one that is there, such as cpu or cuda:0; got {str(value)!r}") from error
-    return value
+    return torch.device(value)
 
 
 OrOff = Annotated[T | None, BeforeValidator(_none_if_off)]
@@ -266,7 +266,7 @@ def check_settings(values: Mapping[str, Any], known: Collection[str]) -> dict[st
         known: ids at the top of the config.
 
     Returns:
-        The values, those of settings in their right types; expressions as they are.
+        The values as JSON has them, those of settings in their right types; expressions as they are.
 
     Raises:
         InputError: an id that does not exist, or see `check_setting`.
@@ -276,7 +276,9 @@ def check_settings(values: Mapping[str, Any], known: Collection[str]) -> dict[st
         if name.split("#")[0] not in known:
             raise unknown_id(name, known)
         is_expression = isinstance(value, str) and value.startswith(EXPRESSION)
-        checked[name] = value if is_expression or name not in Settings.model_fields else check_setting(name, value)
+        if name in Settings.model_fields and not is_expression:
+            value = check_setting(name, value)
+        checked[name] = str(value) if isinstance(value, torch.device) else value
     return checked
 
 

@@ -10,7 +10,7 @@ import fire
 import monai.bundle
 import pytest
 from fire.parser import DefaultParseValue
-from monai.bundle import ConfigExpression, ConfigParser
+from monai.bundle import ConfigExpression, ConfigParser, ConfigWorkflow
 from tiny_bundle import ROOT, TINY, run_bundle
 from tiny_cases import brain, save
 
@@ -22,7 +22,7 @@ from scripts.handlers import INIT_PARAMS
 from scripts.measurements import IMAGE_SCORES
 from scripts.mixture import COVARIANCE_TYPES, SCORE_KINDS
 from scripts.runtimes import PRECISIONS, RUNTIMES
-from scripts.settings import SECTIONS, Settings, check_setting, expected_value, label_options
+from scripts.settings import SECTIONS, Settings, check_setting, expected_value, label_options, typed_text
 
 CONFIGS = {
     path.stem: json.loads(path.read_text())
@@ -200,6 +200,8 @@ def test_a_name_that_cannot_be_restored_is_refused():
 
 
 def test_a_flag_without_a_value_is_no_path(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [])
+    assert typed_text("output_dir") is None
     for rest in ([], ["--seed", "3"], ["-seed", "3"]):
         monkeypatch.setattr(sys, "argv", ["monai", "run", "--output_dir", *rest])
         with pytest.raises(InputError, match="output_dir must be a path; got True"):
@@ -259,6 +261,18 @@ def test_own_ids_own_runs_and_sections_that_nothing_needs_pass():
     check(("inference",), fitted_network="$torch.nn.Identity()", running_network="@fitted_network")
 
 
+def test_ids_of_monais_tracking_pass(tmp_path):
+    workflow = ConfigWorkflow(
+        config_file=str(ROOT / "configs" / "train.json"),
+        tracking="mlflow",
+        logging_file=False,
+        output_dir=str(tmp_path),
+    )
+    workflow.initialize()
+    assert workflow.parser.get_parsed_content("tracking_uri")
+    workflow.parser.get_parsed_content("check")
+
+
 def test_a_setting_that_the_run_does_not_use_is_said(monkeypatch, caplog):
     monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--threshold", "2", "--seed", "3"])
     with caplog.at_level(logging.WARNING):
@@ -294,7 +308,7 @@ def test_right_values_reach_the_ids_that_use_them():
     content = fit.get_parsed_content
     assert content("fit_settings")["patience"] is None and content("embedding_store") is None
     assert content("log_dir") == "2024/output/tensorboard" and content("ckpt_path") == "2024/models/model.pt"
-    assert content("layers") == [8]
+    assert content("layers") == [8] and check(("train",), device="cpu").get_parsed_content("device").type == "cpu"
     run = check(("inference",), smoothing_mm="off", report="no", threshold="$@target_fpr * 200")
     settings = run.get_parsed_content("run_settings")
     assert settings["smoothing_mm"] is None and settings["threshold"] == 2
