@@ -94,7 +94,7 @@ def load_itk() -> None:
 
     So it must not happen in a thread beside others that open files.
     """
-    for name in {*PICTURE_IO.values(), "MetaImageIO", "NrrdImageIO", "GDCMImageIO", "GDCMSeriesFileNames"}:
+    for name in (*PICTURE_IO.values(), "MetaImageIO", "NrrdImageIO", "GDCMImageIO", "GDCMSeriesFileNames", "PyBuffer"):
         getattr(itk, name)
 
 
