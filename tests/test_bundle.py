@@ -246,7 +246,7 @@ def test_outputs_appear_whole_or_not_at_all(fitted, tmp_path, monkeypatch):
     before = (tmp_path / "out" / "case" / "case_map.nii.gz").read_bytes()
 
     def no_space(*_, **__):
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
     save(tmp_path / "in" / "case.nii.gz", brain(81))
     monkeypatch.setattr(sys.modules["scripts.results"], "overlay_png", no_space)
