@@ -32,7 +32,7 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 PICTURE_IO = {"PNG": "PNGImageIO", "JPEG": "JPEGImageIO", "MPO": "JPEGImageIO"}
 LONGEST_HEADER = 1 << 20  # bytes, of MetaImage and NRRD
 LARGEST_PICTURE = 1 << 28  # pixels
-DAMAGED = "the file is damaged or not whole; check that it opens in a viewer"
+DAMAGED = "the file is damaged; check that the file is whole and opens in a viewer"
 
 
 class LoadImageFiled(LoadImaged):
@@ -94,7 +94,7 @@ def load_itk() -> None:
 
     So it must not happen in a thread beside others that open files.
     """
-    for name in {*PICTURE_IO.values(), "MetaImageIO", "NrrdImageIO", "GDCMImageIO", "GDCMSeriesFileNames"}:
+    for name in (*PICTURE_IO.values(), "MetaImageIO", "NrrdImageIO", "GDCMImageIO", "GDCMSeriesFileNames", "PyBuffer"):
         getattr(itk, name)
 
 

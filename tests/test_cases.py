@@ -1,5 +1,7 @@
 """What a folder holds."""
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from tiny_cases import save
 
 from scripts.cases import CaseDataset, NormalDataset, find_cases, raise_failed, sentence, split_cases
 from scripts.errors import InputError
+from scripts.recorded_directory import write_record
 
 
 def touch(root, *names):
@@ -218,6 +221,92 @@ def test_a_dicomdir_is_no_case(tmp_path):
     del directory.SeriesInstanceUID
     directory.save_as(tmp_path / "DICOMDIR")
     assert found(tmp_path) == {"series": "series"}
+
+
+# Odd folders and names
+
+
+def test_links_are_followed_once(tmp_path):
+    touch(tmp_path, "data/a.png", "data/deep/b.png", "elsewhere/c.png")
+    (tmp_path / "data" / "deep" / "parent").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "all").symlink_to(tmp_path)
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "d.png").symlink_to(tmp_path / "elsewhere" / "c.png")
+    images = [Path(case["image"]).resolve() for case in find_cases(tmp_path / "data")]
+    assert sorted(image.name for image in images) == ["a.png", "b.png", "c.png", "c.png"]
+
+
+def test_a_folder_that_is_too_deep_is_an_error_of_its_own(tmp_path):
+    touch(tmp_path, "/".join(["a.png"]), "/".join([*("d" * 101), "b.png"]))
+    cases = find_cases(tmp_path)
+    assert [case.get("image", "")[-5:] for case in cases] == ["a.png", ""]
+    assert "more than 100 folders deep" in cases[1]["error"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_of_its_own(tmp_path, monkeypatch):
+    touch(tmp_path, "a/1.png", "b/1.png")
+    listed = Path.iterdir
+
+    def refusing(folder):
+        if folder.name == "a":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    first, second = find_cases(tmp_path)
+    assert first == {"case": "a", "error": "the folder cannot be read (Permission denied); check its permissions"}
+    assert second["case"] == "b"
+
+
+def test_names_are_printable_and_fit_into_file_names(tmp_path):
+    names = ["new\nline", "esc\x1b[2J", "right\u202eto left", "x" * 240, "x" * 239 + "y", "ok", "\u00e4" * 120]
+    touch(tmp_path, *(f"{name}.png" for name in names))
+    cases = find_cases(tmp_path)
+    assert len({case["case"] for case in cases}) == len(names)
+    assert {"new_line", "esc_[2J", "right_to left", "ok"} < {case["case"] for case in cases}
+    assert all(case["case"].isprintable() and len(f"{case['case']}_overlay.png".encode()) < 255 for case in cases)
+    assert all(Path(case["image"]).is_file() for case in cases)
+    assert find_cases(tmp_path) == cases
+
+
+def test_a_name_that_is_not_utf_8_is_an_error_of_its_own(tmp_path):
+    touch(tmp_path, "ok.png")
+    (tmp_path / os.fsdecode(b"bad\xff.png")).touch()
+    bad, ok = find_cases(tmp_path)
+    assert bad == {"case": "bad_", "error": "its path is not UTF-8; rename the file or folder"}
+    assert "image" in ok
+
+
+def test_results_are_no_cases(tmp_path):
+    touch(tmp_path, "a.png", "results/a/a_overlay.png", "results/plot.png", "link.png")
+    write_record(tmp_path / "results", {})
+    assert set(found(tmp_path)) == {"a", "link"}
+    for folder in ("results", "results/../results"):
+        with pytest.raises(InputError, match="holds results of this program"):
+            find_cases(tmp_path / folder)
+
+
+def test_what_is_excluded_is_so_through_links_and_with_all_that_is_in_it(tmp_path):
+    touch(tmp_path, "data/a.png", "data/out/b.png", "data/out/deep/c.png")
+    (tmp_path / "data" / "d").symlink_to(tmp_path / "data" / "out" / "deep")
+    (tmp_path / "data" / "e.png").symlink_to(tmp_path / "data" / "out" / "b.png")
+    (tmp_path / "out").symlink_to(tmp_path / "data" / "out")
+    assert [case["case"] for case in find_cases(tmp_path / "data", exclude=tmp_path / "out")] == ["a"]
+    inside = find_cases(tmp_path / "data", exclude=tmp_path)  # what is asked for is not excluded by what it lies in
+    assert {case["case"] for case in inside} >= {"a", "out_deep"}
+
+
+def test_paths_are_absolute(tmp_path, monkeypatch):
+    touch(tmp_path, "data/a.png")
+    monkeypatch.chdir(tmp_path)
+    assert find_cases("data") == [{"case": "a", "image": str(tmp_path / "data" / "a.png")}]
+
+
+def test_fits_and_inferences_leave_their_output_out():
+    for config, cases in (("train", "normals"), ("inference", "cases")):
+        given = json.loads((Path(__file__).parents[1] / "configs" / f"{config}.json").read_text())
+        assert given[cases]["exclude"] == "@output_dir"
 
 
 # Splitting

@@ -80,7 +80,7 @@ def zero_pixdim(header):
 
 GEOMETRIES = {
     "oblique": {"sform": turned(20)},
-    "permuted": {"sform": AFFINE[:, [2, 0, 1, 3]]},
+    "permuted": {"sform": AFFINE[:, [1, 2, 0, 3]], "values": BRAIN.transpose(1, 2, 0)},
     "flipped": {"sform": AFFINE @ np.diag([-1, 1, -1, 1])},
     "sheared": {"sform": sheared()},
     "qform only": {"qform": turned(-30, (1, 2))},
@@ -157,7 +157,7 @@ SINGULAR = "affine in the header is singular or not finite"
         ({"edit": zero_pixdim}, "size of a voxel in the NIfTI header is 0"),
         ({"qform": turned(20), "edit": zero_pixdim}, "size of a voxel in the NIfTI header is 0"),
         ({"qform": turned(20), "edit": bad_quaternion}, "the file is damaged"),
-        ({"values": BRAIN[:, :, 2], "sform": AFFINE[:, [2, 0, 1, 3]]}, SINGULAR),
+        ({"values": BRAIN[:, :, 2], "sform": np.eye(4)[[2, 0, 1, 3]]}, SINGULAR),
     ],
 )
 def test_a_nifti_without_a_definite_geometry_is_refused(tmp_path, geometry, expected):
@@ -496,6 +496,22 @@ def test_relative_paths_with_all_kinds_of_files(tmp_path, shipped):
     assert {path.parent.name for path in (tmp_path / "out").rglob("*_mask.nii.gz")} == names
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {case["case"] for case in summary["cases"]} == names
+
+
+def test_nothing_is_loaded_in_the_threads_that_read(tmp_path):
+    save_picture(tmp_path / "picture.png", "RGB")
+    write_by_itk(tmp_path / "volume.nrrd")
+    save_dicom_series(tmp_path / "series", BRAIN)
+    code = (
+        "import os, sys\n"
+        "from scripts.cases import CaseDataset, find_cases\n"
+        "from scripts.image_files import LoadImageFiled\n"
+        "dataset = CaseDataset(find_cases(sys.argv[1]), LoadImageFiled('image'))\n"
+        "def chdir(folder): raise AssertionError(folder)\n"
+        "os.chdir = chdir\n"
+        "assert len(dataset) == 3 and all('error' not in case for case in dataset)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True, timeout=300)
 
 
 def test_the_configs_read_by_this_reader():

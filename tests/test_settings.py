@@ -361,7 +361,7 @@ def test_names_get_through_the_command_line(tmp_path, monkeypatch):
     for name in ("2024", "a,b", "0x10", "case#1"):
         (tmp_path / name).mkdir()
         assert f"There are no cases in {name!r}" in run_command(tmp_path, monkeypatch, "--dataset_dir", name)
-    assert "must be yes or no" in run_command(tmp_path, monkeypatch, "--show_progress", "abc", "--seed", "abc")
+    assert "seed must be a whole number" in run_command(tmp_path, monkeypatch, "--seed", "abc")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0x10", "2024", "a,b", "case#1"]
 
 
