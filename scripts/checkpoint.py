@@ -39,19 +39,32 @@ def check_model_path(path: str | os.PathLike, option: str = "ckpt_path") -> None
     target = Path(path).absolute()
     if target.is_dir():
         raise InputError(f"{option} must name a file, such as {target / 'model.pt'}; {target} is a directory.")
+    check_writable(target.parent, f"{option} {target}")
     if target.exists():
         try:
             read_network(target)
         except InputError as error:
             raise InputError(
-                f"{option} {target} is a file that is not a fitted model and is left alone; give another {option}."
+                f"{option} {target} is a file that is not a fitted model and is left alone; give another place."
             ) from error
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """Check that files can be written into a folder, which is made where it is missing.
+
+    Args:
+        folder: the folder.
+        what: names the setting and the place, for the message.
+
+    Raises:
+        InputError: they cannot.
+    """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target.parent) as file:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
     except OSError as error:
-        raise InputError(f"{option} {target} cannot be written ({reason(error)}); give another {option}.") from error
+        raise InputError(f"{what} cannot be written ({reason(error)}); give another place.") from error
 
 
 def reason(error: BaseException) -> str:

@@ -115,12 +115,9 @@ class EmbeddingStore:
 
     def _prepare(self) -> None:
         """Make the folder and mark it as a store, unless it is somebody else's; clear what killed runs left in it."""
-        is_store = self.directory.is_dir() and all(
-            STORED.fullmatch(entry.name) or entry.name.startswith(".") for entry in self.directory.iterdir()
-        )  # as versions to 0.4 left it
-        if not is_store:
-            RecordedDirectory(self.directory, "embedding_store").check()
         try:
+            if not self._is_store():
+                RecordedDirectory(self.directory, "embedding_store").check()
             self.directory.mkdir(parents=True, exist_ok=True)
             if not has_record(self.directory):
                 write_record(self.directory, {})
@@ -131,6 +128,12 @@ class EmbeddingStore:
             raise InputError(
                 f"embedding_store {self.directory} cannot be written ({reason(error)}); give another embedding_store."
             ) from error
+
+    def _is_store(self) -> bool:
+        """Whether the folder holds embeddings alone, as versions to 0.4 left it."""
+        return self.directory.is_dir() and all(
+            STORED.fullmatch(entry.name) or entry.name.startswith(".") for entry in self.directory.iterdir()
+        )
 
     def _make_room(self, n_bytes: int) -> None:
         if self.limit is None:

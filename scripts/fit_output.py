@@ -14,7 +14,7 @@ import ignite.distributed as idist
 import torch
 from torch import nn
 
-from .checkpoint import check_model_path, reason
+from .checkpoint import check_model_path, check_writable, reason
 from .errors import InputError
 from .recorded_directory import RecordedDirectory
 
@@ -37,6 +37,7 @@ class FitOutput:
         network: what the model will hold, for its size; None where the size is small.
         names: files that the run writes into the directory.
         resume: whether the run goes on from the last one's state.
+        log_dir: where TensorBoard looks; None for no figures there.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class FitOutput:
         network: nn.Module | None = None,
         names: Sequence[str] = (LAST_EPOCH, *FIT_REPORTS),
         resume: bool = False,
+        log_dir: str | os.PathLike | None = None,
     ) -> None:
         self.directory = RecordedDirectory(output_dir)
         self.ckpt_path = Path(ckpt_path).absolute()
         self.network = network
         self.names = tuple(names)
         self.resume = resume
+        self.log_dir = None if log_dir is None else Path(log_dir).absolute()
 
     def open(self) -> None:
         """Check that all can be written that the run will write, and keep other runs away until `close`.
@@ -98,8 +101,14 @@ class FitOutput:
 
     def _open(self) -> None:
         check_model_path(self.ckpt_path)
-        self.directory.check()
-        self.directory.open()
+        try:
+            self.directory.open()
+        except OSError as error:
+            raise InputError(
+                f"output_dir {self.directory.path} cannot be read ({reason(error)}); give another place."
+            ) from error
+        if self.log_dir is not None:
+            check_writable(self.log_dir, f"log_dir {self.log_dir}")
         self.close()
         with ExitStack() as stack:
             stack.enter_context(self.directory.lock())

@@ -136,12 +136,12 @@ def test_a_file_that_is_no_model_is_not_replaced_by_one(tmp_path, content):
 
 
 @pytest.mark.usefixtures("embeds_nothing")
-@pytest.mark.parametrize("option", ["ckpt_path", "output_dir"])
+@pytest.mark.parametrize("option", ["ckpt_path", "output_dir", "log_dir"])
 def test_a_place_below_a_file_is_refused_before_the_fit(tmp_path, option):
     write_normals(tmp_path / "normals", range(3))
     (tmp_path / "file").write_text("mine")
     said = said_by(fit, tmp_path, **{option: str(tmp_path / "file" / "model.pt")})
-    assert option in said and "cannot be written (Not a directory)" in said
+    assert option in said and "cannot be written (" in said
 
 
 def test_a_model_cannot_be_a_folder_or_lie_where_nothing_can_be_written(tmp_path, monkeypatch):
@@ -152,7 +152,9 @@ def test_a_model_cannot_be_a_folder_or_lie_where_nothing_can_be_written(tmp_path
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("scripts.checkpoint.tempfile.TemporaryFile", read_only)
-    with pytest.raises(InputError, match=r"ckpt_path .* cannot be written \(Read-only file system\); give another"):
+    with pytest.raises(
+        InputError, match=r"ckpt_path .* cannot be written \(Read-only file system\); give another place"
+    ):
         check_model_path(tmp_path / "model.pt")
 
 
@@ -245,11 +247,7 @@ def test_a_fit_of_other_images_does_not_go_on(complete, tmp_path, which):
         write_normals(tmp_path / name, seeds)
     places = {"dataset_dir": str(tmp_path / "train"), "validation_dir": str(tmp_path / "val")}
     fit(tmp_path, **places)
-    write_normals(
-        tmp_path / {"training": "train", "validation": "val"}[which], [{"training": 0, "validation": 5}[which]]
-    )
-    changed = next((tmp_path / {"training": "train", "validation": "val"}[which]).iterdir())
-    os.utime(changed, (1, 1))
+    os.utime(tmp_path / {"training": "train/0.png", "validation": "val/5.png"}[which], (1, 1))
     assert f"had other {which} images" in said_by(fit, tmp_path, resume=True, **places)
 
 

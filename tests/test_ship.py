@@ -193,7 +193,7 @@ def test_a_replacement_that_is_cut_off_is_finished_by_the_next(copied, monkeypat
 
 def test_a_copy_that_cannot_be_written_is_said_in_a_sentence(shipped, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match=r"output .* cannot be written \(Not a directory\); give another folder"):
+    with pytest.raises(InputError, match=r"output .* cannot be written \(.*\); give another folder"):
         ship(shipped / "models" / "model.pt", tmp_path / "file" / "b", **TINY)
     with pytest.raises(InputError, match="output must name a folder"):
         ship(shipped / "models" / "model.pt", "", **TINY)
