@@ -38,16 +38,16 @@ def _reads(prepare: Prepare) -> Callable[[Random, Path], tuple[str, list[str]]]:
 
 
 KINDS = {
-    "nifti": Kind(_reads(nifti.attack), 200),
-    "dicom": Kind(_reads(dicom.attack), 100, is_native=True),
-    "png": Kind(_reads(pictures.attack_png), 80),
-    "jpeg": Kind(_reads(pictures.attack_jpeg), 80),
-    "meta_images": Kind(_reads(meta_images.attack), 80, is_native=True),
-    "names": Kind(try_names, 40),
-    "folders": Kind(try_folders, 30),
-    "settings": Kind(try_settings, 40),
-    "models": Kind(try_models, 60),
-    "runs": Kind(try_runs, 10),
+    "nifti": Kind(_reads(nifti.attack), 150),
+    "dicom": Kind(_reads(dicom.attack), 60, is_native=True),
+    "png": Kind(_reads(pictures.attack_png), 60),
+    "jpeg": Kind(_reads(pictures.attack_jpeg), 60),
+    "meta_images": Kind(_reads(meta_images.attack), 60, is_native=True),
+    "names": Kind(try_names, 30),
+    "folders": Kind(try_folders, 20),
+    "settings": Kind(try_settings, 25),
+    "models": Kind(try_models, 40),
+    "runs": Kind(try_runs, 8),
 }
 
 
