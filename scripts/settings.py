@@ -195,8 +195,8 @@ class Settings(BaseModel, validate_assignment=True):
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(description="numbers that it computes with")
     torch_compile: bool = Field(description="whether torch compiles the encoder, for GPUs")
     overwrite: bool = Field(
-        description="whether inference makes cases anew whose results are there, of the same input, model and settings; "
-        "an evaluation always does"
+        description="whether inference makes cases anew whose results are there, of the same input, model and "
+        "settings; an evaluation always does"
     )
     report: bool = Field(
         description="whether inference leaves `report.html`, which draws the 200 cases with the highest scores and "
@@ -225,7 +225,8 @@ SECTIONS = frozenset((
     "displayable_configs::smoothing_mm", "encoder", "pretrained_encoder", "mixture", "network_def", "network",
     "fitted_network", "running_network", "quantized_network", "traceable_network", "inferer", "intensities",
     "preprocessing", "postprocessing", "cases", "normals", "split", "labels", "dataset", "store", "fit_settings",
-    "run_settings", "results", "remaining", "fit_output", "case_writer", "handlers", "evaluator", "calibrator", "recalibration", "limits",
+    "run_settings", "results", "remaining", "fit_output", "case_writer",
+    "handlers", "evaluator", "calibrator", "recalibration", "limits",
     "report_failed", "is_not_rank0", "train", "train::dataset", "train::inferer", "train::embeddings",
     "train::dataloader", "train::keeper", "train::handlers", "train::trainer", "validate", "validate::dataset",
     "validate::embeddings", "validate::dataloader", "validate::evaluator", "validate::handlers",
