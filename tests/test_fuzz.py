@@ -1,6 +1,5 @@
 """Attacks with fixed seeds, some of every kind; `make fuzz` tries others."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
@@ -12,13 +11,21 @@ from tests.fuzz.kinds import KINDS, try_attack
 from tests.fuzz.worker import Worker
 
 
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    """A process for attacks that may end theirs; its limit of time is only there to end what hangs."""
+    with Worker(tmp_path_factory.mktemp("fuzz"), seconds=600) as worker:
+        yield worker
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_attack_ends_in_a_result_or_a_sentence(kind, tmp_path):
-    with Worker(tmp_path, seconds=600) if KINDS[kind].is_native else nullcontext() as worker:
-        trials = [
-            worker.try_attack(kind, seed) if worker else try_attack(kind, seed, tmp_path)
-            for seed in range(KINDS[kind].n_tested)
-        ]
+def test_every_attack_ends_in_a_result_or_a_sentence(kind, request, tmp_path):
+    seeds = range(KINDS[kind].n_tested)
+    if KINDS[kind].is_native:
+        worker = request.getfixturevalue("worker")
+        trials = [worker.try_attack(kind, seed) for seed in seeds]
+    else:
+        trials = [try_attack(kind, seed, tmp_path) for seed in seeds]
     failed = [str(trial) for trial in trials if trial.problems]
     assert not failed, f"{len(failed)} of {len(trials)}; repeat one by `python -m tests.fuzz`:\n" + "\n".join(failed)
 
