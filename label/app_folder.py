@@ -213,7 +213,7 @@ def link_normals(studies: Path, source: Path, taken: Collection[str] = ()) -> li
     for name, path in paths.items():
         label = labels / f"{name}.nii.gz"
         if not os.path.lexists(label):  # somebody may have drawn in it, or linked it to a label elsewhere
-            image = LoadImage()(path)
+            image = LoadImage(ImageFileReader())(path)
             nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), np.asarray(image.affine)), label)
     return list(paths)
 

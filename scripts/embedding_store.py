@@ -49,7 +49,7 @@ class EmbeddingStore:
         within: str | os.PathLike | None = None,
     ) -> None:
         if limit_gb is not None and limit_gb <= 0:
-            raise InputError(f"embedding_store_gb must be positive, or null for no limit; got {limit_gb}.")
+            raise InputError(f"embedding_store_gb must be positive, or off for no limit; got {limit_gb}.")
         self._temporary: tempfile.TemporaryDirectory | None = None
         if directory is None:
             if within is not None:

@@ -102,7 +102,7 @@ class BestMixtureKeeper:
 
     def __init__(self, network: PatchAnomalyNetwork, evaluator: Evaluator, patience: int | None = None) -> None:
         if patience is not None and patience < 1:
-            raise InputError(f"patience must be at least 1 epoch, or null to make all epochs; got {patience}.")
+            raise InputError(f"patience must be at least 1 epoch, or off to make all epochs; got {patience}.")
         self.network = network
         self.evaluator = evaluator
         self.patience = patience
