@@ -18,6 +18,7 @@ from monai.transforms import LoadImage
 from scripts import dicom_series
 from scripts.cases import find_cases
 from scripts.errors import InputError, reason_of
+from scripts.image_files import ImageFileReader
 from scripts.recorded_directory import PARTIAL, RecordedDirectory, has_record, read_record, write_record
 from scripts.whole_file import file_sha256
 
