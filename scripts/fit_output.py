@@ -101,6 +101,7 @@ class FitOutput:
 
     def _open(self) -> None:
         check_model_path(self.ckpt_path)
+        self.close()
         try:
             self.directory.open()
         except OSError as error:
@@ -109,7 +110,6 @@ class FitOutput:
             ) from error
         if self.log_dir is not None:
             check_writable(self.log_dir, f"log_dir {self.log_dir}")
-        self.close()
         with ExitStack() as stack:
             stack.enter_context(self.directory.lock())
             for name in self.names:

@@ -19,7 +19,7 @@ from scripts.embedding_store import EmbeddingStore, describe
 from scripts.embeddings import EmbeddingDataset, raise_failed_cases
 from scripts.errors import InputError
 from scripts.inferer import DPMMInferer
-from scripts.recorded_directory import RECORD, RecordedDirectory
+from scripts.recorded_directory import LOCK, RECORD, RecordedDirectory
 from scripts.transforms import ScaleForegroundPercentilesd
 
 
@@ -412,7 +412,7 @@ def test_a_temporary_store_lies_where_the_next_run_clears_it(tmp_path):
     store._temporary._finalizer.detach()  # as a process that is killed
     assert store.directory.parent == tmp_path
     directory.open()
-    assert {path.name for path in tmp_path.iterdir()} == {RECORD}
+    assert {path.name for path in tmp_path.iterdir()} == {RECORD, LOCK}
 
 
 @pytest.mark.parametrize("limit", [0, -1.0])
