@@ -59,7 +59,8 @@ def test_a_case_that_fails_fails_alone():
     found = list(ScoredCases(cases, Doubling(), DPMMInferer(2, 4)))
     assert [case["case"] for case in found if "error" in case] == ["0", "2", "4"]
     errors = {case["case"]: case.get("error", "") for case in found}
-    assert errors["0"] == "it is broken" and "seven" in errors["2"] and "5 x 5 pixels" in errors["4"]
+    assert errors["0"] == "it is broken" and "5 x 5 pixels" in errors["4"]
+    assert errors["2"].startswith("it could not be scored") and "seven" not in errors["2"]  # a library's words
 
 
 def test_a_case_without_contrast_does_not_reach_the_network():

@@ -267,7 +267,7 @@ def test_links_between_pages_lead_somewhere(page):
 
 def test_every_page_is_found_from_the_readme():
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
-    linked = set(re.findall(r"\]\(([\w.]+\.md)\)", README))
+    linked = set(re.findall(r"\]\(([\w.-]+\.md)\)", README))
     of_quality = set(re.findall(r"\]\(([\w.]+\.md)\)", (ROOT / "docs" / "quality.md").read_text()))
     assert pages <= linked | of_quality
 
