@@ -58,7 +58,7 @@ def try_run(run_id: str, data: Path, **overrides: Any) -> tuple[BaseException | 
             run_bundle(run_id, **{"ckpt_path": str(fitted() / "model.pt"), **overrides})
         except (Exception, SystemExit) as raised:
             error = raised
-    return error, judge_error(error, data)
+    return error, judge_error(error, data, str(overrides.get("output_dir", "")))
 
 
 def judge_results(output_dir: Path, cases: Sequence[dict[str, Any]] | None = None) -> list[str]:
