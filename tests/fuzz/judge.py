@@ -53,7 +53,7 @@ def judge_error(error: BaseException | None, folder: Path, output_dir: str = "")
     Args:
         error: it; None where the run succeeded.
         folder: with the images, of which the message must not quote absolute paths.
-        output_dir: which it may quote, even if the images lie in it, and a folder in it to be given instead.
+        output_dir: which it may quote wherever it lies, and a folder in it to be given instead.
 
     Returns:
         What is wrong: a traceback instead of a sentence, or a sentence that cannot be shown.
@@ -69,8 +69,8 @@ def judge_error(error: BaseException | None, folder: Path, output_dir: str = "")
             problems.append(f"the message has characters that cannot be shown: {line!r}")
         if raw := RAW_TEXT.search(line):
             problems.append(f"the message is raw library text ({raw.group()}): {line!r}")
-    message = str(cause).replace(f"{output_dir}{os.sep}anomaly_results", "") if output_dir else str(cause)
-    if f"{folder}{os.sep}" in message:
+    allowed = rf"{re.escape(output_dir)}(/anomaly_results)?(?=[,;.]?(\s|$))"
+    if f"{folder}{os.sep}" in re.sub(allowed, "", str(cause)):
         problems.append(f"the message has an absolute path of an image: {str(cause)!r}")
     return problems
 
