@@ -16,7 +16,7 @@ from monai.data import Dataset
 from monai.transforms import LoadImage
 
 from .dicom_series import HeaderError, header_of, what_is_wrong
-from .errors import InputError, cause_of
+from .errors import InputError, cause_of, printable
 from .image_files import ImageFileReader, load_itk, needs_itk
 from .recorded_directory import has_record
 
@@ -239,11 +239,6 @@ def raise_failed(failed: Collection[tuple[str, str]], n_cases: int, others: str)
     if failed:
         listed = "".join(f"\n  {case}: {why}" for case, why in failed)
         raise InputError(f"{len(failed)} of {n_cases} cases failed ({others}):{listed}")
-
-
-def printable(name: str) -> str:
-    """Replace characters of a name that are not text: controls, marks of direction, bytes that are not UTF-8."""
-    return "".join(character if character.isprintable() else "_" for character in name)
 
 
 def _walk(root: Path, excluded: Path | None) -> Iterator[Path]:

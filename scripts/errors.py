@@ -20,6 +20,11 @@ def reason_of(error: BaseException, length: int = 120) -> str:
     return " ".join(str(error).split())[:length]
 
 
+def printable(text: str) -> str:
+    """Replace characters that are not text: controls, marks of direction, bytes that are not UTF-8."""
+    return "".join(character if character.isprintable() else "_" for character in text)
+
+
 def cause_of(error: BaseException) -> BaseException:
     """The error that the user can act on, among those that ``error`` was raised from.
 

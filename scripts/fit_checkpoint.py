@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from .embeddings import EmbeddingDataset
-from .errors import InputError, reason_of
+from .errors import InputError, printable, reason_of
 from .fit_output import LAST_EPOCH, FitOutput
 from .fitted_state import check_tensors, is_plain
 from .handlers import BestMixtureKeeper
@@ -122,8 +122,8 @@ class FitCheckpoint:
                     f"the same or {REMEDY}."
                 )
             raise InputError(
-                f"The fit in {self.path} had {name}={settings.get(name)}, this one has {name}={own[name]}; give the "
-                f"same or {REMEDY}."
+                f"The fit in {self.path} had {name}={printable(str(settings.get(name)))}, this one has "
+                f"{name}={own[name]}; give the same or {REMEDY}."
             )
         history = keeper.get("history")
         if type(epoch) is not int or epoch < 1 or not _is_history(history, epoch):

@@ -31,6 +31,7 @@ from .errors import InputError
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 PICTURE_IO = {"PNG": "PNGImageIO", "JPEG": "JPEGImageIO", "MPO": "JPEGImageIO"}
 LONGEST_HEADER = 1 << 20  # bytes, of MetaImage and NRRD
+LONGEST_FIELD = 500  # characters, of NRRD: what is wrong in one of 1100 makes ITK end the process
 LARGEST_PICTURE = 1 << 28  # pixels
 DAMAGED = "the file is damaged; check that the file is whole and opens in a viewer"
 
@@ -234,6 +235,11 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, dict]:
         field = re.fullmatch(r"([A-Za-z][A-Za-z ]*): ?(\S.*?)\s*", line)
         key = re.sub(r"\s", "", field[1].lower()) if field else None
         keys.append(key)
+        if len(line) > LONGEST_FIELD and key != "content":
+            raise InputError(
+                f"the NRRD header has a line of {len(line)} characters; expected {LONGEST_FIELD} at most, so save the "
+                "image anew"
+            )
         if field and key:
             header[key] = field[2]
     else:

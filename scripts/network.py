@@ -8,7 +8,7 @@ from torch import nn
 
 from .calibration import ScoreCalibration, check_target_fpr, in_units
 from .encoder import DINOv2PatchEncoder
-from .errors import InputError
+from .errors import InputError, printable
 from .fitted_state import REMEDY, check_fitted, encoder_digest, fitted_digest, is_extra_state
 from .mixture import SCORE_KINDS, DirichletProcessMixture
 from .resampling import linear_weights, repeat_last
@@ -224,7 +224,8 @@ class PatchAnomalyNetwork(nn.Module):
         saved, own = {"scales": [1.0], **state["settings"]}, self.settings()  # 0.2.0 had no scales
         for name in own:
             if saved.get(name) != own[name]:
+                fitted = printable(str(saved.get(name)))
                 raise InputError(
-                    f"The checkpoint was fitted with {name}={saved.get(name)}, this network has {name}={own[name]}; "
-                    f"give the same value (as `--{name} {saved.get(name)}`) or fit again."
+                    f"The checkpoint was fitted with {name}={fitted}, this network has {name}={own[name]}; give the "
+                    f"same value (as `--{name} {fitted}`) or fit again."
                 )

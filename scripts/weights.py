@@ -74,7 +74,7 @@ def find_weights(name: str, models_dir: Path) -> Path:
         if (models_dir / file).is_file():
             return models_dir / file
     with contextlib.suppress(InputError):  # of a file that is no fitted model
-        if read_network(models_dir / FITTED_FILE)["_extra_state"]["settings"]["encoder_name"] == name:
+        if read_network(models_dir / FITTED_FILE)["_extra_state"]["settings"].get("encoder_name") == name:
             return models_dir / FITTED_FILE
     if name != MODEL_NAME:
         raise InputError(

@@ -325,6 +325,7 @@ NOT_PLAIN = "lines that are not plain or come twice"
         ("a.nrrd", NRRD + b" data file: secret.raw\n\n", NOT_PLAIN),
         ("a.nrrd", NRRD + b"DATA  FILE: secret.raw\r\n\r\n", OTHER),
         ("a.nrrd", NRRD[:-1], "header has no end"),
+        ("a.nrrd", NRRD + b"kinds: " + b"9" * 2000 + b"\n\n", "a line of 2007 characters"),  # ends the process in ITK
         ("a.nrrd", MHA + b"ElementDataFile = secret.raw\n\n", "is not NRRD"),
         ("a.nrrd", NRRD.replace(b"spacings: 1 1 1\n", b"") + b"\n", "size of a voxel"),
         ("a.nrrd", NRRD.replace(b"1 1 1", b"1 nan 1") + b"\n", "no size of its voxels"),

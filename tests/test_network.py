@@ -291,6 +291,14 @@ def test_a_state_dict_of_other_settings_raises(fitted_network, setting, value):
     assert f"this network has {setting}={own}" in str(raised.value)
 
 
+def test_a_setting_in_a_file_is_quoted_without_control_characters(fitted_network):
+    state_dict = fitted_network.state_dict()
+    state_dict["_extra_state"]["settings"]["layers"] = "\x1b[31m\n"
+    with pytest.raises(InputError) as raised:
+        fitted_network.load_state_dict(state_dict)
+    assert str(raised.value).isprintable()
+
+
 def test_a_model_of_0_2_0_says_nothing_of_scales_and_loads(make_network):
     state_dict = make_network().state_dict()
     del state_dict["_extra_state"]["settings"]["scales"], state_dict["_extra_state"]["digest"]

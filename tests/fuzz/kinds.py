@@ -39,11 +39,11 @@ def _reads(prepare: Prepare) -> Callable[[Random, Path], tuple[str, list[str]]]:
 
 KINDS = {
     "nifti": Kind(_reads(nifti.attack), 150),
-    "dicom": Kind(_reads(dicom.attack), 60, is_native=True),
+    "dicom": Kind(_reads(dicom.attack), 40, is_native=True),
     "png": Kind(_reads(pictures.attack_png), 60),
     "jpeg": Kind(_reads(pictures.attack_jpeg), 60),
     "meta_images": Kind(_reads(meta_images.attack), 60, is_native=True),
-    "names": Kind(try_names, 30),
+    "names": Kind(try_names, 20),
     "folders": Kind(try_folders, 20),
     "settings": Kind(try_settings, 25),
     "models": Kind(try_models, 40),

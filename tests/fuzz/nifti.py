@@ -15,8 +15,8 @@ from .damage import damage
 from .reading import SHAPE
 
 FLOATS = [0, -1, 1, 0.5, np.nan, np.inf, -np.inf, 1e-30, 1e30, 3e38, -1e-3, 32768]
-INTEGERS = [0, 1, -1, 2, 3, 4, 7, 8, 16, 32, 64, 128, 255, 256, 512, 1024, 1792, 2304, 32767, -32768]
-VOXELS = "u1 i1 u2 u4 i8 u8 f4 f8 f16 c8 c16 rgb rgba"
+INTEGERS = [0, 1, -1, 2, 3, 4, 7, 8, 16, 32, 64, 128, 255, 256, 512, 1024, 1536, 1792, 2304, 32767, -32768]
+VOXELS = "u1 i1 u2 u4 i8 u8 f4 f8 c8 c16 rgb rgba"  # nibabel writes no others
 HEADER = nib.Nifti1Header.template_dtype
 
 
@@ -138,27 +138,24 @@ def odd_affine(random: Random, folder: Path) -> Attack:
         affine[:3, :3] = rotation @ affine[:3, :3]
     else:
         affine[:3, :3] *= 1e-4 if way == "tiny" else 1e4
-    image = nib.Nifti1Image(brain(1, SHAPE), np.eye(4))
-    image.header.set_sform(affine, code=random.choice([1, 2, 4]))
-    image.header.set_qform(None, code=0)
-    content = bytearray(image.to_bytes())
-    sform = np.concatenate([image.header["srow_x"], image.header["srow_y"], image.header["srow_z"]])
-    content[280:328] = sform.astype("<f4").tobytes()
-    name = _write(random, folder, bytes(content))
+    image = nib.Nifti1Image(brain(1, SHAPE), None)  # with an affine, nibabel would write that
+    for name, row in zip(("srow_x", "srow_y", "srow_z"), affine[:3], strict=True):
+        image.header[name] = row
+    image.header["sform_code"] = random.choice([1, 2, 4])
+    name = _write(random, folder, image.to_bytes())
     return Attack(f"{name} with an affine that is {way}", must_fail)
 
 
 def two_affines(random: Random, folder: Path) -> Attack:
     """Write sform and qform that disagree, or voxel sizes that fit neither."""
-    image = nib.Nifti1Image(brain(1, SHAPE), AFFINE)
+    image = nib.Nifti1Image(brain(1, SHAPE), None)  # with an affine, nibabel would write that into both
     image.header.set_sform(AFFINE, code=random.choice([0, 1, 2]))
     other = np.diag([*(random.choice([1.0, -2.0, 0.5]) for _ in range(3)), 1.0])
     image.header.set_qform(other, code=random.choice([0, 1, 2]))
     header = image.header
     if random.random() < 0.5:
         header["pixdim"][1 : 1 + random.randint(1, 3)] = random.choice([0, 1, 5])
-    content = header.binaryblock + image.to_bytes()[len(header.binaryblock) :]
-    name = _write(random, folder, content)
+    name = _write(random, folder, image.to_bytes())
     return Attack(
         f"{name}, sform {int(header['sform_code'])}, qform {int(header['qform_code'])}, pixdim {header['pixdim'][1:4]}"
     )

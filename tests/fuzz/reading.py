@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import tempfile
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -126,18 +127,27 @@ def judge_geometry(shape: tuple[int, ...], affine: np.ndarray, source: Path) -> 
         What is wrong with it.
     """
     try:
-        expected: Any = nib.load(source)
-        expected_affine = expected.affine
+        shape_shown, affine_shown = _shown_by_nibabel(source)
     except Exception as error:
         return [f"a result of a file that nibabel refuses: {error}"]
     problems = []
-    if not np.isfinite(expected_affine).all() or np.linalg.det(expected_affine) == 0:
-        problems.append(f"a result with an invented geometry; nibabel shows {expected_affine.tolist()}")
-    elif not np.array_equal(affine.astype(np.float32), expected_affine.astype(np.float32)):
-        problems.append(f"the affine is {affine.tolist()}; nibabel shows {expected_affine.tolist()}")
-    if _without_ones(shape) != _without_ones(expected.shape):
-        problems.append(f"the result has the shape {shape}; the image has {expected.shape}")
+    if not np.isfinite(affine_shown).all() or np.linalg.det(affine_shown) == 0:
+        problems.append(f"a result with an invented geometry; nibabel shows {affine_shown.tolist()}")
+    elif not np.array_equal(affine.astype(np.float32), affine_shown.astype(np.float32)):
+        problems.append(f"the affine is {affine.tolist()}; nibabel shows {affine_shown.tolist()}")
+    if _without_ones(shape) != _without_ones(shape_shown):
+        problems.append(f"the result has the shape {shape}; the image has {shape_shown}")
     return problems
+
+
+def _shown_by_nibabel(source: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Return shape and affine, under a name that fits the content: nibabel goes by names, and by lower case."""
+    content = source.read_bytes()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        copy = Path(folder, "copy.nii.gz" if content.startswith(b"\x1f\x8b") else "copy.nii")
+        copy.write_bytes(content)
+        image: Any = nib.load(copy)
+        return image.shape, image.affine
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,6 +15,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from scripts.recorded_directory import has_record, read_record
+
 from ..tiny_bundle import run_bundle
 from ..tiny_cases import brain, save
 from .judge import judge_error
@@ -58,7 +60,7 @@ def try_run(run_id: str, data: Path, **overrides: Any) -> tuple[BaseException | 
             run_bundle(run_id, **{"ckpt_path": str(fitted() / "model.pt"), **overrides})
         except (Exception, SystemExit) as raised:
             error = raised
-    return error, judge_error(error, data)
+    return error, judge_error(error, data, str(overrides.get("output_dir", "")))
 
 
 def judge_results(output_dir: Path, cases: Sequence[dict[str, Any]] | None = None) -> list[str]:
@@ -85,9 +87,20 @@ def judge_results(output_dir: Path, cases: Sequence[dict[str, Any]] | None = Non
     if cases is not None and len(done) + len(failed) != len(cases):
         problems.append(f"{len(cases)} cases, but {len(done)} results and {len(failed)} failed")
     sources = {case["case"]: Path(case["image"]) for case in cases or () if "image" in case}
+    folders = _folders_by_case(output_dir)
     for case in done:
-        problems += _judge_case(output_dir / case, sources.get(case))
+        found = folders.get(case, [])
+        problems += _judge_case(found[0], sources.get(case)) if len(found) == 1 else [f"{case}: {len(found)} folders"]
     return problems
+
+
+def _folders_by_case(output_dir: Path) -> dict[str, list[Path]]:
+    """Find out by the records whose results a folder holds: not every case's name can be a folder's."""
+    found: dict[str, list[Path]] = {}
+    for folder in output_dir.iterdir():
+        if has_record(folder):
+            found.setdefault(read_record(folder)["about"]["entry"]["case"], []).append(folder)
+    return found
 
 
 @contextmanager
