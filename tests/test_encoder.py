@@ -1,9 +1,9 @@
 """Patch tokens equal the official model's, whichever of its variants."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import load_oracle
 
 from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError
@@ -42,8 +42,8 @@ def images(height=56, width=84, batch=2):
 
 @pytest.mark.real_weights
 @pytest.mark.parametrize("size", ["448x448", "224x224", "322x448"])
-def test_patch_tokens_equal_the_official_ones(shared, size):
-    oracle = np.load(shared / "oracle" / "encoder_vits14.npz")
+def test_patch_tokens_equal_the_official_ones(size):
+    oracle = load_oracle("encoder_vits14")
     inputs = torch.from_numpy(oracle[f"image_{size}"]).float().expand(-1, 3, -1, -1)
     encoder = load_encoder_weights(DINOv2PatchEncoder())
     (tokens,) = encoder.patch_tokens(inputs)

@@ -5,6 +5,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from oracles import load_oracle
 from sklearn.metrics import auc, average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from scripts.measurements import image_score
@@ -31,9 +32,8 @@ def summed(scores, labels, edges):
 
 
 @pytest.fixture(scope="module")
-def oracle(shared):
-    with np.load(shared / "oracle" / "metrics.npz") as stored:
-        return {name: stored[name] for name in stored}
+def oracle():
+    return load_oracle("metrics")
 
 
 RATES = ("0.1", "0.05", "0.01")

@@ -11,6 +11,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import load_oracle
 
 from scripts.errors import InputError
 from scripts.mixture import COVARIANCE_TYPES, DirichletProcessMixture, correlated, dirichlet_process, gaussians
@@ -77,9 +78,8 @@ def assert_agrees(found, expected, what, slack=1.0):
 
 
 @pytest.fixture(params=ORACLES)
-def oracle(request, shared):
-    with np.load(shared / "oracle" / f"dpmm_{request.param}.npz") as file:
-        return {name: file[name] for name in file.files}
+def oracle(request):
+    return load_oracle("dpmm_inputs") | load_oracle(f"dpmm_{request.param}")
 
 
 @pytest.fixture(params=[torch.float64, torch.float32], ids=["double", "single"])
