@@ -85,7 +85,7 @@ def runs(bundles, series, tmp_path_factory):
     compressed_studies(studies, series["axial"])
     study_of_several_series(studies / "several", studies / "axial")
     shutil.copytree(studies / "several" / "short", studies / "short")
-    BAD.update(bad_studies(studies), unfitted="is not calibrated")
+    BAD.update(bad_studies(studies), unfitted="is not a model of this network")
     for name in ("nothing-found", "unfitted"):
         shutil.copytree(studies / "axial", studies / name)
     done = run_app(ROOT / "tests" / "run_deploy_app.py", bundles, studies, folder / "output")

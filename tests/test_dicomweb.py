@@ -149,7 +149,7 @@ def test_the_label_of_a_series_is_our_own_mask(server, folder, series_of, tmp_pa
 @pytest.mark.parametrize(
     ("name", "status", "expected"),
     [
-        ("colour", 422, "perhaps its colours"),
+        ("colour", 422, "are in colour; expected grey values"),
         ("hole", 422, "lie 4 to 8 mm apart"),
         ("localizer", 422, "differ in orientation"),
         ("tiny", 422, "10 x 10 pixels"),
