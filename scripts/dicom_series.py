@@ -15,7 +15,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, MediaStorageDirectoryStorage
 
 TAGS = (
     "SOPClassUID",
@@ -76,6 +76,7 @@ def header_of(path: Path) -> pydicom.Dataset | None:
             path.name.upper() == "DICOMDIR"
             or header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
         )
+        is_big_endian = header.file_meta.get("TransferSyntaxUID") == ExplicitVRBigEndian
         is_deflated = header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
     except InvalidDicomError:
         return None
@@ -89,6 +90,10 @@ def header_of(path: Path) -> pydicom.Dataset | None:
         return None
     if not _value(header, "SeriesInstanceUID"):
         raise HeaderError(_damaged(path))
+    if is_big_endian and _value(header, "BitsAllocated") == 32:  # GDCM swaps their halves
+        raise HeaderError(
+            f"the DICOM file {_name(path)} holds big-endian numbers of 32 bits; convert it to little-endian"
+        )
     if lengths:
         length, n_before = lengths[0]
         is_cut_off = not is_deflated and n_left - n_before < length

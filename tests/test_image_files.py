@@ -501,6 +501,14 @@ def test_slices_without_the_preamble_of_dicom_are_not_read_unchecked(tmp_path):
     assert "expected one of each" in sentence_of(tmp_path)
 
 
+def test_big_endian_numbers_of_32_bits_are_refused_and_of_16_are_read():
+    files = Path(pydicom.__file__).parent / "data" / "test_files"
+    with pytest.raises(HeaderError, match="big-endian numbers of 32 bits"):
+        header_of(files / "rtdose_expb.dcm")
+    voxels, _ = read(files / "MR_small_bigendian.dcm")
+    np.testing.assert_array_equal(voxels.squeeze().T, pydicom.dcmread(files / "MR_small_bigendian.dcm").pixel_array)
+
+
 def write_frames(path, order, slopes=None):
     """A file of many slices that lie 4 mm apart, in an order."""
     first, *_ = write_series(path.parent, BRAIN[..., :1], np.diag([-0.9, -1.1, 4.0, 1]))
