@@ -15,7 +15,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, MediaStorageDirectoryStorage
 
 TAGS = (
     "SOPClassUID",
@@ -30,7 +30,17 @@ TAGS = (
     "BitsAllocated",
     "NumberOfFrames",
     "RescaleSlope",
+    "RescaleIntercept",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
 )
+FRAME_GROUPS = {  # where a file of many slices has the attributes of each
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+}
 PIXEL_DATA = 0x7FE00010
 ENCAPSULATED = 0xFFFFFFFF  # length of compressed pixel data
 
@@ -66,6 +76,7 @@ def header_of(path: Path) -> pydicom.Dataset | None:
             path.name.upper() == "DICOMDIR"
             or header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
         )
+        is_big_endian = header.file_meta.get("TransferSyntaxUID") == ExplicitVRBigEndian
         is_deflated = header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
     except InvalidDicomError:
         return None
@@ -79,6 +90,10 @@ def header_of(path: Path) -> pydicom.Dataset | None:
         return None
     if not _value(header, "SeriesInstanceUID"):
         raise HeaderError(_damaged(path))
+    if is_big_endian and _value(header, "BitsAllocated") == 32:  # GDCM swaps their halves
+        raise HeaderError(
+            f"the DICOM file {_name(path)} holds big-endian numbers of 32 bits; convert it to little-endian"
+        )
     if lengths:
         length, n_before = lengths[0]
         is_cut_off = not is_deflated and n_left - n_before < length
@@ -108,6 +123,9 @@ def _what_is_wrong(headers: Sequence[pydicom.Dataset]) -> str:
     n_series = len({str(_value(header, "SeriesInstanceUID")) for header in headers})
     if n_series > 1:
         return f"the folder holds {n_series} DICOM series; expected one in each folder"
+    frames = _frames(headers[0]) if len(headers) == 1 else []
+    if wrong := _what_is_wrong(frames) or _what_is_wrong_in_order(frames) if len(frames) > 1 else "":
+        return wrong
     if any(_value(header, "PhotometricInterpretation") == "PALETTE COLOR" for header in headers):
         return "the DICOM files hold palette colours; expected grey values or RGB, so convert them"
     for header in headers:
@@ -153,6 +171,36 @@ def _what_is_wrong(headers: Sequence[pydicom.Dataset]) -> str:
             "for missing files"
         )
     return ""
+
+
+def _what_is_wrong_in_order(frames: Sequence[pydicom.Dataset]) -> str:
+    """Say why frames that make one volume in some order are not read as they are stored."""
+    scales = [tuple(str(_value(frame, name)) for name in ("RescaleSlope", "RescaleIntercept")) for frame in frames]
+    if len(set(scales)) > 1:
+        return "the slices of the DICOM file differ in RescaleSlope or RescaleIntercept; expected one, so convert it"
+    positions = _all_numbers(frames, "ImagePositionPatient", 3)
+    steps = (positions[1:] - positions[:-1]) @ (positions[-1] - positions[0])
+    if steps.min() <= 0:
+        return "the slices of the DICOM file are not stored in order of their positions; expected that, so convert it"
+    return ""
+
+
+def _frames(header: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """Make a header of each slice of a file of many slices; none where it does not say where each lies."""
+    shared = _value(header, "SharedFunctionalGroupsSequence") or []
+    frames = []
+    for own in _value(header, "PerFrameFunctionalGroupsSequence") or []:
+        frame = pydicom.Dataset()
+        for keyword, group in FRAME_GROUPS.items():
+            for item in [
+                *(_value(own, group) or []),
+                *(inner for each in shared for inner in _value(each, group) or []),
+            ]:
+                if (value := _value(item, keyword)) is not None:
+                    setattr(frame, keyword, value)
+                    break
+        frames.append(frame)
+    return frames if all("ImagePositionPatient" in frame for frame in frames) else []
 
 
 def _value(header: pydicom.Dataset, keyword: str) -> Any:

@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import itk
 import nibabel as nib
@@ -33,6 +33,8 @@ PICTURE_IO = {"PNG": "PNGImageIO", "JPEG": "JPEGImageIO", "MPO": "JPEGImageIO"}
 LONGEST_HEADER = 1 << 20  # bytes, of MetaImage and NRRD
 LONGEST_FIELD = 500  # characters, of NRRD: what is wrong in one of 1100 makes ITK end the process
 LARGEST_PICTURE = 1 << 28  # pixels
+T = TypeVar("T")
+
 DAMAGED = "the file is damaged; check that the file is whole and opens in a viewer"
 
 
@@ -266,8 +268,7 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, dict]:
 
 def _read_dicom_series(path: Path) -> tuple[np.ndarray, dict]:
     names = itk.GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(True)
-    names.AddSeriesRestriction("0008|0021")
+    names.SetUseSeriesDetails(False)  # a series may go on past midnight, and slices may differ in thickness
     names.SetDirectory(str(path))
     series = names.GetSeriesUIDs()
     if not series:
@@ -277,7 +278,18 @@ def _read_dicom_series(path: Path) -> tuple[np.ndarray, dict]:
         return _read_by_itk(Path(files[0]), "GDCMImageIO")
     # In floating point, as slices may each have a scale of their own, which need not fit into the first one's type.
     reader = itk.ImageSeriesReader[itk.Image[itk.F, 3]].New(FileNames=files, ImageIO=itk.GDCMImageIO.New())
-    return _from_itk(lambda: ITKReader().get_data(_updated(reader)))
+    voxels, meta = _from_itk(lambda: ITKReader().get_data(_updated(reader)))
+    # ITK stacks slices at right angles, which those of a tilted gantry are not, and by a sign that a header may give.
+    first, last = _from_itk(lambda: [_position(Path(file)) for file in (files[0], files[-1])])
+    step = (last - first) / (len(files) - 1) * [-1, -1, 1]
+    meta["affine"][:3, 2] = meta["original_affine"][:3, 2] = step
+    return voxels, meta
+
+
+def _position(path: Path) -> np.ndarray:
+    """Read where a slice lies, ``[3]`` in mm (LPS)."""
+    header: Any = header_of(path)
+    return np.array(header.ImagePositionPatient, dtype=float)
 
 
 def _read_dicom_file(path: Path) -> tuple[np.ndarray, dict]:
@@ -300,7 +312,7 @@ def _read_by_itk(path: Path, image_io: str) -> tuple[np.ndarray, dict]:
     return _from_itk(lambda: reader.get_data(reader.read(str(path))))
 
 
-def _from_itk(get: Callable[[], tuple[np.ndarray, dict]]) -> tuple[np.ndarray, dict]:
+def _from_itk(get: Callable[[], T]) -> T:
     try:
         return get()
     except MemoryError as error:

@@ -131,10 +131,10 @@ class SmoothMapd(MapTransform):
 
 
 def _check(image: torch.Tensor, n_files: int | None) -> torch.Tensor:
-    if n_files is not None and image.shape[-1] < n_files:
+    if n_files not in (None, 1, image.shape[-1]):
         raise InputError(
-            f"{image.shape[-1]} slices could be read of a DICOM series of {n_files} files; expected all, so look for "
-            "damaged files"
+            f"{image.shape[-1]} slices could be read of a DICOM series of {n_files} files; expected one of each, so "
+            "look for damaged files"
         )
     if image.ndim == 3 and len(image) in (2, 4):
         image = image[: len(image) - 1]

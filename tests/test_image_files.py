@@ -459,6 +459,115 @@ def test_slices_with_slopes_of_their_own_are_refused_or_scaled(tmp_path):
     np.testing.assert_allclose(read(tmp_path / "series")[0], expected, rtol=1e-6)
 
 
+def test_slices_of_a_tilted_gantry_lie_where_their_positions_say(tmp_path):
+    save_dicom_series(tmp_path / "series", BRAIN)
+    cosine, sine = np.cos(np.deg2rad(20)), np.sin(np.deg2rad(20))
+    for index, path in enumerate(sorted((tmp_path / "series").iterdir())):
+        header = pydicom.dcmread(path)
+        header.ImageOrientationPatient = [1, 0, 0, 0, float(cosine), float(sine)]
+        header.ImagePositionPatient = [3, 5, 7 + 4 * index]
+        header.save_as(path)
+    affine = read(tmp_path / "series")[1]["affine"]
+    expected = [[-0.9, 0, 0, -3], [0, -1.1 * cosine, 0, -5], [0, 1.1 * sine, 4, 7], [0, 0, 0, 1]]
+    np.testing.assert_allclose(affine, expected, atol=1e-5)
+
+
+def test_slices_lie_where_their_positions_say_whatever_else_headers_say_of_gaps(tmp_path):
+    save_dicom_series(tmp_path / "series", BRAIN)
+    before = read(tmp_path / "series")
+    to_all(tmp_path / "series", lambda header: setattr(header, "SpacingBetweenSlices", "-4"))
+    after = read(tmp_path / "series")
+    np.testing.assert_array_equal(before[0], after[0])
+    np.testing.assert_allclose(before[1]["affine"], after[1]["affine"], atol=1e-6)
+
+
+@pytest.mark.parametrize("keyword", ["SeriesDate", "SeriesNumber", "SequenceName", "SliceThickness"])
+def test_slices_of_one_series_may_differ_in_what_does_not_matter(tmp_path, keyword):
+    save_dicom_series(tmp_path / "series", BRAIN)
+    before = read(tmp_path / "series")[0]
+    for index, path in enumerate(sorted((tmp_path / "series").iterdir())):
+        header = pydicom.dcmread(path)
+        values = {"SeriesDate": f"2026010{index + 1}", "SequenceName": f"ep{index}"}
+        setattr(header, keyword, values.get(keyword, str(4 + index)))
+        header.save_as(path)
+    np.testing.assert_array_equal(read(tmp_path / "series")[0], before)
+    (item,) = CaseDataset(find_cases(tmp_path), LoadImageFiled("image"))
+    assert "error" not in item
+
+
+def test_slices_without_the_preamble_of_dicom_are_not_read_unchecked(tmp_path):
+    save_dicom_series(tmp_path / "series", BRAIN)
+    for path in sorted((tmp_path / "series").iterdir())[1::2]:
+        path.write_bytes(path.read_bytes()[132:])
+    assert "expected one of each" in sentence_of(tmp_path)
+
+
+def test_big_endian_numbers_of_32_bits_are_refused_and_of_16_are_read():
+    files = Path(pydicom.__file__).parent / "data" / "test_files"
+    with pytest.raises(HeaderError, match="big-endian numbers of 32 bits"):
+        header_of(files / "rtdose_expb.dcm")
+    voxels, _ = read(files / "MR_small_bigendian.dcm")
+    np.testing.assert_array_equal(voxels.squeeze().T, pydicom.dcmread(files / "MR_small_bigendian.dcm").pixel_array)
+
+
+def write_frames(path, order, slopes=None):
+    """A file of many slices that lie 4 mm apart, in an order."""
+    first, *_ = write_series(path.parent, BRAIN[..., :1], np.diag([-0.9, -1.1, 4.0, 1]))
+    (path.parent / "000.dcm").unlink()
+    frames = []
+    for index, slope in zip(order, slopes or [2.0] * len(order), strict=True):
+        frame = {
+            "PlanePositionSequence": {"ImagePositionPatient": [1, 2, 4.0 * index]},
+            "PixelValueTransformationSequence": {"RescaleSlope": slope, "RescaleIntercept": 0, "RescaleType": "US"},
+        }
+        frames.append(as_dicom(frame))
+    shared = {
+        "PlaneOrientationSequence": {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+        "PixelMeasuresSequence": {"PixelSpacing": [1.1, 0.9], "SliceThickness": 4},
+    }
+    first.SOPClassUID = first.file_meta.MediaStorageSOPClassUID = pydicom.uid.EnhancedMRImageStorage
+    first.SharedFunctionalGroupsSequence = [as_dicom(shared)]
+    first.PerFrameFunctionalGroupsSequence = frames
+    first.NumberOfFrames = len(frames)
+    first.PixelData = b"".join(BRAIN[..., index % BRAIN.shape[-1]].T.astype("<u2").tobytes() for index in order)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(first, keyword)
+    first.save_as(path)
+
+
+def as_dicom(groups):
+    """Sequences of one item each."""
+    whole = pydicom.Dataset()
+    for group, values in groups.items():
+        item = pydicom.Dataset()
+        for keyword, value in values.items():
+            setattr(item, keyword, value)
+        setattr(whole, group, [item])
+    return whole
+
+
+def test_a_file_of_many_slices_is_read_by_the_positions_of_its_frames(tmp_path):
+    write_frames(tmp_path / "enhanced" / "x.dcm", [0, 1, 2])
+    (case,) = find_cases(tmp_path)
+    voxels, meta = read(case["image"])
+    np.testing.assert_allclose(voxels.squeeze(), 2.0 * BRAIN[..., :3])
+    np.testing.assert_allclose(np.diag(meta["affine"]), [-0.9, -1.1, 4, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("order", "slopes", "expected"),
+    [
+        ([0, 1, 2, 0, 1, 2], None, "several slices of the series lie at one position"),
+        ([0, 1, 3], None, "4 to 8 mm apart"),
+        ([1, 0, 2], None, "not stored in order"),
+        ([0, 1, 2], [1.0, 2.0, 1.0], "differ in RescaleSlope"),
+    ],
+)
+def test_frames_that_do_not_make_one_volume_are_refused(tmp_path, order, slopes, expected):
+    write_frames(tmp_path / "enhanced" / "x.dcm", order, slopes)
+    assert expected in find_cases(tmp_path)[0]["error"]
+
+
 def test_a_single_file_of_dicom_is_a_case_and_of_another_kind_is_not(tmp_path):
     save_dicom_series(tmp_path / "series", BRAIN)
     assert read(tmp_path / "series" / "001.dcm")[0].squeeze().shape == BRAIN.shape[:2]
