@@ -48,9 +48,7 @@ def test_onnxruntime_keeps_no_account_of_its_use(tmp_path):
     names = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
     places = {name: str(tmp_path / name) for name in names}
     for place in places.values():
-        os.mkdir(place)
+        Path(place).mkdir()
     given = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    subprocess.run(
-        [sys.executable, "-c", "import scripts, onnxruntime"], check=True, cwd=ROOT, env={**given, **places}
-    )
+    subprocess.run([sys.executable, "-c", "import scripts, onnxruntime"], check=True, cwd=ROOT, env={**given, **places})
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
