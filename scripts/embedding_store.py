@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
+import marshal
 import os
 import re
 import tempfile
@@ -16,6 +18,7 @@ import numpy as np
 
 from .checkpoint import reason
 from .errors import InputError
+from .fitted_state import is_plain
 from .recorded_directory import PARTIAL, RecordedDirectory, has_record, write_record
 from .whole_file import whole_file
 
@@ -184,5 +187,22 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, set | frozenset):
         return sorted(json.dumps(describe(value), sort_keys=True) for value in thing)
     if isinstance(thing, type) or hasattr(thing, "__code__"):  # a class or a function
-        return f"{thing.__module__}.{thing.__qualname__}"
+        name = f"{thing.__module__}.{thing.__qualname__}"
+        return name if isinstance(thing, type) or "<" not in name else [name, *_describe_lambda(thing)]
+    if hasattr(thing, "tolist"):  # an array
+        return [describe(type(thing)), describe(thing.tolist())]
+    if isinstance(thing, functools.partial):
+        return [describe(type(thing)), describe([thing.func, thing.args, thing.keywords])]
     return [describe(type(thing)), describe(getattr(thing, "__dict__", {}))]
+
+
+def _describe_lambda(function: Any) -> list[Any]:
+    """What a function does that has no name of its own, such as one in a config: its code, and the values it holds."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    code = function.__code__
+    settings = function.__globals__.get("__local_refs", {})  # of MONAI: values of the ids that its expression names
+    named = [
+        [name, settings.get(name)] for name in code.co_consts if isinstance(name, str) and is_plain(settings.get(name))
+    ]
+    digest = hashlib.sha256(marshal.dumps(code, 2)).hexdigest()  # version 2: the same in every process
+    return [digest, describe([function.__defaults__, function.__kwdefaults__, cells, named])]

@@ -179,7 +179,7 @@ class RecordedDirectory:
             name: of the file.
         """
         if self.owns(name):
-            (self.path / name).unlink()
+            (self.path / name).unlink(missing_ok=True)  # another process of the same run may be first
 
     def check_replaceable_directory(self, name: str) -> None:
         """Check that a directory of that name may be written.

@@ -75,6 +75,8 @@ class CaseWriter:
             InputError: there is no score, as of an image that holds none but extreme values.
         """
         state: Any = engine.state
+        if not self._next_summary:
+            self.directory.remove("summary.json")  # an earlier run's, of results that are replaced now
         for batch, output in zip(state.batch, state.output, strict=True):
             if not output["map"].isfinite().all() or not np.isfinite(output["result"]["image_score"]):
                 raise InputError("its map holds values that are no numbers; check the grey values of the image")

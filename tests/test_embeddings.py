@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import functools
 import gc
 import json
 import os
@@ -12,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose
+from monai.bundle import ConfigParser
+from monai.transforms import Compose, Lambdad
 
 from scripts.cases import CaseDataset
 from scripts.embedding_store import EmbeddingStore, describe
@@ -427,3 +429,20 @@ def test_a_description_tells_transforms_apart_and_is_plain():
 
     assert describe(of(99.5)) == describe(of(99.5)) != describe(of(99.0))
     assert " at 0x" not in json.dumps(describe(of(99.5)))
+
+
+def test_a_description_tells_functions_without_a_name_and_their_values_apart():
+    def of(expression, **names):
+        return describe(Lambdad("image", eval(expression, names)))
+
+    def of_config(by):
+        transform = {"_target_": "Lambdad", "keys": "image", "func": "$lambda image: image / @by"}
+        return describe(ConfigParser({"by": by, "transform": transform}).get_parsed_content("transform"))
+
+    assert of("lambda image: image / 2") == of("lambda image: image / 2") != of("lambda image: image / 3")
+    assert of("(lambda by: lambda image: image / by)(2)") != of("(lambda by: lambda image: image / by)(3)")
+    assert of("lambda image, by=2: image / by") != of("lambda image, by=3: image / by")
+    assert of("part(divmod, 2)", part=functools.partial) != of("part(divmod, 3)", part=functools.partial)
+    assert of_config(2) == of_config(2) != of_config(3)
+    assert describe(np.arange(3)) == describe(np.arange(3)) != describe(np.arange(4))
+    assert describe(torch.ones(2)) != describe(torch.zeros(2))

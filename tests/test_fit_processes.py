@@ -1,10 +1,10 @@
 """Fits in processes of their own: killed and resumed, and shared among several."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nibabel as nib
@@ -58,18 +58,25 @@ def tensors(state):
 
 
 def test_a_fit_killed_and_resumed_gives_the_same_model(normals, uninterrupted, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command(normals, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", env=environment
+    (tmp_path / "dying.py").write_text(
+        "import os, signal\n"
+        "from ignite.engine import Events\n"
+        "class Killer:\n"
+        "    def attach(self, engine):\n"
+        "        engine.add_event_handler(Events.EPOCH_COMPLETED(once=3), self)\n"
+        "    def __call__(self, engine):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    while not (tmp_path / "last_epoch.pt").exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert 1 <= torch.load(tmp_path / "last_epoch.pt", weights_only=True)["epoch"] < EPOCHS
-    assert not (tmp_path / "model.pt").exists()
-    assert "going on after epoch" in run(normals, tmp_path, "--resume", "True")
-    resumed = tensors(torch.load(tmp_path / "model.pt", weights_only=True))
+    (tmp_path / "dying.json").write_text(json.dumps({"+train#handlers": [{"_target_": "dying.Killer"}]}))
+    folder, paths = tmp_path / "fit", (str(tmp_path), os.environ.get("PYTHONPATH"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    killed = subprocess.run(
+        command(normals, folder, configs=("train", tmp_path / "dying")), capture_output=True, cwd="/", env=environment
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:].decode()
+    assert not (folder / "model.pt").exists()
+    assert "going on after epoch 3" in run(normals, folder, "--resume", "True")
+    resumed = tensors(torch.load(folder / "model.pt", weights_only=True))
     for name, value in tensors(uninterrupted).items():
         assert torch.equal(resumed[name], value), name
 

@@ -303,6 +303,20 @@ def test_a_disk_that_is_full_for_the_summary_leaves_the_cases(folder, monkeypatc
     assert infer(folder) == "" and scored == [] and len(summary_of(folder)["cases"]) == 3
 
 
+def test_no_summary_of_an_earlier_run_stays_beside_results_of_another(folder, monkeypatch, scored):
+    infer(folder)
+    scored.clear()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(CaseWriter, "write_summary", full)
+    assert "No space left" in infer(folder)
+    assert scored == [] and summary_of(folder)["settings"]["threshold"] == 1.0  # all are kept: it is true of them
+    assert "No space left" in infer(folder, threshold=1.2)
+    assert scored and not (folder / "out" / "summary.json").exists()
+
+
 def test_a_disk_that_is_full_for_one_case_fails_it_alone(folder, monkeypatch):
     save_volume = nib.save
 

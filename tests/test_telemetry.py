@@ -1,5 +1,6 @@
 """No library that a run imports reports to its makers that it is used."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,3 +41,14 @@ def test_no_library_looks_up_a_host():
     done = subprocess.run([sys.executable, "-c", LISTENS], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "None MagicMock []"
+
+
+def test_onnxruntime_keeps_no_account_of_its_use(tmp_path):
+    pytest.importorskip("onnxruntime")
+    names = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
+    places = {name: str(tmp_path / name) for name in names}
+    for place in places.values():
+        Path(place).mkdir()
+    given = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", "import scripts, onnxruntime"], check=True, cwd=ROOT, env={**given, **places})
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
