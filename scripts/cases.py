@@ -22,8 +22,6 @@ from .recorded_directory import has_record
 
 logger = logging.getLogger(__name__)
 
-logger = logging.getLogger(__name__)
-
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".mha", ".nrrd")
 EXPECTED = f"expected images ({', '.join(IMAGE_SUFFIXES)}), a folder for each case, or folders of DICOM series"
 UNREADABLE = "the file is damaged or of a kind that is not supported, so check that it opens in a viewer"

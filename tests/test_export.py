@@ -158,6 +158,7 @@ def test_a_traceable_network_takes_over_another_fit(make_network):
     traceable, given = TraceableNetwork(network), images(1, 3, 50, 60)
     state = other.state_dict()
     state["calibration.quantiles"] = state["calibration.quantiles"] * 2
+    del state["_extra_state"]["digest"]  # of the limits before
     traceable.load_state_dict(state)
     torch.testing.assert_close(traceable(given), network(given))
     assert not torch.allclose(traceable(given), make_network()(given))
@@ -172,6 +173,7 @@ def test_a_network_without_a_fit_is_not_exported(shipped, tmp_path):
     model = bundle / "models" / "model.pt"
     state = torch.load(model, weights_only=True)
     state["calibration.quantiles"].fill_(float("nan"))
+    del state["_extra_state"]["digest"]  # of the limits before
     torch.save(state, model)
     for command, arguments in (
         (ckpt_export, {"config_file": "configs/inference.json"}),
