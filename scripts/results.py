@@ -80,7 +80,10 @@ class CaseWriter:
         for batch, output in zip(state.batch, state.output, strict=True):
             if not output["map"].isfinite().all() or not np.isfinite(output["result"]["image_score"]):
                 raise InputError("its map holds values that are no numbers; check the grey values of the image")
-            entry = batch["about"]["entry"] = {"case": batch["case"], **output["result"]}
+            case = batch["case"]
+            name = self.directory.name_of(case)
+            elsewhere = {"directory": name} if name != case else {}
+            entry = batch["about"]["entry"] = {"case": case, **elsewhere, **output["result"]}
             view = CaseView.of(output["image"], output["map"], output["pred"], self.spatial_dim)
             output["view"] = view  # for who comes after
             self.write_case(

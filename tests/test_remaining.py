@@ -434,7 +434,8 @@ def test_cases_named_like_our_files_have_their_results(folder):
     for name in names:
         (folder / "in" / f"{name}.nii.gz").write_bytes(image)
     assert infer(folder) == ""
-    assert {entry["case"] for entry in summary_of(folder)["cases"]} == {*names, "p0", "p1", "p2"}
+    found = {entry["case"]: entry.get("directory") for entry in summary_of(folder)["cases"]}
+    assert found == {**dict.fromkeys(["p0", "p1", "p2"]), **{name: f"{name}_2" for name in names}}
     assert (folder / "out" / "summary.json_2" / "summary.json_2_mask.nii.gz").is_file()
     assert (folder / "out" / "report.html").is_file()
 
