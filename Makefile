@@ -8,7 +8,7 @@ MINUTES ?= 10
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.10 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help venv weights demo label deploy map test test-label test-deploy fuzz check format benchmark requirements clean
+.PHONY: help venv weights demo label deploy map test test-fast test-label test-deploy fuzz check format benchmark requirements clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -43,7 +43,7 @@ demo_output/model.pt: | weights
 label: .venv-label/installed demo_output/model.pt ## MONAI Label on the demo's cases, for 3D Slicer
 	$(LABEL) -m label --target_fpr 0.002 --normals demo_output/data/normal
 
-deploy_output/models: demo_output/model.pt $(wildcard configs/*.json scripts/*.py scripts/mixture/*.py scripts/report/*.*)
+deploy_output/models: demo_output/model.pt $(wildcard configs/*.json scripts/*.py scripts/mixture/*.py scripts/runtimes/*.py scripts/report/*.*)
 	$(BIN)/python -m scripts.ship --ckpt_path demo_output/model.pt --output $@/anomaly --target_fpr 0.002 --show_progress False
 	touch $@
 
@@ -58,6 +58,9 @@ map: .venv-deploy/installed deploy_output/models ## the MONAI Application Packag
 
 test: weights .venv-label/installed .venv-deploy/installed check ## everything that is checked
 	$(BIN)/python -m pytest
+
+test-fast: venv ## the tests of single parts, in .venv alone and without weights
+	$(BIN)/python -m pytest -m "not slow and not real_weights and not label and not deploy"
 
 test-label: weights .venv-label/installed ## what runs a MONAI Label server, and Orthanc where it is installed
 	$(BIN)/python -m pytest -m label

@@ -9,6 +9,8 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from tiny_bundle import run_configs
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # How the published folders are called: validation, and anomalous images.
 LAYOUTS = {

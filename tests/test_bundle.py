@@ -19,6 +19,8 @@ from tiny_cases import AFFINE, brain, save, save_dicom_series
 
 from scripts.errors import InputError, cause_of
 
+pytestmark = pytest.mark.slow
+
 
 def said_by(run_id, **overrides):
     """The sentence with which a run ends that must fail."""

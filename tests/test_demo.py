@@ -11,6 +11,8 @@ import torch
 
 from demo.population import N_HEALTHY, N_LESIONED, lesion, subject
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

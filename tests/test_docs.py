@@ -12,6 +12,8 @@ import pytest
 from tiny_bundle import ROOT
 from tiny_cases import brain, save
 
+pytestmark = pytest.mark.slow
+
 PAGES = ("README.md", "export.md")
 LESION = (slice(16, 22), slice(20, 26), slice(2, 4))
 

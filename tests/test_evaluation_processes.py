@@ -14,6 +14,8 @@ from tiny_cases import brain, save
 from scripts.errors import InputError
 from scripts.processes import gather, share
 
+pytestmark = pytest.mark.slow
+
 LESION = (slice(14, 22), slice(24, 32), slice(1, 3))
 
 

@@ -23,6 +23,8 @@ from scripts.mixture.dirichlet_process import COVARIANCE_TYPES
 from scripts.ship import ship
 from scripts.traceable import TraceableNetwork
 
+pytestmark = pytest.mark.slow
+
 SHAPES = [(2, 1, 60, 45), (1, 3, 45, 60), (1, 1, 14, 90), (3, 3, 130, 131), (1, 1, 40, 46, 3), (2, 3, 56, 57, 2)]
 
 

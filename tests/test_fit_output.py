@@ -21,6 +21,8 @@ from scripts.fit_checkpoint import FitCheckpoint
 from scripts.fit_output import LAST_EPOCH, FitOutput
 from scripts.recorded_directory import RECORD, read_record
 
+pytestmark = pytest.mark.slow
+
 
 def write_normals(folder, seeds):
     folder.mkdir(parents=True, exist_ok=True)

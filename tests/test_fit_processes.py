@@ -14,6 +14,8 @@ import torch
 
 from scripts.mixture import SCORE_KINDS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = 40
 

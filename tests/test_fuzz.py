@@ -10,6 +10,8 @@ from tests.fuzz.judge import judge_sentence, judge_sources, snapshot
 from tests.fuzz.kinds import KINDS, try_attack
 from tests.fuzz.worker import Worker
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory):

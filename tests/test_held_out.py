@@ -8,6 +8,8 @@ from tiny_cases import brain, save, save_dicom_series
 from scripts.cases import find_cases, split_cases
 from scripts.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def names(cases):
     return sorted(case["case"] for case in cases)

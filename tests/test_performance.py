@@ -24,6 +24,8 @@ from benchmarks.inference.run import measure as measure_run
 from benchmarks.inference.targets import targets
 from benchmarks.memory_bank import MemoryBank
 
+pytestmark = pytest.mark.slow
+
 
 def figures_of_run(run, encoder, **others):
     """Those of a run whose encoder takes this long for a slice, of 100."""

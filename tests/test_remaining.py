@@ -29,6 +29,8 @@ from scripts.report import writer
 from scripts.results import CaseWriter
 from scripts.results_directory import LONGEST_NAME, ResultsDirectory, directory_names
 
+pytestmark = pytest.mark.slow
+
 LESION = (slice(16, 22), slice(20, 26), slice(2, 4))
 SETTINGS = {"n_components": 4, "covariance_type": "diag", "score": "cosine"}
 

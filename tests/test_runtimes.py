@@ -24,6 +24,8 @@ from scripts.runtimes.openvino_blocks import OpenVINOBlocks
 from scripts.runtimes.torch_blocks import TorchBlocks
 from scripts.transforms import UPRIGHT
 
+pytestmark = pytest.mark.slow
+
 SIZES = ((56, 56), (56, 84), (70, 42))
 
 

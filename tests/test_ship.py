@@ -24,6 +24,8 @@ from scripts.recorded_directory import RECORD
 from scripts.ship import ship
 from scripts.weights import load_encoder_weights
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_needs_no_flags_and_gives_the_same_masks(shipped, tmp_path):
     save(tmp_path / "in" / "case.nii.gz", brain(9, lesion=(slice(18, 22), slice(20, 24), slice(2, 3))))
