@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 import sys
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from fire.parser import DefaultParseValue
 from monai.bundle import ReferenceResolver
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo
 
 from .errors import InputError
 
@@ -60,6 +62,17 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def _check_path(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("a path must have no null character in it")
+    try:
+        Path(value).stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"{value[:40]}... is too long for the file system; give a shorter path") from error
+    return value
+
+
 def _check_device(value: Any) -> Any:
     try:
         torch.empty(0, device=value)
@@ -71,7 +84,8 @@ def _check_device(value: Any) -> Any:
 OrOff = Annotated[T | None, BeforeValidator(_none_if_off)]
 ListOf = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1)]
 Text = Annotated[str, BeforeValidator(_as_typed), Field(strict=True)]
-FilePath = Annotated[Text, Field(min_length=1, json_schema_extra={"format": "path"})]
+PathText = Annotated[Text, AfterValidator(_check_path), Field(json_schema_extra={"format": "path"})]
+FilePath = Annotated[PathText, Field(min_length=1)]
 Pattern = Annotated[Text, Field(min_length=1, json_schema_extra={"format": "pattern"})]
 Device = Annotated[Any, BeforeValidator(_check_device), Field(json_schema_extra={"format": "device"})]
 Integer = Annotated[int, Field(strict=True)]
@@ -89,9 +103,7 @@ class Settings(BaseModel, validate_assignment=True):
     """What may be set; the defaults stand in the configs."""
 
     bundle_root: FilePath = Field(description="folder of the bundle, where the command is run from another one")
-    dataset_dir: Annotated[Text, Field(json_schema_extra={"format": "path"})] = Field(
-        description="normal images to fit on, or cases to segment"
-    )
+    dataset_dir: PathText = Field(description="normal images to fit on, or cases to segment")
     output_dir: FilePath = Field(description="where results go")
     ckpt_path: FilePath = Field(description="the fitted model; a fit writes it, inference reads it")
     file_pattern: Pattern = Field(
@@ -119,7 +131,7 @@ class Settings(BaseModel, validate_assignment=True):
         description="sizes at which the encoder sees a slice, as shares of `image_size`; `[1.0,0.75]` finds a little "
         "more at 1.5 times the cost ([figures](quality.md))"
     )
-    n_components: Positive = Field(
+    n_components: Annotated[Positive, Field(le=100_000)] = Field(
         description="upper bound of the mixture's components; the fit leaves most of them without weight"
     )
     covariance_type: Literal["full", "diag", "spherical", "low_rank"] = Field(

@@ -373,3 +373,13 @@ def test_the_command_ends_with_one_sentence(tmp_path):
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert errors == ["error: There is no id 'treshold'; did you mean 'threshold'?"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["dataset_dir", "output_dir", "validation_dir"])
+def test_a_path_that_no_file_system_takes_is_refused_at_once(name):
+    with pytest.raises(InputError, match="too long for the file system"):
+        check_setting(name, "x" * 300)
+
+
+def test_a_mixture_that_no_memory_holds_is_refused_at_once():
+    assert "at most 100000" in said_by(["train"], n_components=999_999_999_999)
