@@ -8,7 +8,7 @@ MINUTES ?= 10
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.10 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help venv weights demo label deploy map test test-fast test-label test-deploy fuzz check format benchmark requirements clean
+.PHONY: help venv weights demo picture label deploy map test test-fast test-label test-deploy fuzz check format benchmark requirements clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -36,6 +36,9 @@ weights: venv ## the encoder's weights in models/
 
 demo: weights ## fit on built-in normals, segment unseen cases, leave masks, overlays and a table
 	$(BIN)/python -m demo
+
+picture: demo ## the README's picture, a case of the demo
+	cp demo_output/results/lesion-01/lesion-01_overlay.png docs/images/example.png
 
 demo_output/model.pt: | weights
 	$(BIN)/python -m demo
