@@ -6,6 +6,7 @@ beside `request_rules`.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,19 @@ from request_rules import name_error
 
 
 class ReadOnlyStudies(LocalDatastore):
-    """A folder of studies that changes no file outside itself, and replaces no image at all."""
+    """A folder of studies that changes no file outside itself, and replaces no image at all.
+
+    MONAI Label watches the folder in a thread that changes its list while requests do; here one waits for the other.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._changing = threading.RLock()
+        super().__init__(*args, **kwargs)
+
+    def refresh(self) -> None:
+        """Bring the list of images and labels up to date with the folder."""
+        with self._changing:
+            super().refresh()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Add an image under a new name.
@@ -38,7 +51,7 @@ class ReadOnlyStudies(LocalDatastore):
         if f"*{suffix}" not in self._extensions:
             raise HTTPException(422, f"An image must be a file of {', '.join(self._extensions)}; got {suffix!r}.")
         folder = Path(self._datastore.image_path())
-        taken = {*self.list_images(), *(self._to_id(entry.name)[0] for entry in folder.iterdir())}
+        taken = {self._to_id(entry.name)[0] for entry in folder.iterdir()}
         place = folder / self._filename(image_id, suffix)
         try:
             if image_id in taken:
@@ -49,7 +62,8 @@ class ReadOnlyStudies(LocalDatastore):
                 403, f"There is an image {image_id!r} already, and no request replaces an image; give a new name."
             ) from None
         try:
-            return super().add_image(image_id, image_filename, image_info)
+            with self._changing:
+                return super().add_image(image_id, image_filename, image_info)
         except BaseException:
             place.unlink(missing_ok=True)
             raise
@@ -71,7 +85,9 @@ class ReadOnlyStudies(LocalDatastore):
             raise HTTPException(
                 403, f"The image {image_id!r} is an original, which no request deletes; only uploaded images can be."
             )
-        super().remove_image(image_id)
+        with self._changing:
+            super().remove_image(image_id)
+            self.refresh()  # at once, not when the folder's watcher comes to it
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Save a label of an image.
@@ -94,7 +110,8 @@ class ReadOnlyStudies(LocalDatastore):
             raise HTTPException(422, wrong)
         suffix = self._to_id(Path(label_filename).name)[1]
         self._check_label(Path(self._datastore.label_path(label_tag)) / self._filename(image_id, suffix))
-        return super().save_label(image_id, label_filename, label_tag, label_info)
+        with self._changing:
+            return super().save_label(image_id, label_filename, label_tag, label_info)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label.
@@ -110,7 +127,9 @@ class ReadOnlyStudies(LocalDatastore):
         if label is None:
             raise HTTPException(404, f"There is no label {label_id!r} with the tag {label_tag!r}.")
         self._check_label(Path(self._datastore.label_path(label_tag)) / self._filename(label_id, label.ext))
-        super().remove_label(label_id, label_tag)
+        with self._changing:
+            super().remove_label(label_id, label_tag)
+            self.refresh()
 
     def _check_label(self, place: Path) -> None:
         if place.is_symlink() or not self._holds(place, self._datastore.label_path(None)):
