@@ -12,6 +12,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
+from filelock import FileLock
 from torch import nn
 
 from .checkpoint import check_model_path, check_writable, reason
@@ -25,7 +26,10 @@ FIT_REPORTS = ("fit_report.json", "fit_report.png")
 CALIBRATION_REPORT = "calibration_report.json"
 SPARE = 64 * 10**6  # bytes: reports, TensorBoard's figures
 
-_locks: dict[Path, ExitStack] = {}  # of this process: what failed in it leaves its lock to the next run
+# Locks of this process: what failed in it leaves its lock to the next run. They are kept at a class that MONAI Label
+# does not import anew, as it does ours before each run.
+_locks: dict[Path, ExitStack] = getattr(FileLock, "held_by_fits", {})
+FileLock.held_by_fits = _locks  # type: ignore[attr-defined]
 
 
 class FitOutput:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_bundle import run_bundle
+from tiny_bundle import ROOT, run_bundle
 
 from scripts import embeddings, handlers
 from scripts.checkpoint import check_model_path, read_network
@@ -182,6 +182,7 @@ def test_a_disk_that_is_full_at_the_end_loses_no_epoch(copied, monkeypatch, capl
     assert "The fit is complete" in said and "(No space left on device)" in said and "--resume True" in said
     assert (copied / "fit" / LAST_EPOCH).is_file() and not (copied / "model.pt").exists()
     monkeypatch.setattr(handlers, "save_network", original)
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         fit(copied, resume=True)
     assert "going on after epoch 2" in caplog.text and "epoch 2/2" not in caplog.text
@@ -352,3 +353,24 @@ def test_a_fit_killed_while_it_writes_does_not_keep_the_next_from_its_folder(tmp
     again.save({"epoch": 5}, LAST_EPOCH)
     assert torch.load(tmp_path / "fit" / LAST_EPOCH, weights_only=True) == {"epoch": 5}
     again.close()
+
+
+IMPORTED_ANEW = """
+import sys
+from scripts.fit_output import FitOutput
+
+failed = FitOutput(sys.argv[1], sys.argv[2])
+failed.open()
+for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
+    del sys.modules[name]
+from scripts.fit_output import FitOutput as Again
+
+assert Again is not FitOutput
+Again(sys.argv[1], sys.argv[2]).open()
+"""
+
+
+def test_a_fit_that_failed_leaves_its_folder_to_the_next_even_if_all_is_imported_anew(tmp_path):
+    command = [sys.executable, "-c", IMPORTED_ANEW, str(tmp_path / "fit"), str(tmp_path / "model.pt")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
