@@ -306,7 +306,7 @@ def test_wrong_settings_of_inference(fitted, tmp_path, overrides, expected):
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ({"n_components": 10**6}, "Reduce n_components"),
+        ({"n_components": 10**5}, "Reduce n_components"),
         ({"max_epochs": 0}, "max_epochs must be"),
         ({"step_size": 2.0}, "step_size must be"),
         ({"schedule": "linear"}, "schedule must be"),
