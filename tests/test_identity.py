@@ -38,6 +38,7 @@ class Local:
         self.value = value
 
 
+@pytest.mark.slow
 def test_every_process_finds_the_same(capsys):
     code = CODE.format(root=str(ROOT), config=str(ROOT / "configs" / "inference.json"))
     environment = {**os.environ, "PYTHONHASHSEED": "4711"}

@@ -579,6 +579,7 @@ def test_a_single_file_of_dicom_is_a_case_and_of_another_kind_is_not(tmp_path):
 # A whole run
 
 
+@pytest.mark.slow
 def test_relative_paths_with_all_kinds_of_files(tmp_path, shipped):
     for seed in range(4):
         save(tmp_path / "in" / f"nifti-{seed}.nii.gz", brain(seed))
@@ -608,6 +609,7 @@ def test_relative_paths_with_all_kinds_of_files(tmp_path, shipped):
     assert {case["case"] for case in summary["cases"]} == names
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_in_the_threads_that_read(tmp_path):
     save_picture(tmp_path / "picture.png", "RGB")
     write_by_itk(tmp_path / "volume.nrrd")

@@ -365,6 +365,7 @@ def test_names_get_through_the_command_line(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0x10", "2024", "a,b", "case#1"]
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_one_sentence(tmp_path):
     command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", str(ROOT), "--treshold", "2"]
     command += ["--config_file", str(ROOT / "configs" / "inference.json"), "--dataset_dir", str(tmp_path)]
