@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .errors import InputError, reason_of
+from .errors import InputError, reason, reason_of
 from .fitted_state import FIT, is_extra_state
 from .network import PatchAnomalyNetwork
 from .whole_file import whole_file
@@ -65,11 +65,6 @@ def check_writable(folder: Path, what: str) -> None:
             file.write(bytes(4096))
     except OSError as error:
         raise InputError(f"{what} cannot be written ({reason(error)}); give another place.") from error
-
-
-def reason(error: BaseException) -> str:
-    """Return why a file could not be written, without its name."""
-    return getattr(error, "strerror", None) or reason_of(error)
 
 
 def load_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> PatchAnomalyNetwork:

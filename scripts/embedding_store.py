@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoint import reason
-from .errors import InputError
+from .errors import InputError, reason
 from .fitted_state import is_plain
 from .recorded_directory import PARTIAL, RecordedDirectory, has_record, write_record
 from .whole_file import whole_file

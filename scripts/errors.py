@@ -20,6 +20,11 @@ def reason_of(error: BaseException, length: int = 120) -> str:
     return " ".join(str(error).split())[:length]
 
 
+def reason(error: BaseException) -> str:
+    """Return why a file could not be read or written, without its name."""
+    return getattr(error, "strerror", None) or reason_of(error)
+
+
 def printable(text: str) -> str:
     """Replace characters that are not text: controls, marks of direction, bytes that are not UTF-8."""
     return "".join(character if character.isprintable() else "_" for character in text)

@@ -16,7 +16,7 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 
 from .cases import raise_failed, sentence
-from .errors import InputError, reason_of
+from .errors import InputError, reason
 from .inferer import DPMMInferer
 from .results_directory import ResultsDirectory
 from .scoring import FAILED, ScoredCases
@@ -86,7 +86,7 @@ class CaseEvaluator(SupervisedEvaluator):
                     raise KeyboardInterrupt(f"Stopped; {progress}, run again to go on.") from None
                 if isinstance(error, OSError):
                     raise InputError(
-                        f"output_dir {self.results.path} cannot be written ({_reason(error)}); {progress}, so make "
+                        f"output_dir {self.results.path} cannot be written ({reason(error)}); {progress}, so make "
                         "room and run again to go on."
                     ) from error
                 raise
@@ -144,9 +144,5 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def _why(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return f"its results could not be written ({_reason(error)}); make room and run again"
+        return f"its results could not be written ({reason(error)}); make room and run again"
     return sentence(error, *FAILED)
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or reason_of(error)

@@ -15,8 +15,8 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from .checkpoint import check_model_path, check_writable, reason
-from .errors import InputError
+from .checkpoint import check_model_path, check_writable
+from .errors import InputError, reason
 from .recorded_directory import RecordedDirectory
 
 logger = logging.getLogger(__name__)

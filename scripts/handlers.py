@@ -17,9 +17,9 @@ from monai.utils import evenly_divisible_all_gather
 from sklearn.cluster import kmeans_plusplus
 from torch.utils.data import DataLoader
 
-from .checkpoint import reason, save_network
+from .checkpoint import save_network
 from .embeddings import StoredSlices
-from .errors import InputError
+from .errors import InputError, reason
 from .network import PatchAnomalyNetwork
 from .trainer import VALIDATION
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import ignite.distributed as idist
 
-from .checkpoint import reason, save_network
+from .checkpoint import save_network
 from .embeddings import EmbeddingDataset
-from .errors import InputError
+from .errors import InputError, reason
 from .fit_output import CALIBRATION_REPORT, FitOutput
 from .handlers import ThresholdCalibrator
 from .provenance import NOTE, provenance

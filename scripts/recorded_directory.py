@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .errors import InputError, reason_of
+from .errors import InputError, reason, reason_of
 from .whole_file import file_sha256, write_json
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class RecordedDirectory:
             yield partial
             self.check_replaceable(name)  # once more: writing may have taken long
             record = read_record(self.path)
-            earlier, written = self._found(name), _describe(partial)
+            earlier, written = self._found(name), describe_file(partial)
             record["files"][name] = [written, *([earlier] if earlier else [])]  # either is there if this is killed
             write_record(self.path, record["files"], record["about"])
             state = _state(partial)
@@ -230,7 +230,7 @@ class RecordedDirectory:
         partial.mkdir()
         try:
             yield partial
-            files = {path.relative_to(partial).as_posix(): [_describe(path)] for path in _files(partial)}
+            files = {path.relative_to(partial).as_posix(): [describe_file(path)] for path in _files(partial)}
             write_record(partial, files, {**(about or {}), DIRECTORY: name})
             self.check_replaceable_directory(name)
             if target.is_dir():
@@ -259,8 +259,7 @@ class RecordedDirectory:
         return description if description in known else None
 
     def _refused(self, action: str, error: OSError) -> InputError:
-        reason = error.strerror or reason_of(error)
-        return InputError(f"{self.option} {self.path} cannot be {action} ({reason}); give another directory.")
+        return InputError(f"{self.option} {self.path} cannot be {action} ({reason(error)}); give another directory.")
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -358,7 +357,8 @@ def _state(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _describe(path: Path) -> Description:
+def describe_file(path: Path) -> Description:
+    """Describe a file as records do, by ``size`` and ``sha256``."""
     return {"size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
@@ -369,7 +369,7 @@ def _recorded(path: Path, known: list[Description]) -> Description | None:
     size = path.stat().st_size
     if not any(each["size"] == size for each in known):
         return None
-    description = _describe(path)
+    description = describe_file(path)
     return description if description in known else None
 
 
@@ -434,4 +434,4 @@ def _restore_or_discard(old: Path, target: Path) -> None:
 def _is_same(one: Path, other: Path) -> bool:
     if one.is_symlink() or other.is_symlink():
         return one.is_symlink() and other.is_symlink() and one.readlink() == other.readlink()
-    return other.is_file() and (one.samefile(other) or _describe(one) == _describe(other))
+    return other.is_file() and (one.samefile(other) or describe_file(one) == describe_file(other))

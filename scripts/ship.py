@@ -25,12 +25,12 @@ from typing import Any
 import fire
 from monai.bundle import ConfigParser
 
-from .checkpoint import load_network, read_network, reason
-from .errors import InputError
-from .recorded_directory import OLD, PARTIAL, RECORD, has_record, read_record, write_record
+from .checkpoint import load_network, read_network
+from .errors import InputError, reason
+from .recorded_directory import OLD, PARTIAL, RECORD, describe_file, has_record, read_record, write_record
 from .runtimes.artefacts import compiled_for
 from .settings import check_settings
-from .whole_file import file_sha256, write_json
+from .whole_file import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("configs", "docs", "scripts", "LICENSE", "README.md", "large_files.yml", "requirements.txt")
@@ -102,7 +102,7 @@ def _replacing(target: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        write_record(partial, {str(path.relative_to(partial)): [_describe(path)] for path in _files(partial)})
+        write_record(partial, {str(path.relative_to(partial)): [describe_file(path)] for path in _files(partial)})
         if target.exists():
             os.replace(target, _old(target))
         os.replace(partial, target)
@@ -129,13 +129,9 @@ def _foreign(copy: Path) -> str | None:
     files = read_record(copy)["files"] if has_record(copy) else {}
     for path in _files(copy):
         name = str(path.relative_to(copy))
-        if name != RECORD and (path.is_symlink() or _describe(path) not in files.get(name, [])):
+        if name != RECORD and (path.is_symlink() or describe_file(path) not in files.get(name, [])):
             return name
     return None
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _files(copy: Path) -> list[Path]:

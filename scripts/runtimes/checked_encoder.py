@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import reason
 from ..encoder import DINOv2PatchEncoder
-from ..errors import reason_of
+from ..errors import reason, reason_of
 from ..whole_file import write_json
 from .artefacts import Artefacts
 from .blocks import RunBlocks, RuntimeEncoder

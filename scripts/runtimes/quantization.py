@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from monai.utils import optional_import
 
-from ..checkpoint import reason, save
+from ..checkpoint import save
 from ..encoder import PATCH_SIZE
-from ..errors import InputError
+from ..errors import InputError, reason
 from ..handlers import ThresholdCalibrator
 from ..inferer import DPMMInferer, occupied_slices
 from ..network import PatchAnomalyNetwork
