@@ -46,8 +46,8 @@ demo_output/model.pt: | weights
 label: .venv-label/installed demo_output/model.pt ## MONAI Label on the demo's cases, for 3D Slicer
 	$(LABEL) -m label --target_fpr 0.002 --normals demo_output/data/normal
 
-deploy_output/models: demo_output/model.pt $(wildcard configs/*.json scripts/*.py scripts/mixture/*.py scripts/runtimes/*.py scripts/report/*.*)
-	$(BIN)/python -m scripts.ship --ckpt_path demo_output/model.pt --output $@/anomaly --target_fpr 0.002 --show_progress False
+deploy_output/models: demo_output/model.pt $(shell git ls-files configs scripts 2>/dev/null || find configs scripts -type f)
+	$(BIN)/python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output $@/anomaly --target_fpr 0.002 --show_progress False
 	touch $@
 
 deploy: .venv-deploy/installed deploy_output/models ## the MONAI Deploy app on a sample DICOM series

@@ -28,12 +28,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture
 from torch.utils.data import DataLoader
 
-from scripts.batches import EpochBatches
-from scripts.embeddings import StoredSlices
-from scripts.encoder import DINOv2PatchEncoder
-from scripts.handlers import INIT_PARAMS, starting_means
-from scripts.mixture import DirichletProcessMixture
-from scripts.weights import load_encoder_weights
+from scripts.models.encoder import DINOv2PatchEncoder
+from scripts.models.mixture import DirichletProcessMixture
+from scripts.models.weights import load_encoder_weights
+from scripts.training.embeddings import StoredSlices
+from scripts.training.handlers import INIT_PARAMS, starting_means
+from scripts.training.sampler import EpochBatches
 
 ROOT = Path(__file__).resolve().parent.parent
 STEP_SIZE, BATCH_SLICES, REG_COVAR = 0.2, 12, {"diag": 1e-6, "low_rank": 1e-6, "full": 1e-3}

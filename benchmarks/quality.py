@@ -23,14 +23,14 @@ from monai.transforms import LoadImage
 from sklearn.cluster import MiniBatchKMeans
 from torch.utils.data import DataLoader
 
-from scripts.batches import EpochBatches
-from scripts.cases import CaseDataset, find_cases
-from scripts.embeddings import EmbeddingDataset, StoredSlices
-from scripts.inferer import DPMMInferer
-from scripts.metrics import pixel_metrics
-from scripts.mixture import DirichletProcessMixture
-from scripts.network import PatchAnomalyNetwork
-from scripts.pixel_counts import bin_edges, count_pixels
+from scripts.data.cases import CaseDataset, find_cases
+from scripts.inference.inferer import DPMMInferer
+from scripts.metrics.functional import pixel_metrics
+from scripts.metrics.histograms import bin_edges, count_pixels
+from scripts.models.mixture import DirichletProcessMixture
+from scripts.models.network import PatchAnomalyNetwork
+from scripts.training.embeddings import EmbeddingDataset, StoredSlices
+from scripts.training.sampler import EpochBatches
 
 from .memory_bank import MemoryBank
 

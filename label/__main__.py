@@ -26,8 +26,8 @@ import requests
 from fire.decorators import SetParseFns
 
 from scripts.errors import InputError
+from scripts.export_bundle import ship
 from scripts.recorded_directory import PARTIAL, RecordedDirectory
-from scripts.ship import ship
 
 from .app_folder import (
     copy_bundles,
@@ -60,7 +60,8 @@ def serve(
             copy is what a training in MONAI Label renews, so later starts leave it alone.
         studies: folder of images, or the address of a DICOMweb server.
         normals: folder of normal images, added to the studies with empty labels so that one can train on them.
-        bundles: folders of bundles to serve instead, with commas between them, such as `python -m scripts.ship` makes;
+        bundles: folders of bundles to serve instead, with commas between them, such as
+            `python -m scripts.export_bundle` makes;
             copied likewise.
         modality: of the series that a DICOMweb server is asked for.
         port: of the server.
@@ -76,7 +77,7 @@ def serve(
     is_remote = studies.startswith(("http://", "https://"))
     if given and settings:
         raise InputError(
-            f"Bundles keep their own settings; give {', '.join(settings)} to scripts.ship, which makes them."
+            f"Bundles keep their own settings; give {', '.join(settings)} to scripts.export_bundle, which makes them."
         )
     if normals and is_remote:
         raise InputError("normals are added to a folder of studies; a DICOMweb server holds no empty labels.")

@@ -15,12 +15,12 @@ import nibabel as nib
 import numpy as np
 from monai.transforms import LoadImage
 
-from scripts import dicom_series
-from scripts.cases import find_cases
+from scripts.data import dicom
+from scripts.data.cases import find_cases
+from scripts.data.images import ImageFileReader
 from scripts.errors import InputError, reason_of
-from scripts.image_files import ImageFileReader
+from scripts.files import file_sha256
 from scripts.recorded_directory import PARTIAL, RecordedDirectory, has_record, read_record, write_record
-from scripts.whole_file import file_sha256
 
 from .request_rules import name_error
 
@@ -30,7 +30,7 @@ SERVER = {
     "server.py": LABEL / "server.py",
     "request_rules.py": LABEL / "request_rules.py",
     "read_only_studies.py": LABEL / "read_only_studies.py",
-    "dicom_series.py": Path(dicom_series.__file__),
+    "dicom.py": Path(dicom.__file__),
 }
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".png", ".jpg")  # of the images that MONAI Label takes from a folder
 IGNORED = shutil.ignore_patterns(".*", "__pycache__")
@@ -117,7 +117,7 @@ def copy_bundles(output: RecordedDirectory, bundles: Collection[Path]) -> list[P
     for bundle in bundles:
         if not (bundle / "configs" / "inference.json").is_file():
             raise InputError(
-                f"There is no bundle in {bundle}; make one with `python -m scripts.ship --output {bundle}`."
+                f"There is no bundle in {bundle}; make one with `python -m scripts.export_bundle --output {bundle}`."
             )
         if output.path.resolve().is_relative_to(bundle.resolve()):
             raise InputError(f"output_dir {output.path} lies in the bundle {bundle}; give one outside it.")

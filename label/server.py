@@ -1,7 +1,7 @@
 """MONAI Label's server, which changes nothing outside its own folder, and whose answers say what went wrong.
 
 As it comes, MONAI Label writes and deletes through links and answers 500 "Internal Server Error" to wrong input. This
-module stands in the app's folder, beside `request_rules` and `scripts.dicom_series`, and is what uvicorn runs. It
+module stands in the app's folder, beside `request_rules` and `scripts.data.dicom`, and is what uvicorn runs. It
 imports nothing else of ours, for each bundle brings its own ``scripts``.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from dicom_series import what_is_wrong
+from dicom import what_is_wrong
 from dicomweb_client import DICOMwebClient
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse

@@ -24,7 +24,7 @@ from onnx import numpy_helper
 from tqdm import tqdm
 
 from .errors import InputError, cause_of
-from .weights import (
+from .models.weights import (
     CONVERTED_DIGEST,
     CONVERTED_FILE,
     MODELS_DIR,

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .whole_file import file_sha256
+from .files import file_sha256
 
 
 def digest_of(thing: Any) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import InputError, reason, reason_of
-from .whole_file import file_sha256, write_json
+from .files import file_sha256, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ import torch
 from tiny_bundle import TINY, run_bundle, run_workflow
 from tiny_cases import brain, save
 
-from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError
-from scripts.mixture import DirichletProcessMixture
-from scripts.network import PatchAnomalyNetwork
-from scripts.ship import ship
-from scripts.weights import MODEL_NAME, MODELS_DIR, find_weights
+from scripts.export_bundle import ship
+from scripts.models.encoder import DINOv2PatchEncoder
+from scripts.models.mixture import DirichletProcessMixture
+from scripts.models.network import PatchAnomalyNetwork
+from scripts.models.weights import MODEL_NAME, MODELS_DIR, find_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -86,7 +86,7 @@ def make_network():
 
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the bundle, as `python -m scripts.ship` makes it, with a tiny model fitted on tiny brains."""
+    """A copy of the bundle, as `python -m scripts.export_bundle` makes it, with a tiny model fitted on tiny brains."""
     folder = tmp_path_factory.mktemp("shipped")
     for seed in range(5):
         save(folder / "normals" / f"normal-{seed}.nii.gz", brain(seed))

@@ -8,14 +8,14 @@ import os
 import pytest
 import torch
 
-from scripts.calibration import ScoreCalibration
-from scripts.checkpoint import save, save_network
 from scripts.errors import InputError
-from scripts.exported import load_exported
-from scripts.runtimes import checked_encoder
-from scripts.runtimes.artefacts import Artefacts, compiled_for
-from scripts.runtimes.checked_encoder import Verdicts
-from scripts.runtimes.choice import read_limits
+from scripts.models.calibration import ScoreCalibration
+from scripts.models.checkpoint import save, save_network
+from scripts.runtimes import auto
+from scripts.runtimes.auto import Verdicts
+from scripts.runtimes.cache import Artefacts, compiled_for
+from scripts.runtimes.exported import load_exported
+from scripts.runtimes.selection import read_limits
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_verdicts_that_cannot_be_kept_serve_this_run(saved, monkeypatch, caplog)
     def disk_full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checked_encoder, "write_json", disk_full)
+    monkeypatch.setattr(auto, "write_json", disk_full)
     verdicts = Verdicts(Artefacts(saved))
     verdicts.put("a", 0.25)
     assert verdicts.get("a") == 0.25 and "cannot be kept (No space left on device)" in caplog.text

@@ -258,7 +258,7 @@ def test_outputs_appear_whole_or_not_at_all(fitted, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     save(tmp_path / "in" / "case.nii.gz", brain(81))
-    monkeypatch.setattr(sys.modules["scripts.results"], "overlay_png", no_space)
+    monkeypatch.setattr(sys.modules["scripts.inference.writer"], "overlay_png", no_space)
     said = said_by(
         "inference",
         dataset_dir=str(tmp_path / "in"),
@@ -312,7 +312,7 @@ def test_wrong_settings_of_inference(fitted, tmp_path, overrides, expected):
         ({"schedule": "linear"}, "schedule must be"),
         ({"validation_fraction": 1.5}, "validation_fraction must"),
         (
-            {"pretrained_encoder#_target_": "scripts.weights.load_encoder_weights", "weights_path": "no.pth"},
+            {"pretrained_encoder#_target_": "scripts.models.load_encoder_weights", "weights_path": "no.pth"},
             "do not exist",
         ),
     ],
@@ -321,7 +321,7 @@ def test_wrong_settings_of_training(fitted, tmp_path, overrides, expected):
     if "weights_path" in overrides:
         overrides = {
             "pretrained_encoder": {
-                "_target_": "scripts.weights.load_encoder_weights",
+                "_target_": "scripts.models.load_encoder_weights",
                 "encoder": "@encoder",
                 "path": "no.pth",
             }

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.calibration import FALSE_POSITIVE_RATES, ScoreCalibration
 from scripts.errors import InputError
-from scripts.mixture import SCORE_KINDS
+from scripts.models.calibration import FALSE_POSITIVE_RATES, ScoreCalibration
+from scripts.models.mixture import SCORE_KINDS
 
 COSINE, NEGATIVE_LOG_LIKELIHOOD = SCORE_KINDS.index("cosine"), SCORE_KINDS.index("negative_log_likelihood")
 

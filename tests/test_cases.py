@@ -11,7 +11,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from tiny_cases import save
 
-from scripts.cases import CaseDataset, NormalDataset, find_cases, raise_failed, sentence, split_cases
+from scripts.data.cases import CaseDataset, NormalDataset, find_cases, raise_failed, sentence, split_cases
 from scripts.errors import InputError
 from scripts.recorded_directory import write_record
 

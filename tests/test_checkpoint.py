@@ -10,14 +10,14 @@ import torch
 from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
 
-from scripts import checkpoint
-from scripts.checkpoint import load_network, save_network
 from scripts.digests import CONVERTED_DIGEST, tensor_digest
-from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError
-from scripts.mixture import DirichletProcessMixture
-from scripts.network import PatchAnomalyNetwork
-from scripts.weights import load_encoder_weights
+from scripts.models import checkpoint
+from scripts.models.checkpoint import load_network, save_network
+from scripts.models.encoder import DINOv2PatchEncoder
+from scripts.models.mixture import DirichletProcessMixture
+from scripts.models.network import PatchAnomalyNetwork
+from scripts.models.weights import load_encoder_weights
 
 REMEDY = r"fit it with `python -m monai\.bundle run training --config_file configs/train\.json"
 

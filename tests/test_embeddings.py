@@ -16,13 +16,13 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, Lambdad
 
-from scripts.cases import CaseDataset
-from scripts.embedding_store import EmbeddingStore, describe
-from scripts.embeddings import EmbeddingDataset, raise_failed_cases
+from scripts.data.cases import CaseDataset
+from scripts.data.transforms import ScaleForegroundPercentilesd
 from scripts.errors import InputError
-from scripts.inferer import DPMMInferer
+from scripts.inference.inferer import DPMMInferer
 from scripts.recorded_directory import LOCK, RECORD, RecordedDirectory
-from scripts.transforms import ScaleForegroundPercentilesd
+from scripts.training.embedding_cache import EmbeddingStore, describe
+from scripts.training.embeddings import EmbeddingDataset, raise_failed_cases
 
 
 def volume(n_slices=3, seed=0, size=(40, 56)):

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from oracles import load_oracle
 
-from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError
-from scripts.weights import load_encoder_weights
+from scripts.models.encoder import DINOv2PatchEncoder
+from scripts.models.weights import load_encoder_weights
 
 TINY = {"depth": 2, "embed_dim": 32, "num_heads": 2}
 

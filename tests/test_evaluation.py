@@ -14,10 +14,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from tiny_bundle import ROOT, run_bundle, run_configs
 from tiny_cases import AFFINE, brain, save
 
-from scripts.bootstrap import case_weights, interval
+from scripts.data.labels import Truth
 from scripts.errors import InputError, cause_of
-from scripts.evaluation import MapEvaluation, patch_threshold
-from scripts.labels import Truth
+from scripts.metrics.bootstrap import case_weights, interval
+from scripts.metrics.handler import MapEvaluation, patch_threshold
 from scripts.recorded_directory import RecordedDirectory
 
 # ---------------------------------------------------------------- resamplings

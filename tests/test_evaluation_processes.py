@@ -11,8 +11,8 @@ from test_evaluation import run_evaluation
 from tiny_bundle import ROOT, TINY, run_bundle
 from tiny_cases import brain, save
 
+from scripts.distributed import gather, share
 from scripts.errors import InputError
-from scripts.processes import gather, share
 
 pytestmark = pytest.mark.slow
 
@@ -70,10 +70,10 @@ def test_two_processes_leave_what_one_does(data, tmp_path):
 
 def test_each_item_is_one_process_s(monkeypatch):
     assert share("abcde") == [*"abcde"] and gather("abcde") == [*"abcde"]
-    monkeypatch.setattr("scripts.processes.idist.get_world_size", lambda: 3)
+    monkeypatch.setattr("scripts.distributed.idist.get_world_size", lambda: 3)
     shares = []
     for rank in range(3):
-        monkeypatch.setattr("scripts.processes.idist.get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr("scripts.distributed.idist.get_rank", lambda rank=rank: rank)
         shares += share("abcde")
     assert sorted(shares) == [*"abcde"]
     with pytest.raises(InputError, match="3 processes need a case each, at least; got 2"):

@@ -14,14 +14,14 @@ from monai.bundle import ConfigParser, ckpt_export, onnx_export
 from tiny_bundle import ROOT, TINY, run_bundle, run_configs
 from tiny_cases import brain, save
 
-from scripts import onnx_network
 from scripts.errors import InputError, cause_of
-from scripts.exported import load_exported
-from scripts.inferer import DPMMInferer
-from scripts.mixture import DirichletProcessMixture
-from scripts.mixture.dirichlet_process import COVARIANCE_TYPES
-from scripts.ship import ship
-from scripts.traceable import TraceableNetwork
+from scripts.export_bundle import ship
+from scripts.inference.inferer import DPMMInferer
+from scripts.models.mixture import DirichletProcessMixture
+from scripts.models.mixture.dirichlet_process import COVARIANCE_TYPES
+from scripts.runtimes import onnx_network
+from scripts.runtimes.exported import load_exported
+from scripts.runtimes.traceable import TraceableNetwork
 
 pytestmark = pytest.mark.slow
 

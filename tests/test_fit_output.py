@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from tiny_bundle import ROOT, run_bundle
 
-from scripts import embeddings, handlers
-from scripts.checkpoint import check_model_path, read_network
 from scripts.errors import InputError, cause_of
-from scripts.fit_checkpoint import FitCheckpoint
-from scripts.fit_output import LAST_EPOCH, FitOutput
+from scripts.models.checkpoint import check_model_path, read_network
 from scripts.recorded_directory import RECORD, read_record
+from scripts.training import embeddings, handlers
+from scripts.training.checkpoint import FitCheckpoint
+from scripts.training.output import LAST_EPOCH, FitOutput
 
 pytestmark = pytest.mark.slow
 
@@ -153,7 +153,7 @@ def test_a_model_cannot_be_a_folder_or_lie_where_nothing_can_be_written(tmp_path
     def read_only(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("scripts.checkpoint.tempfile.TemporaryFile", read_only)
+    monkeypatch.setattr("scripts.models.checkpoint.tempfile.TemporaryFile", read_only)
     with pytest.raises(
         InputError, match=r"ckpt_path .* cannot be written \(Read-only file system\); give another place"
     ):
@@ -162,7 +162,7 @@ def test_a_model_cannot_be_a_folder_or_lie_where_nothing_can_be_written(tmp_path
 
 def test_a_disk_without_room_for_the_model_is_said_before_the_fit(tmp_path, fitted_network, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
-    monkeypatch.setattr("scripts.fit_output.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("scripts.training.output.shutil.disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"needs about \d+ MB and .* has 1 MB; make room"):
         FitOutput(tmp_path / "fit", tmp_path / "model.pt", fitted_network).open()
 
@@ -221,7 +221,7 @@ def test_a_disk_that_is_full_after_an_epoch_keeps_the_last_one(tmp_path, monkeyp
 
 
 def test_an_earlier_state_is_replaced_with_a_word(copied, caplog):
-    with caplog.at_level(logging.WARNING, logger="scripts.fit_output"):
+    with caplog.at_level(logging.WARNING, logger="scripts.training.output"):
         fit(copied, max_epochs=1)
     assert "last_epoch.pt of an earlier fit is replaced" in caplog.text and "--resume True" in caplog.text
 
@@ -357,13 +357,13 @@ def test_a_fit_killed_while_it_writes_does_not_keep_the_next_from_its_folder(tmp
 
 IMPORTED_ANEW = """
 import sys
-from scripts.fit_output import FitOutput
+from scripts.training.output import FitOutput
 
 failed = FitOutput(sys.argv[1], sys.argv[2])
 failed.open()
 for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
     del sys.modules[name]
-from scripts.fit_output import FitOutput as Again
+from scripts.training.output import FitOutput as Again
 
 assert Again is not FitOutput
 Again(sys.argv[1], sys.argv[2]).open()

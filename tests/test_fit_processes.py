@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.mixture import SCORE_KINDS
+from scripts.models.mixture import SCORE_KINDS
 
 pytestmark = pytest.mark.slow
 

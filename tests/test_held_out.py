@@ -5,7 +5,7 @@ import logging
 import pytest
 from tiny_cases import brain, save, save_dicom_series
 
-from scripts.cases import find_cases, split_cases
+from scripts.data.cases import find_cases, split_cases
 from scripts.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ def split(dataset_dir, validation_dir):
 def test_a_validation_folder_inside_the_dataset_is_not_fitted_on(tmp_path, caplog):
     for name in ("a", "b", "validation/c", "validation/d"):
         save(tmp_path / f"{name}.nii.gz", brain(0))
-    with caplog.at_level(logging.INFO, logger="scripts.cases"):
+    with caplog.at_level(logging.INFO, logger="scripts.data.cases"):
         train, validation = split(tmp_path, tmp_path / "validation")
     assert names(train) == ["a", "b"] and names(validation) == ["c", "d"]
     assert "2 of 4 cases of dataset_dir are in validation_dir: not fitted on" in caplog.text

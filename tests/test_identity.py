@@ -13,8 +13,8 @@ import torch
 from tiny_bundle import ROOT
 
 from scripts import identity
+from scripts.data.transforms import SmoothMapd
 from scripts.identity import digest_of
-from scripts.transforms import SmoothMapd
 
 CODE = """
 import functools, re, sys

@@ -21,10 +21,10 @@ from tiny_bundle import ROOT, TINY, run_bundle
 from tiny_cases import AFFINE, brain, save, save_dicom_series
 
 from demo.dicom_series import write_series
-from scripts.cases import CaseDataset, find_cases
-from scripts.dicom_series import HeaderError, header_of, what_is_wrong
+from scripts.data.cases import CaseDataset, find_cases
+from scripts.data.dicom import HeaderError, header_of, what_is_wrong
+from scripts.data.images import ImageFileReader, LoadImageFiled
 from scripts.errors import InputError
-from scripts.image_files import ImageFileReader, LoadImageFiled
 
 BRAIN = brain(0)
 PICTURE = np.arange(30 * 40, dtype=np.uint8).reshape(30, 40)
@@ -616,8 +616,8 @@ def test_nothing_is_loaded_in_the_threads_that_read(tmp_path):
     save_dicom_series(tmp_path / "series", BRAIN)
     code = (
         "import os, sys\n"
-        "from scripts.cases import CaseDataset, find_cases\n"
-        "from scripts.image_files import LoadImageFiled\n"
+        "from scripts.data.cases import CaseDataset, find_cases\n"
+        "from scripts.data.images import LoadImageFiled\n"
         "dataset = CaseDataset(find_cases(sys.argv[1]), LoadImageFiled('image'))\n"
         "def chdir(folder): raise AssertionError(folder)\n"
         "os.chdir = chdir\n"

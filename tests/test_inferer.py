@@ -5,7 +5,7 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.errors import InputError
-from scripts.inferer import DPMMInferer, occupied_slices
+from scripts.inference.inferer import DPMMInferer, occupied_slices
 
 
 def inputs(*shape):

@@ -32,7 +32,7 @@ class PatchAnomalyNetwork(torch.nn.Module):
 """
 OTHER_INFERENCE = {
     "device": "cpu",
-    "network_def": {"_target_": "scripts.network.PatchAnomalyNetwork"},
+    "network_def": {"_target_": "scripts.models.PatchAnomalyNetwork"},
     "preprocessing": {
         "_target_": "Compose",
         "transforms": [

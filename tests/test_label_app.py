@@ -89,7 +89,7 @@ def test_a_copy_of_which_nobody_knows_the_model_stays(shipped, tmp_path, output)
 
 
 def test_bundles_keep_their_own_settings(tmp_path):
-    with pytest.raises(InputError, match=r"give target_fpr to scripts\.ship"):
+    with pytest.raises(InputError, match=r"give target_fpr to scripts\.export_bundle"):
         serve(bundles=str(tmp_path), output_dir=str(tmp_path / "out"), target_fpr=0.05)
 
 

@@ -6,10 +6,10 @@ import pytest
 from monai.transforms import LoadImage
 from PIL import Image
 
-from scripts.cases import find_cases
+from scripts.data.cases import find_cases
+from scripts.data.images import ImageFileReader
+from scripts.data.labels import CaseLabels
 from scripts.errors import InputError
-from scripts.image_files import ImageFileReader
-from scripts.labels import CaseLabels
 
 AFFINE = np.array([[-0.9, 0.01, 0, 30], [0.02, 1.1, 0.03, -25], [0, -0.02, 4.0, 7], [0, 0, 0, 1]])
 MASK = np.zeros((20, 24, 5), np.uint8)

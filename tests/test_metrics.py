@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from oracles import load_oracle
 from sklearn.metrics import auc, average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from scripts.measurements import image_score
-from scripts.metrics import binning_errors, case_metrics, curves, pixel_metrics
-from scripts.pixel_counts import ANOMALOUS, NORMAL, REGIONS, bin_edges, coarse_bins, count_pixels, count_regions
+from scripts.inference.measurements import image_score
+from scripts.metrics.functional import binning_errors, case_metrics, curves, pixel_metrics
+from scripts.metrics.histograms import ANOMALOUS, NORMAL, REGIONS, bin_edges, coarse_bins, count_pixels, count_regions
 
 SHAPE = (9, 8)
 FEW_EDGES = np.array([-1.0, -0.2, 0.1, 0.3, 0.5])

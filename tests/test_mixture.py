@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from oracles import load_oracle
 
 from scripts.errors import InputError
-from scripts.mixture import COVARIANCE_TYPES, DirichletProcessMixture, correlated, dirichlet_process, gaussians
-from scripts.mixture.gaussians import FAR
-from scripts.mixture.stick_breaking import log_stick_weights, update_concentration, update_fractions
-from scripts.trainer import step_size_at
+from scripts.models.mixture import COVARIANCE_TYPES, DirichletProcessMixture, base, correlated, dirichlet_process
+from scripts.models.mixture.base import FAR
+from scripts.models.mixture.stick_breaking import log_stick_weights, update_concentration, update_fractions
+from scripts.training.trainer import step_size_at
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
 ORACLES = [
@@ -730,7 +730,7 @@ def test_components_that_are_left_out_change_nothing(covariance, monkeypatch):
     for _ in range(60):
         n_components.append(n_compared(quick, x))
         quick.partial_fit(x, 0.5)
-    for module in (correlated, gaussians):
+    for module in (base, correlated):
         monkeypatch.setattr(module, "FAR", 1e9)
     monkeypatch.setattr(torch.Tensor, "clamp_", lambda x, min=None, max=None: x.clamp(min, max))
     for _ in range(60):

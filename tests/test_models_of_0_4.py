@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scripts.checkpoint import load_network, save_network
-from scripts.encoder import DINOv2PatchEncoder
-from scripts.mixture import DirichletProcessMixture
-from scripts.network import PatchAnomalyNetwork
+from scripts.models.checkpoint import load_network, save_network
+from scripts.models.encoder import DINOv2PatchEncoder
+from scripts.models.mixture import DirichletProcessMixture
+from scripts.models.network import PatchAnomalyNetwork
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 VIT = {"depth": 2, "embed_dim": 16, "num_heads": 2}

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from scripts.digests import tensor_digest
-from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError
-from scripts.mixture import DirichletProcessMixture
-from scripts.network import PatchAnomalyNetwork
-from scripts.traceable import TraceableNetwork
-from scripts.trainer import step_size_at
+from scripts.models.encoder import DINOv2PatchEncoder
+from scripts.models.mixture import DirichletProcessMixture
+from scripts.models.network import PatchAnomalyNetwork
+from scripts.runtimes.traceable import TraceableNetwork
+from scripts.training.trainer import step_size_at
 
 KINDS = ["cosine", "euclidean", "mahalanobis", "negative_log_likelihood"]
 

@@ -10,10 +10,10 @@ from conftest import make_encoder
 from PIL import Image
 from tiny_bundle import run_configs
 
-from scripts.cases import find_cases
+from scripts.data.cases import find_cases
 from scripts.errors import InputError, cause_of
-from scripts.mixture import SCORE_KINDS, DirichletProcessMixture
-from scripts.network import PatchAnomalyNetwork
+from scripts.models.mixture import SCORE_KINDS, DirichletProcessMixture
+from scripts.models.network import PatchAnomalyNetwork
 
 TARGET = 0.15
 SETTINGS = {"covariance_type": "diag", "score": "cosine", "target_fpr": TARGET}

@@ -19,15 +19,15 @@ from ignite.engine import Events
 from tiny_bundle import ROOT, TINY, run_configs
 from tiny_cases import brain, save, save_dicom_series
 
-from scripts import scoring
-from scripts.checkpoint import save_network
 from scripts.errors import InputError, cause_of
-from scripts.evaluator import CaseEvaluator
-from scripts.inferer import DPMMInferer
+from scripts.inference import scoring
+from scripts.inference.evaluator import CaseEvaluator
+from scripts.inference.inferer import DPMMInferer
+from scripts.inference.results_directory import LONGEST_NAME, ResultsDirectory, directory_names
+from scripts.inference.writer import CaseWriter
+from scripts.models.checkpoint import save_network
 from scripts.recorded_directory import RecordedDirectory
 from scripts.report import writer
-from scripts.results import CaseWriter
-from scripts.results_directory import LONGEST_NAME, ResultsDirectory, directory_names
 
 pytestmark = pytest.mark.slow
 
@@ -327,7 +327,7 @@ def test_a_disk_that_is_full_for_one_case_fails_it_alone(folder, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         save_volume(image, path)
 
-    monkeypatch.setattr("scripts.results.nib.save", full)
+    monkeypatch.setattr("scripts.inference.writer.nib.save", full)
     said = infer(folder)
     assert "p1: its results could not be written (No space left on device); make room and run again" in said
     assert [entry["case"] for entry in summary_of(folder)["cases"]] == ["p0", "p2"]
@@ -367,12 +367,12 @@ def test_two_runs_into_one_directory_do_not_meet(folder, scored):
 def test_several_processes_are_one_run(tmp_path, monkeypatch):
     first = ResultsDirectory(tmp_path)
     with first.opened():
-        monkeypatch.setattr("scripts.results_directory.idist.get_rank", lambda: 1)
+        monkeypatch.setattr("scripts.inference.results_directory.idist.get_rank", lambda: 1)
         second = ResultsDirectory(tmp_path)
-        monkeypatch.setattr("scripts.results_directory.gather", lambda items: [None, *items])
+        monkeypatch.setattr("scripts.inference.results_directory.gather", lambda items: [None, *items])
         with second.opened(), second.write_directory("case") as partial:
             (partial / "mask").write_text("1")
-        monkeypatch.setattr("scripts.results_directory.gather", lambda items: ["it is full", *items])
+        monkeypatch.setattr("scripts.inference.results_directory.gather", lambda items: ["it is full", *items])
         with pytest.raises(InputError, match="it is full"), second.opened():
             pass
     assert (tmp_path / "case" / "mask").is_file()

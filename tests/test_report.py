@@ -20,18 +20,18 @@ from PIL import Image
 from skimage.measure import grid_points_in_poly
 from tiny_bundle import ROOT, TINY
 
-from scripts import results
-from scripts.case_view import CaseView
-from scripts.checkpoint import save_network
-from scripts.measurements import measurements
-from scripts.provenance import NOTE
+from scripts.files import write_json
+from scripts.inference import CaseWriter
+from scripts.inference.case_view import CaseView
+from scripts.inference.measurements import measurements
+from scripts.inference.patches import CasePatches, PatchObserver, split_patches
+from scripts.inference.results_directory import ResultsDirectory
+from scripts.models.checkpoint import save_network
+from scripts.models.provenance import NOTE
 from scripts.report import ReportWriter
 from scripts.report.content import case_content
 from scripts.report.figures import curve_svgs, histogram_svg
-from scripts.report.patches import CasePatches, PatchObserver, split_patches
 from scripts.report.pictures import LONGEST_SIDE, MAX_SLICES, SlicePictures, chosen_slices, component_colours
-from scripts.results_directory import ResultsDirectory
-from scripts.whole_file import write_json
 
 HOSTILE = "<img src=x onerror=alert(1)>&amp;'\"{{ 7*7 }}"
 METRICS = {
@@ -229,7 +229,7 @@ def test_it_says_that_a_case_is_outside_the_fitted_range(fitted_network, folder,
         return {**measurements(*arguments), "fraction_beyond_limit": share, "outside_fitted_range": share > 0.3}
 
     (folder / "in" / "flat.nii.gz").unlink()
-    monkeypatch.setattr("scripts.measurements.measurements", outside)
+    monkeypatch.setattr("scripts.inference.measurements.measurements", outside)
     make_workflow(fitted_network, folder).run()
     text = Page((folder / "out" / "report.html").read_text()).text
     assert text.count("outside the fitted range") == 2 and "70 % of the foreground lies beyond" in text
@@ -255,7 +255,7 @@ def test_of_many_cases_those_with_the_highest_scores_are_drawn_and_all_are_liste
 def test_several_processes_do_not_write_one_report(fitted_network, tmp_path, monkeypatch):
     monkeypatch.setattr(idist, "get_world_size", lambda: 2)
     engine = Engine(lambda *_: None)
-    writer = results.CaseWriter(ResultsDirectory(tmp_path), fitted_network, {"threshold": 1.0})
+    writer = CaseWriter(ResultsDirectory(tmp_path), fitted_network, {"threshold": 1.0})
     ReportWriter(writer).attach(engine)
     engine.run([0])
     assert not any(tmp_path.iterdir())

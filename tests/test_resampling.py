@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scripts.resampling import cubic_point_weights, cubic_weights, linear_weights, repeat_last
+from scripts.models.resize import cubic_point_weights, cubic_weights, linear_weights, repeat_last
 
 SIZES = [(1, 3), (3, 1), (3, 3), (7, 7), (182, 448), (448, 182), (217, 534), (1000, 33), (5, 4)]
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from tiny_bundle import run_configs
 
-from scripts import results
-from scripts.case_view import foreground_of
-from scripts.measurements import OUTSIDE_SHARE, measurements
+from scripts.inference import writer
+from scripts.inference.case_view import foreground_of
+from scripts.inference.measurements import OUTSIDE_SHARE, measurements
 
 SHAPE = (20, 20)
 
@@ -73,8 +73,8 @@ def test_a_case_from_elsewhere_is_warned_of_in_log_summary_and_picture(tmp_path,
     )
 
     titles = []
-    monkeypatch.setattr(results, "overlay_png", lambda view, title: titles.append(title) or b"")
-    with caplog.at_level(logging.WARNING, logger="scripts.results"):
+    monkeypatch.setattr(writer, "overlay_png", lambda view, title: titles.append(title) or b"")
+    with caplog.at_level(logging.WARNING, logger="scripts.inference.writer"):
         run_configs(
             "inference",
             ["inference"],
@@ -86,5 +86,5 @@ def test_a_case_from_elsewhere_is_warned_of_in_log_summary_and_picture(tmp_path,
     entries = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
     assert {entry["case"]: entry["outside_fitted_range"] for entry in entries} == {"alike": False, "unlike": True}
     assert ["OUTSIDE" in title for title in titles] == [False, True]
-    (warning,) = (record.getMessage() for record in caplog.records if record.name == "scripts.results")
+    (warning,) = (record.getMessage() for record in caplog.records if record.name == "scripts.inference.writer")
     assert warning.startswith("unlike: ") and "the mask means little" in warning

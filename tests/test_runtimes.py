@@ -13,16 +13,16 @@ from monai.transforms import Compose, LoadImage, Orientation
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tiny_bundle import ROOT, run_configs, run_workflow
 
-from scripts.checkpoint import load_network, save_network
+from scripts.data.transforms import UPRIGHT
 from scripts.errors import InputError
-from scripts.inferer import DPMMInferer
-from scripts.runtimes import accelerate, checked_encoder, choice, openvino_blocks, quantization
-from scripts.runtimes.artefacts import Artefacts
-from scripts.runtimes.blocks import RuntimeEncoder, export_blocks
-from scripts.runtimes.onnxruntime_blocks import CPU, OnnxRuntimeBlocks, providers_for
-from scripts.runtimes.openvino_blocks import OpenVINOBlocks
-from scripts.runtimes.torch_blocks import TorchBlocks
-from scripts.transforms import UPRIGHT
+from scripts.inference.inferer import DPMMInferer
+from scripts.models.checkpoint import load_network, save_network
+from scripts.runtimes import accelerate, auto, openvino_backend, quantization, selection
+from scripts.runtimes.cache import Artefacts
+from scripts.runtimes.encoder import RuntimeEncoder, export_blocks
+from scripts.runtimes.onnxruntime_backend import CPU, OnnxRuntimeBlocks, providers_for
+from scripts.runtimes.openvino_backend import OpenVINOBlocks
+from scripts.runtimes.torch_backend import TorchBlocks
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def images():
 @pytest.fixture
 def no_bf16(monkeypatch):
     """A processor without bf16."""
-    monkeypatch.setattr(choice, "_has_bf16", lambda runtime: False)
+    monkeypatch.setattr(selection, "_has_bf16", lambda runtime: False)
 
 
 def blocks_of(runtime, path):
@@ -71,10 +71,10 @@ def test_pictures_of_many_sizes_share_compiled_blocks(tmp_path):
     export_blocks(encoder, tmp_path / "blocks.onnx")
     blocks = OpenVINOBlocks(tmp_path / "blocks.onnx", "fp32")
     elsewhere = RuntimeEncoder(encoder, blocks, "openvino fp32")
-    for width in range(2, 2 + 2 * openvino_blocks.FIXED_SHAPES):
+    for width in range(2, 2 + 2 * openvino_backend.FIXED_SHAPES):
         images = torch.rand(1, 3, 28, 14 * width)
         torch.testing.assert_close(elsewhere(images), encoder(images), rtol=0, atol=1e-5)
-    assert len(blocks.compiled) == openvino_blocks.FIXED_SHAPES + 1
+    assert len(blocks.compiled) == openvino_backend.FIXED_SHAPES + 1
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -176,13 +176,13 @@ def test_what_cannot_run_is_said(runtime, precision, expected, fitted_network, s
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_a_runtime_that_is_not_installed_is_said(runtime, fitted_network, saved, monkeypatch):
-    monkeypatch.setattr(choice, f"has_{runtime}", False)
+    monkeypatch.setattr(selection, f"has_{runtime}", False)
     with pytest.raises(InputError, match=f"{runtime}, which is not installed; `pip install -r requirements-fast.txt`"):
         accelerate(fitted_network, saved, runtime, "fp32")
 
 
 def test_a_runtime_that_does_not_start_is_said(fitted_network, saved, monkeypatch):
-    monkeypatch.setattr(choice, "OpenVINOBlocks", lambda *_: 1 / 0)
+    monkeypatch.setattr(selection, "OpenVINOBlocks", lambda *_: 1 / 0)
     with pytest.raises(InputError, match=r"openvino fp32 does not start here \(division by zero\); take runtime auto"):
         accelerate(fitted_network, saved, "openvino", "fp32")
 
@@ -195,7 +195,7 @@ def test_auto_takes_the_fastest_that_keeps_the_mask(fitted_network, saved, image
     expected = fitted_network(images)
     network = accelerate(fitted_network, saved)
     found = network(images)
-    fastest = "openvino bf16" if openvino_blocks.has_bf16() else "openvino fp32"
+    fastest = "openvino bf16" if openvino_backend.has_bf16() else "openvino fp32"
     assert network.encoder.runs_in == fastest
     assert f"the encoder runs in {fastest}, the fastest here that keeps the mask" in caplog.text
     assert ((found >= 1) != (expected >= 1)).float().mean() < 0.01
@@ -203,7 +203,7 @@ def test_auto_takes_the_fastest_that_keeps_the_mask(fitted_network, saved, image
 
 def test_auto_goes_on_without_packages_and_says_so(fitted_network, saved, images, monkeypatch, caplog, no_bf16):
     for name in ("has_openvino", "has_onnxruntime"):
-        monkeypatch.setattr(choice, name, False)
+        monkeypatch.setattr(selection, name, False)
     expected = fitted_network(images)
     network = accelerate(fitted_network, saved)
     assert torch.equal(network(images), expected)
@@ -225,19 +225,19 @@ def test_auto_passes_over_what_would_change_the_mask_and_remembers(fitted_networ
     expected = fitted_network(images)
     assert (expected >= 1).float().mean() < 0.1  # noise is what the network was fitted on
     original = fitted_network.encoder
-    monkeypatch.setattr(choice, "OpenVINOBlocks", spoilt)
+    monkeypatch.setattr(selection, "OpenVINOBlocks", spoilt)
     network = accelerate(fitted_network, saved)
     torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-4)
     assert network.encoder.runs_in == "onnxruntime fp32"
     assert "openvino fp32 would not keep the mask" in caplog.text
 
     network.encoder = original
-    monkeypatch.setattr(checked_encoder.CheckedEncoder, "_compare", None)  # would fail where it is called
+    monkeypatch.setattr(auto.CheckedEncoder, "_compare", None)  # would fail where it is called
     assert accelerate(network, saved).encoder.runs_in == "onnxruntime fp32"
 
 
 def test_auto_passes_over_what_does_not_start(fitted_network, saved, images, monkeypatch, caplog, no_bf16):
-    monkeypatch.setattr(choice, "OpenVINOBlocks", lambda *_: 1 / 0)
+    monkeypatch.setattr(selection, "OpenVINOBlocks", lambda *_: 1 / 0)
     network = accelerate(fitted_network, saved)
     network(images)
     assert network.encoder.runs_in == "onnxruntime fp32"
@@ -247,7 +247,7 @@ def test_auto_passes_over_what_does_not_start(fitted_network, saved, images, mon
 def test_where_nothing_that_was_asked_for_keeps_the_mask_torch_runs(fitted_network, saved, monkeypatch, caplog):
     images = torch.rand(4, 1, 56, 56, generator=torch.Generator().manual_seed(1))
     expected = fitted_network(images)
-    monkeypatch.setattr(choice, "OpenVINOBlocks", spoilt)
+    monkeypatch.setattr(selection, "OpenVINOBlocks", spoilt)
     network = accelerate(fitted_network, saved, "openvino", "auto")
     torch.testing.assert_close(network(images), expected)
     assert network.encoder.runs_in == "torch fp32"
@@ -259,7 +259,7 @@ def test_where_nothing_that_was_asked_for_keeps_the_mask_torch_runs(fitted_netwo
 
 def test_blocks_are_exported_once_for_a_model(fitted_network, saved, monkeypatch):
     path = Artefacts(saved).blocks(fitted_network.encoder)
-    monkeypatch.setattr("scripts.runtimes.artefacts.export_blocks", None)
+    monkeypatch.setattr("scripts.runtimes.cache.export_blocks", None)
     assert Artefacts(saved).blocks(fitted_network.encoder) == path
     assert path.parent.parent == saved.with_suffix(".compiled")
 
@@ -357,9 +357,9 @@ def test_limits_of_int8_are_not_those_of_single_precision(quantised):
 
 def test_int8_that_does_not_start_leaves_the_limits_to_what_runs(quantised, shipped, tmp_path, monkeypatch):
     expected = infer(quantised, shipped, tmp_path / "fp32", runtime="torch", precision="fp32")
-    monkeypatch.setattr(choice, "OpenVINOBlocks", lambda *_: 1 / 0)
-    monkeypatch.setattr(choice, "OnnxRuntimeBlocks", lambda *_: 1 / 0)
-    monkeypatch.setattr(choice, "_has_bf16", lambda runtime: False)
+    monkeypatch.setattr(selection, "OpenVINOBlocks", lambda *_: 1 / 0)
+    monkeypatch.setattr(selection, "OnnxRuntimeBlocks", lambda *_: 1 / 0)
+    monkeypatch.setattr(selection, "_has_bf16", lambda runtime: False)
     found = infer(quantised, shipped, tmp_path / "auto", runtime="auto", precision="auto")
     assert found["encoder_runs_in"] == "torch fp32"
     assert found["cases"] == expected["cases"]
@@ -436,7 +436,7 @@ def judged(shared, real_quantised):
     ],
 )
 def test_a_runtime_finds_lesions_as_well_as_single_precision(judged, runtime, precision, auroc_bound, ap_bound):
-    if precision == "bf16" and not choice._has_bf16(runtime):
+    if precision == "bf16" and not selection._has_bf16(runtime):
         pytest.skip("this processor does not multiply in bf16")
     auroc, ap = judged("torch", "fp32")
     assert ap > 0.1

@@ -6,9 +6,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.ahead import ahead
-from scripts.inferer import DPMMInferer
-from scripts.scoring import ScoredCases
+from scripts.data.prefetch import ahead
+from scripts.inference.inferer import DPMMInferer
+from scripts.inference.scoring import ScoredCases
 
 
 def picture(seed, shape=(20, 17)):

@@ -14,15 +14,15 @@ from monai.bundle import ConfigExpression, ConfigParser, ConfigWorkflow
 from tiny_bundle import ROOT, TINY, run_bundle
 from tiny_cases import brain, save
 
-from scripts import settings_reference
-from scripts.config_check import check_config
-from scripts.encoder import _TIMM_NAMES
+from scripts.config import reference
+from scripts.config.check import check_config
+from scripts.config.settings import SECTIONS, Settings, check_setting, expected_value, label_options, typed_text
 from scripts.errors import InputError, cause_of
-from scripts.handlers import INIT_PARAMS
-from scripts.measurements import IMAGE_SCORES
-from scripts.mixture import COVARIANCE_TYPES, SCORE_KINDS
+from scripts.inference.measurements import IMAGE_SCORES
+from scripts.models.encoder import _TIMM_NAMES
+from scripts.models.mixture import COVARIANCE_TYPES, SCORE_KINDS
 from scripts.runtimes import PRECISIONS, RUNTIMES
-from scripts.settings import SECTIONS, Settings, check_setting, expected_value, label_options, typed_text
+from scripts.training.handlers import INIT_PARAMS
 
 CONFIGS = {
     path.stem: json.loads(path.read_text())
@@ -123,8 +123,8 @@ def test_every_setting_has_a_meaning_and_an_expected_value():
 
 
 def test_the_reference_is_fresh():
-    page = settings_reference.PAGE.read_text()
-    assert page == settings_reference.reference_page(), "run `python -m scripts.settings_reference`"
+    page = reference.PAGE.read_text()
+    assert page == reference.reference_page(), "run `python -m scripts.config.reference`"
     assert all(f"| `{name}` |" in page for name in Settings.model_fields)
 
 

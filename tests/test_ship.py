@@ -15,14 +15,14 @@ import torch
 from tiny_bundle import ROOT, TINY, run_bundle
 from tiny_cases import brain, save
 
-from scripts.checkpoint import save_network
-from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError, cause_of
-from scripts.mixture import DirichletProcessMixture
-from scripts.network import PatchAnomalyNetwork
+from scripts.export_bundle import ship
+from scripts.models.checkpoint import save_network
+from scripts.models.encoder import DINOv2PatchEncoder
+from scripts.models.mixture import DirichletProcessMixture
+from scripts.models.network import PatchAnomalyNetwork
+from scripts.models.weights import load_encoder_weights
 from scripts.recorded_directory import RECORD
-from scripts.ship import ship
-from scripts.weights import load_encoder_weights
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,11 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from monai.handlers import ValidationHandler
 
-from scripts.checkpoint import load_network
 from scripts.errors import InputError
-from scripts.handlers import BestMixtureKeeper, MixtureStarter, NetworkSaver, ThresholdCalibrator
-from scripts.mixture import SCORE_KINDS, DirichletProcessMixture
-from scripts.trainer import LOG_LIKELIHOOD, VALIDATION, LikelihoodEvaluator, OnlineEMTrainer, step_size_at
+from scripts.models.checkpoint import load_network
+from scripts.models.mixture import SCORE_KINDS, DirichletProcessMixture
+from scripts.training.handlers import BestMixtureKeeper, MixtureStarter, NetworkSaver, ThresholdCalibrator
+from scripts.training.trainer import LOG_LIKELIHOOD, VALIDATION, LikelihoodEvaluator, OnlineEMTrainer, step_size_at
 
 
 def patches(n, seed=0):

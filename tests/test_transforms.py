@@ -5,8 +5,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from scripts.data.transforms import CheckImaged, ScaleForegroundPercentilesd, SmoothMapd
 from scripts.errors import InputError
-from scripts.transforms import CheckImaged, ScaleForegroundPercentilesd, SmoothMapd
 
 
 def image(*shape, seed=0):

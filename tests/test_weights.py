@@ -5,11 +5,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from scripts import download_weights, weights
+from scripts import download_weights
 from scripts.download_weights import differences, official_state_dict
-from scripts.encoder import DINOv2PatchEncoder
 from scripts.errors import InputError
-from scripts.weights import (
+from scripts.models import weights
+from scripts.models.encoder import DINOv2PatchEncoder
+from scripts.models.weights import (
     CONVERTED_DIGEST,
     CONVERTED_FILE,
     MODELS_DIR,

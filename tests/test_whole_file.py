@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from scripts.whole_file import whole_file, whole_folder
+from scripts.files import whole_file, whole_folder
 
 
 def fill(folder, text):

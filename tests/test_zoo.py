@@ -21,7 +21,7 @@ from monai.bundle import (
 from monai.bundle.properties import InferProperties, MetaProperties
 from tiny_bundle import ROOT
 
-from scripts import weights
+from scripts.models import weights
 
 METADATA = json.loads((ROOT / "configs" / "metadata.json").read_text())
 README = (ROOT / "docs" / "README.md").read_text()

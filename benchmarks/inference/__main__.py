@@ -10,7 +10,7 @@ import time
 from fnmatch import fnmatch
 from pathlib import Path
 
-from scripts.whole_file import write_json
+from scripts.files import write_json
 
 from .images import find_images
 from .machine import machine

@@ -11,7 +11,7 @@ import numpy as np
 from nilearn.datasets import load_mni152_template
 
 from demo.population import write_population
-from scripts.whole_file import whole_file
+from scripts.files import whole_file
 
 
 class Images(NamedTuple):

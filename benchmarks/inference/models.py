@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from scripts.runtimes.artefacts import Artefacts
-from scripts.whole_file import whole_file
+from scripts.files import whole_file
+from scripts.runtimes.cache import Artefacts
 
 from .images import Images
 from .processes import RowError, run_bundle

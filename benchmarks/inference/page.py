@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from scripts.whole_file import whole_file
+from scripts.files import whole_file
 
 from . import tables
 from .plots import plots

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scripts.whole_file import write_json
+from scripts.files import write_json
 
 Table = dict[str, dict[str, Any]]  # by row: its figures, or ``error``, why it has none
 

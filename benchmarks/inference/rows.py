@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.exports import compare
-from scripts.runtimes.choice import FASTEST_FIRST, PRECISIONS, RUNTIMES
+from scripts.runtimes.selection import FASTEST_FIRST, PRECISIONS, RUNTIMES
 
 from .images import Images, cut, without_background
 from .models import Models

@@ -25,7 +25,7 @@ def find_bundle(models: Path) -> Path:
     if len(found) != 1:
         raise FileNotFoundError(
             f"The models folder {models} holds {len(found)} bundles; expected one, so ship it there with "
-            "`python -m scripts.ship`, and say with -m where it is."
+            "`python -m scripts.export_bundle`, and say with -m where it is."
         )
     return found[0]
 

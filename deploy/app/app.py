@@ -18,8 +18,8 @@ from operators.preview_writer import PreviewWriter
 from operators.segmentation_writer import segmentation_writer
 from operators.series_reader import SeriesReader
 
-from scripts.cases import sentence
-from scripts.whole_file import whole_folder
+from scripts.data.cases import sentence
+from scripts.files import whole_folder
 
 logger = logging.getLogger("anomaly_app")
 

@@ -12,8 +12,8 @@ from monai.bundle import ConfigParser
 from monai.deploy.core import Model
 from pydicom.uid import generate_uid
 
-from scripts.provenance import provenance
-from scripts.whole_file import file_sha256
+from scripts.files import file_sha256
+from scripts.models.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Algorithm:
         name: the bundle's.
         version: the bundle's.
         device_uid: another one for every fit, as IHE's profile for AI results asks.
-        provenance: gives settings, weights and versions as they are by then, see `scripts.provenance`.
+        provenance: gives settings, weights and versions as they are by then, see `scripts.models.provenance`.
     """
 
     manufacturer: str

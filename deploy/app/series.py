@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage, MRImageStorage
 from pydicom.valuerep import DA, TM
 
-from scripts.dicom_series import what_is_wrong
+from scripts.data.dicom import what_is_wrong
 from scripts.errors import InputError, reason_of
 
 logger = logging.getLogger("anomaly_app")

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import to_hex
 
-from ..case_view import CaseView
-from ..measurements import image_score
-from ..network import PatchAnomalyNetwork
+from ..inference.case_view import CaseView
+from ..inference.measurements import image_score
+from ..inference.patches import CasePatches
+from ..models.network import PatchAnomalyNetwork
 from .figures import histogram_svg
-from .patches import CasePatches
 from .pictures import SlicePictures, chosen_slices, component_colours
 
 N_COMPONENTS = 8  # named for a case

@@ -11,9 +11,9 @@ from matplotlib.colors import hsv_to_rgb
 from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
-from ..case_view import CaseView
-from ..overlay import HEAT, brightest_of, heat, windowed
-from .patches import CasePatches
+from ..inference.case_view import CaseView
+from ..inference.overlay import HEAT, brightest_of, heat, windowed
+from ..inference.patches import CasePatches
 
 LONGEST_SIDE = 256  # of a picture, in pixels
 MAX_SLICES = 32  # of a case

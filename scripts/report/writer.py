@@ -17,11 +17,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.colors import to_hex
 from monai.engines.utils import IterationEvents
 
-from ..overlay import HEAT
-from ..results import CaseWriter
+from ..inference.overlay import HEAT
+from ..inference.patches import CasePatches, PatchObserver
+from ..inference.writer import CaseWriter
 from .content import case_content
 from .figures import curve_svgs
-from .patches import CasePatches, PatchObserver
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,8 @@
 `quantization` is not imported here: it is needed once for a model, and what it imports is slow to start.
 """
 
-from .choice import PRECISIONS, RUNTIMES, accelerate
+from .exported import load_exported
+from .selection import PRECISIONS, RUNTIMES, accelerate
+from .traceable import TraceableNetwork
 
-__all__ = ["PRECISIONS", "RUNTIMES", "accelerate"]
+__all__ = ["PRECISIONS", "RUNTIMES", "TraceableNetwork", "accelerate", "load_exported"]

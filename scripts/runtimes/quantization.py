@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from monai.utils import optional_import
 
-from ..checkpoint import save
-from ..encoder import PATCH_SIZE
 from ..errors import InputError, reason
-from ..handlers import ThresholdCalibrator
-from ..inferer import DPMMInferer, occupied_slices
-from ..network import PatchAnomalyNetwork
-from ..whole_file import whole_file
-from .artefacts import Artefacts
-from .blocks import INSTALL, RuntimeEncoder
-from .checked_encoder import Verdicts, share_changed
-from .onnxruntime_blocks import CPU, OnnxRuntimeBlocks
-from .openvino_blocks import OpenVINOBlocks, has_openvino
-from .torch_blocks import TorchBlocks
+from ..files import whole_file
+from ..inference.inferer import DPMMInferer, occupied_slices
+from ..models.checkpoint import save
+from ..models.encoder import PATCH_SIZE
+from ..models.network import PatchAnomalyNetwork
+from ..training.handlers import ThresholdCalibrator
+from .auto import Verdicts, share_changed
+from .cache import Artefacts
+from .encoder import INSTALL, RuntimeEncoder
+from .onnxruntime_backend import CPU, OnnxRuntimeBlocks
+from .openvino_backend import OpenVINOBlocks, has_openvino
+from .torch_backend import TorchBlocks
 
 nncf, has_nncf = optional_import("nncf")
 onnx, _ = optional_import("onnx")

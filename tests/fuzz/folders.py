@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from scripts.cases import find_cases
+from scripts.data.cases import find_cases
 
 from ..tiny_cases import brain, save
 from .judge import judge_sources, snapshot

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from scripts.checkpoint import load_network
 from scripts.errors import InputError
+from scripts.models.checkpoint import load_network
 
 from ..tiny_bundle import ROOT, TINY
 from .attack import Attack

@@ -10,7 +10,7 @@ from random import Random
 
 import nibabel as nib
 
-from scripts.cases import find_cases
+from scripts.data.cases import find_cases
 
 from ..tiny_cases import AFFINE, brain
 from .judge import judge_sources, snapshot

@@ -13,9 +13,9 @@ import nibabel as nib
 import numpy as np
 from monai.bundle import ConfigParser
 
-from scripts.cases import CaseDataset, find_cases
+from scripts.data.cases import CaseDataset, find_cases
 from scripts.errors import InputError, cause_of
-from scripts.measurements import affine_of
+from scripts.inference.measurements import affine_of
 
 from ..tiny_bundle import ROOT
 from ..tiny_cases import brain, save

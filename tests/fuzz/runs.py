@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from scripts.cases import find_cases
+from scripts.data.cases import find_cases
 from scripts.errors import InputError
 
 from ..tiny_cases import brain, save, save_dicom_series

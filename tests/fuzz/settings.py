@@ -9,7 +9,7 @@ from typing import Any
 
 from fire.parser import DefaultParseValue
 
-from scripts.cases import find_cases
+from scripts.data.cases import find_cases
 
 from ..tiny_bundle import ROOT
 from ..tiny_cases import brain, save

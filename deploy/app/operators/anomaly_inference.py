@@ -9,9 +9,9 @@ import numpy as np
 from monai.deploy.core import AppContext, Fragment, Image, IOType, OperatorSpec
 from monai.deploy.operators.monai_bundle_inference_operator import IOMapping, MonaiBundleInferenceOperator
 
-from scripts.case_view import CaseView
-from scripts.measurements import caption, outside_warning
-from scripts.overlay import overlay_png
+from scripts.inference.case_view import CaseView
+from scripts.inference.measurements import caption, outside_warning
+from scripts.inference.overlay import overlay_png
 
 logger = logging.getLogger("anomaly_app")
 
@@ -25,7 +25,7 @@ class AnomalyInference(MonaiBundleInferenceOperator):
     Named outputs:
         pred: the mask as an `Image` ``[D,H,W]``.
         map: the calibrated map as an `Image` ``[D,H,W]``, float32.
-        measurements: see `scripts.measurements.measurements`.
+        measurements: see `scripts.inference.measurements.measurements`.
         preview: a PNG file.
 
     Args:

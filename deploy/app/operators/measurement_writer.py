@@ -13,12 +13,12 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from operators.result_writer import ResultWriter
-from scripts.provenance import NOTE
-from scripts.whole_file import write_json
+from scripts.files import write_json
+from scripts.models.provenance import NOTE
 
 
 class MeasurementWriter(ResultWriter):
-    """Writes ``measurements.json`` and a structured report; see `scripts.measurements.measurements`."""
+    """Writes ``measurements.json`` and a structured report; see `scripts.inference.measurements.measurements`."""
 
     result = "measurements"
 
@@ -42,7 +42,7 @@ def structured_report(
     """The measurement report (TID 1500) of a series.
 
     Args:
-        found: see `scripts.measurements.measurements`.
+        found: see `scripts.inference.measurements.measurements`.
         slices: what was measured.
         algorithm: what measured.
 

@@ -1,0 +1,153 @@
+"""The check of a run's config before its work begins."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import pydoc
+from collections.abc import Iterator
+from typing import Any
+
+from monai.bundle import ConfigComponent, ConfigExpression, ConfigParser, ReferenceResolver
+
+from ..errors import InputError, cause_of, reason_of
+from .settings import MONAI_IDS, SECTIONS, Settings, check_setting, typed_text, unknown_id
+
+logger = logging.getLogger(__name__)
+
+SEPARATOR = ReferenceResolver.sep
+
+
+def check_config() -> None:
+    """Check all ids and settings of the config that this component stands in.
+
+    It is the first item of every run, and replaces the values of settings by those of the right type: None for ``off``,
+    the path that was typed for the number that was made of it.
+
+    Raises:
+        InputError: an id that does not exist and that nothing refers to, an argument that a component of ours does not
+            have, or a value of a wrong type or out of its range.
+        RuntimeError: it was not called by MONAI's `ConfigParser`.
+    """
+    parser = running_parser()
+    config = parser.get()
+    references = list(find_references(config))
+    check_ids(config, references)
+    check_arguments(config)
+    settled: set[str] = set()
+    for name in Settings.model_fields:
+        if name in config:
+            settle(name, parser, settled)
+            if name != "bundle_root" and typed_text(name) is not None and not is_used(name, references):
+                logger.warning(f"{name} changes nothing: this run does not use it.")
+
+
+def running_parser() -> ConfigParser:
+    """Find the parser that is instantiating the component that calls this.
+
+    MONAI hands a component its arguments alone, so the parser, which has all ids, is found among the calling frames.
+
+    Raises:
+        RuntimeError: it is not there.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, ConfigParser):
+            return caller
+        frame = frame.f_back
+    raise RuntimeError("check_config is a component of a config; no ConfigParser of monai.bundle has called it.")
+
+
+def find_references(config: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Find the references of a config.
+
+    Args:
+        config: the config, or what stands at a place in it.
+        place: the id of that place.
+
+    Yields:
+        Id of what refers, and id that it refers to.
+    """
+    if isinstance(config, str):
+        for target in ReferenceResolver.match_refs_pattern(config):
+            yield place, target
+    elif isinstance(config, dict | list):
+        for _, inner, content in ReferenceResolver.iter_subconfigs(place, config):
+            yield from find_references(content, inner)
+
+
+def is_used(name: str, references: list[tuple[str, str]]) -> bool:
+    """Return whether anything outside an id refers to it, to what it is part of, or to a part of it."""
+    return any(
+        not _is_within(place, name) and (_is_within(name, target) or _is_within(target, name))
+        for place, target in references
+    )
+
+
+def check_ids(config: dict[str, Any], references: list[tuple[str, str]]) -> None:
+    """Check that every id is known or used.
+
+    Raises:
+        InputError: one is neither, so that it would change nothing.
+    """
+    known = {*Settings.model_fields, *SECTIONS, *MONAI_IDS}
+    sections = {name.partition(SEPARATOR)[0] for name in SECTIONS if SEPARATOR in name}
+    inner = [f"{name}{SEPARATOR}{child}" for name in sorted(sections & set(config)) for child in config[name] or ()]
+    for name in [*config, *inner]:
+        if name not in known and not _is_run(config.get(name)) and not is_used(name, references):
+            raise unknown_id(name, known.union(config))
+
+
+def check_arguments(config: Any, place: str = "") -> None:
+    """Check that the components of this bundle have the arguments that a config gives them.
+
+    Raises:
+        InputError: one does not.
+    """
+    if not isinstance(config, dict | list):
+        return
+    target = config.get("_target_") if isinstance(config, dict) else None
+    component: Any = pydoc.locate(target) if isinstance(target, str) and target.startswith("scripts.") else None
+    if component is not None:
+        arguments = inspect.signature(component).parameters
+        if not any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values()):
+            for name in sorted(set(config) - set(arguments) - ConfigComponent.non_arg_keys):
+                raise unknown_id(f"{place}{SEPARATOR}{name}", {f"{place}{SEPARATOR}{each}" for each in arguments})
+    for _, inner, content in ReferenceResolver.iter_subconfigs(place, config):
+        check_arguments(content, inner)
+
+
+def settle(name: str, parser: ConfigParser, settled: set[str]) -> None:
+    """Check a setting, after those that it refers to, and put its right value in place of what was given.
+
+    Args:
+        name: id of the setting.
+        parser: the parser of the config.
+        settled: ids that are done, to which those done here are added.
+
+    Raises:
+        InputError: the value cannot be evaluated, has a wrong type or is out of its range.
+    """
+    if name in settled:
+        return
+    settled.add(name)
+    raw = parser[name]
+    for _, target in find_references(raw, name):
+        if target in Settings.model_fields:
+            settle(target, parser, settled)
+    try:
+        # MONAI drops a None of the command line
+        value = None if typed_text(name) == "None" else parser.ref_resolver.get_resolved_content(name)
+    except Exception as error:
+        reason = reason_of(cause_of(error))
+        raise InputError(f"{name} {raw!r} cannot be evaluated ({reason}); check the expression.") from error
+    parser.ref_resolver.resolved_content[name] = check_setting(name, value)
+
+
+def _is_within(name: str, outer: str) -> bool:
+    return name == outer or name.startswith(f"{outer}{SEPARATOR}")
+
+
+def _is_run(content: Any) -> bool:
+    return isinstance(content, list) and bool(content) and all(ConfigExpression.is_expression(each) for each in content)

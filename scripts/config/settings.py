@@ -1,0 +1,350 @@
+"""Settings: the ids that a user may set, with their types, ranges and meaning."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import re
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+from fire.parser import DefaultParseValue
+from monai.bundle import ReferenceResolver
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo
+
+from ..errors import InputError
+
+EXPRESSION = ("$", "@", "%")  # begin values that MONAI evaluates
+OFF = ("off", "none", "null")
+
+T = TypeVar("T")
+
+
+def typed_text(name: str) -> str | None:
+    """Return what stands after ``--name`` on the command line, before `fire` makes numbers, tuples and None of it."""
+    text = None
+    arguments = sys.argv[1:]
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
+        flag, equals, value = argument.partition("=")
+        if not _is_flag(flag) or flag.lstrip("-").replace("-", "_") != name:
+            continue
+        text = value if equals else None if _is_flag(following) else following
+    return text
+
+
+def _is_flag(argument: str) -> bool:
+    return re.match("--|-[a-zA-Z]", argument) is not None
+
+
+def _as_typed(value: Any, info: ValidationInfo) -> Any:
+    """Restore a name of which `fire` made something else: a number, a tuple, or what stands before a ``#``."""
+    text = typed_text(str(info.field_name))
+    if value is not None and text is not None and not text.startswith((*EXPRESSION, "'", '"')):
+        made = DefaultParseValue(text)
+        made = ReferenceResolver.normalize_id(made) if isinstance(made, str) else made
+        if type(value) is type(made) and value == made:
+            return text
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and ReferenceResolver.sep in value:
+        raise ValueError(f"{info.field_name} must have no '#' or '::' in its name, which MONAI does not tell apart")
+    return value
+
+
+def _none_if_off(value: Any) -> Any:
+    return None if isinstance(value, str) and value.lower() in OFF else value
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _check_path(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("a path must have no null character in it")
+    try:
+        Path(value).stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"{value[:40]}... is too long for the file system; give a shorter path") from error
+    return value
+
+
+def _check_device(value: Any) -> Any:
+    try:
+        torch.empty(0, device=value)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be one that is there, such as cpu or cuda:0; got {str(value)!r}") from error
+    return torch.device(value)
+
+
+OrOff = Annotated[T | None, BeforeValidator(_none_if_off)]
+ListOf = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1)]
+Text = Annotated[str, BeforeValidator(_as_typed), Field(strict=True)]
+PathText = Annotated[Text, AfterValidator(_check_path), Field(json_schema_extra={"format": "path"})]
+FilePath = Annotated[PathText, Field(min_length=1)]
+Pattern = Annotated[Text, Field(min_length=1, json_schema_extra={"format": "pattern"})]
+Device = Annotated[Any, BeforeValidator(_check_device), Field(json_schema_extra={"format": "device"})]
+Integer = Annotated[int, Field(strict=True)]
+Positive = Annotated[int, Field(strict=True, ge=1)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+FORMATS = {
+    "path": "a path",
+    "pattern": "a pattern of file names such as 'FLAIR*'",
+    "device": "a device such as cpu or cuda:0",
+}
+
+
+class Settings(BaseModel, validate_assignment=True):
+    """What may be set; the defaults stand in the configs."""
+
+    bundle_root: FilePath = Field(description="folder of the bundle, where the command is run from another one")
+    dataset_dir: PathText = Field(description="normal images to fit on, or cases to segment")
+    output_dir: FilePath = Field(description="where results go")
+    ckpt_path: FilePath = Field(description="the fitted model; a fit writes it, inference reads it")
+    file_pattern: Pattern = Field(
+        description='which file names to take, such as `"FLAIR*"` or, with the folder above, `"img/*"`'
+    )
+
+    encoder_name: Literal[
+        "dinov2_vits14",
+        "dinov2_vits14_reg",
+        "dinov2_vitb14",
+        "dinov2_vitb14_reg",
+        "dinov2_vitl14",
+        "dinov2_vitl14_reg",
+        "dinov2_vitg14",
+        "dinov2_vitg14_reg",
+    ] = Field(description="DINOv2 of this size, with or without register tokens")
+    layers: ListOf[Integer] = Field(
+        description="blocks of the encoder whose tokens are used, from 0; -1 is the last, the paper's "
+        "([why 8](quality.md))"
+    )
+    image_size: Annotated[int, Field(strict=True, gt=0, multiple_of=14)] = Field(
+        description="length in pixels to which a slice's smaller edge is resized"
+    )
+    scales: ListOf[Annotated[Number, Field(ge=0.01)]] = Field(
+        description="sizes at which the encoder sees a slice, as shares of `image_size`; `[1.0,0.75]` finds a little "
+        "more at 1.5 times the cost ([figures](quality.md))"
+    )
+    n_components: Annotated[Positive, Field(le=100_000)] = Field(
+        description="upper bound of the mixture's components; the fit leaves most of them without weight"
+    )
+    covariance_type: Literal["full", "diag", "spherical", "low_rank"] = Field(
+        description="form of the components' covariances; the paper's is `diag`, and `full` needs `--reg_covar 1e-3`"
+    )
+    rank: Positive = Field(description="dimensions of each component's subspace, where `covariance_type` is `low_rank`")
+    reg_covar: Annotated[Number, Field(gt=0)] = Field(
+        description="added to every variance; with few normals 3e-4 ([why](quality.md#real-disease))"
+    )
+    score: Literal["cosine", "euclidean", "mahalanobis", "negative_log_likelihood", "subspace"] = Field(
+        description="what measures anomaly; the paper's is `cosine`, and `subspace` needs `low_rank`; can change "
+        "without a new fit"
+    )
+    target_fpr: Annotated[Number, Field(ge=0.001, lt=0.5)] = Field(
+        description="share of normal patches beyond the limit; can change without a new fit"
+    )
+    spatial_dim: Annotated[int, Field(strict=True, ge=0, le=2)] = Field(
+        description="axis across which slices are taken: 2 axial, 1 sagittal, 0 coronal"
+    )
+    slice_batch_size: Positive = Field(
+        description="slices the encoder sees at once, of several cases where one has fewer"
+    )
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)] = Field(description="of all random choices")
+    device: Device = Field(description="where the network runs")
+    show_progress: bool = Field(description="whether progress bars are shown")
+
+    validation_dir: OrOff[FilePath] = Field(
+        description="held-out normal images for calibration; `off` takes `validation_fraction` of `dataset_dir`"
+    )
+    validation_fraction: Annotated[Number, Field(gt=0, lt=1)] = Field(
+        description="share of the normal images that is held out where there is no `validation_dir`"
+    )
+    weights_path: OrOff[FilePath] = Field(
+        description="file of the encoder's weights; `off` finds it in `models/`; inference has them in `ckpt_path`"
+    )
+    max_epochs: Positive = Field(description="epochs after which a fit ends")
+    patience: OrOff[Positive] = Field(
+        description="epochs without a better validation log-likelihood after which a fit ends; `off` makes all"
+    )
+    batch_slices: Positive = Field(description="slices in a batch")
+    step_size: OrOff[Annotated[Number, Field(gt=0, le=1)]] = Field(
+        description="step size of online EM, or the rate of its decay under `schedule` `exp`; `off` is 1"
+    )
+    schedule: Literal["ema", "exp"] = Field(
+        description="`ema`: a constant step size; `exp`: step number ** -`step_size`"
+    )
+    init_params: Literal["random_from_data", "k-means++"] = Field(description="which patches the components start from")
+    resume: bool = Field(
+        description="whether to go on from `last_epoch.pt` in `output_dir` after a fit was cut off; the model is the "
+        "same"
+    )
+    embedding_store: OrOff[FilePath] = Field(
+        description="where a fit keeps embeddings for later fits, about 1 MB a slice; `off` keeps nothing"
+    )
+    embedding_store_gb: OrOff[Annotated[Number, Field(gt=0)]] = Field(
+        description="size that the store may reach; embeddings of other fits make room; `off` sets no limit"
+    )
+    log_dir: OrOff[FilePath] = Field(description="where TensorBoard's files go; `off` writes none")
+
+    threshold: Annotated[Number, Field(ge=0, json_schema_extra={"label_option": True})] = Field(
+        description="what the map must reach to be in the mask; raise it to ask for stronger evidence"
+    )
+    smoothing_mm: OrOff[Annotated[Number, Field(ge=0, json_schema_extra={"label_option": True})]] = Field(
+        description="standard deviation in mm of a Gaussian over the map"
+    )
+    slice_step: Positive = Field(
+        description="of a volume every n-th slice is scored, those between are interpolated; the overlay "
+        "`configs/fast.json` takes 2"
+    )
+    runtime: Literal["auto", "torch", "openvino", "onnxruntime", "tensorrt"] = Field(
+        description="what runs the encoder ([how, and what auto takes](runtimes.md))"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(description="numbers that it computes with")
+    torch_compile: bool = Field(description="whether torch compiles the encoder, for GPUs")
+    overwrite: bool = Field(
+        description="whether inference makes cases anew whose results are there, of the same input, model and "
+        "settings; an evaluation always does"
+    )
+    report: bool = Field(
+        description="whether inference leaves `report.html`, which draws the 200 cases with the highest scores and "
+        "lists all"
+    )
+
+    label_dir: OrOff[FilePath] = Field(description="labels that maps are judged against ([how](evaluation.md))")
+    label_pattern: Pattern = Field(description="which file names are labels")
+    normal_pattern: OrOff[Pattern] = Field(description="names of cases that are normal and have no label")
+    image_score: Literal["top_hundredth", "maximum"] = Field(description="a case's score: what is taken of its map")
+    fpr_limit: Annotated[Number, Field(gt=0, le=1)] = Field(
+        description="highest false positive rate up to which AUPRO is taken"
+    )
+    n_resamplings: Annotated[int, Field(strict=True, ge=0)] = Field(
+        description="resamplings of cases for the intervals; 0 leaves intervals out"
+    )
+
+    calibrated_path: FilePath = Field(description="where the model with new limits goes")
+
+
+# Ids of the configs that are no settings, and what stands in sections that nothing refers to as a whole.
+# fmt: off
+SECTIONS = frozenset((
+    "_meta_", "imports", "initialize", "finalize", "check", "inference", "training", "run", "evaluation",
+    "calibrate", "quantize", "displayable_configs", "displayable_configs::threshold",
+    "displayable_configs::smoothing_mm", "encoder", "pretrained_encoder", "mixture", "network_def", "network",
+    "fitted_network", "running_network", "quantized_network", "traceable_network", "inferer", "intensities",
+    "preprocessing", "postprocessing", "cases", "normals", "split", "labels", "dataset", "store", "fit_settings",
+    "run_settings", "results", "remaining", "fit_output", "case_writer",
+    "handlers", "evaluator", "calibrator", "recalibration", "limits",
+    "report_failed", "is_not_rank0", "train", "train::dataset", "train::inferer", "train::embeddings",
+    "train::dataloader", "train::keeper", "train::handlers", "train::trainer", "validate", "validate::dataset",
+    "validate::embeddings", "validate::dataloader", "validate::evaluator", "validate::handlers",
+))
+# fmt: on
+MONAI_IDS = frozenset({"tracking_uri", "experiment_name", "run_name", "save_execute_config"})  # of --tracking
+
+
+def check_setting(name: str, value: Any) -> Any:
+    """Check the value of a setting.
+
+    Args:
+        name: a field of `Settings`.
+        value: what came from the command line or a config.
+
+    Returns:
+        The value in its right type: None for ``off``, a list for one number, the text that was typed for a path.
+
+    Raises:
+        InputError: it has a wrong type or is out of its range.
+    """
+    checked: Any = Settings.model_construct()
+    try:
+        setattr(checked, name, value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "value_error":
+            raise InputError(f"{first['ctx']['error']}.") from error
+        raise InputError(f"{name} must be {expected_value(name)}; got {value!r}.") from error
+    return getattr(checked, name)
+
+
+def check_settings(values: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Check values for ids of a config that nobody evaluates yet.
+
+    Args:
+        values: ids, with ``#`` between their parts, and their values.
+        known: ids at the top of the config.
+
+    Returns:
+        The values as JSON has them, those of settings in their right types; expressions as they are.
+
+    Raises:
+        InputError: an id that does not exist, or see `check_setting`.
+    """
+    checked = {}
+    for name, value in values.items():
+        if name.split("#")[0] not in known:
+            raise unknown_id(name, known)
+        is_expression = isinstance(value, str) and value.startswith(EXPRESSION)
+        if name in Settings.model_fields and not is_expression:
+            value = check_setting(name, value)
+        checked[name] = str(value) if isinstance(value, torch.device) else value
+    return checked
+
+
+def expected_value(name: str) -> str:
+    """Describe the type and range of a setting, such as ``a whole number of at least 1, or off``."""
+    return _describe(Settings.model_json_schema()["properties"][name])
+
+
+def label_options() -> list[str]:
+    """List the settings that MONAI Label offers as options of a model."""
+    properties = Settings.model_json_schema()["properties"].items()
+    return [name for name, schema in properties if any(each.get("label_option") for each in _alternatives(schema))]
+
+
+def unknown_id(name: str, known: Collection[str]) -> InputError:
+    """Make the sentence for an id that does not exist.
+
+    Args:
+        name: the id, with ``::`` between its parts.
+        known: ids that exist.
+    """
+    others = sorted(set(known) - {name})
+    last = name.rpartition(ReferenceResolver.sep)[2]
+    close = [*difflib.get_close_matches(name, others, n=1), *difflib.get_close_matches(last, others, n=1)]
+    advice = f"did you mean {_shown(close[0])!r}?" if close else "docs/reference.md lists those that there are."
+    return InputError(f"There is no id {_shown(name)!r}; {advice}")
+
+
+def _shown(name: str) -> str:
+    return name.replace(ReferenceResolver.sep, "#")
+
+
+def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    return schema.get("anyOf", [schema])
+
+
+def _describe(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return ", or ".join(_describe(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    if "format" in schema:
+        return FORMATS[schema["format"]]
+    kind = schema["type"]
+    if kind == "array":
+        return f"a list such as [1], each {_describe(schema['items'])}"
+    words = {"boolean": "yes or no", "null": "off", "integer": "a whole number", "number": "a number", "string": "text"}
+    bounds = {
+        "multipleOf": "that is a multiple of",
+        "minimum": "of at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    limits = [f"{word} {schema[bound]}" for bound, word in bounds.items() if bound in schema]
+    return " ".join([words[kind], " and ".join(limits)]).strip()

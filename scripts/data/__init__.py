@@ -1,0 +1,20 @@
+"""Cases, images and labels: finding, reading, preparing."""
+
+from .cases import CaseDataset, NormalDataset, find_cases, raise_failed, split_cases
+from .images import LoadImageFiled
+from .labels import CaseLabels
+from .transforms import CheckImaged, OrientUprightd, ScaleForegroundPercentilesd, SmoothMapd
+
+__all__ = [
+    "CaseDataset",
+    "CaseLabels",
+    "CheckImaged",
+    "LoadImageFiled",
+    "NormalDataset",
+    "OrientUprightd",
+    "ScaleForegroundPercentilesd",
+    "SmoothMapd",
+    "find_cases",
+    "raise_failed",
+    "split_cases",
+]

@@ -1,0 +1,153 @@
+"""Dictionary transforms that MONAI lacks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import GaussianSmooth, MapTransform, Orientationd
+
+from ..errors import InputError
+
+# Rows run from front to back, columns from right to left, slices upwards: axial slices as radiologists see them, and
+# pictures as they are. Sagittal and coronal slices taken from such a volume lie on their side.
+UPRIGHT = "PLS"
+
+
+class CheckImaged(MapTransform):
+    """Refuses what cannot be scored, and drops the alpha channel of a two-dimensional image.
+
+    Args:
+        keys: channel-first images ``[C,H,W]`` or ``[C,H,W,D]``.
+        allow_missing_keys: whether a key may be missing.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Check the images of a case; ``n_files``, where it is there, is the number of slices to expect.
+
+        Raises:
+            InputError: slices missing from a DICOM series, a series of volumes, a number of channels other than 1 or 3,
+                values that are not finite, or a single grey value throughout.
+        """
+        checked = dict(data)
+        for key in self.key_iterator(checked):
+            checked[key] = _check(checked[key], checked.get("n_files"))
+        return checked
+
+
+class OrientUprightd(Orientationd):
+    """Turns images so that axial slices and pictures stand upright, whatever order their voxels were stored in.
+
+    Args:
+        keys: channel-first images ``[C,H,W]`` or ``[C,H,W,D]`` with an affine.
+        allow_missing_keys: whether a key may be missing.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, axcodes=UPRIGHT, labels=None, allow_missing_keys=allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
+        """Turn the images of a case."""
+        with warnings.catch_warnings():  # of a third axis that a picture does not have
+            warnings.filterwarnings("ignore", message="axcodes")
+            return super().__call__(data, lazy)
+
+
+class ScaleForegroundPercentilesd(MapTransform):
+    """Scales intensities to [0,1] between two percentiles of the foreground, all voxels that are not zero.
+
+    A background of zeros, large or small, so has no say, and a skull-stripped scan keeps its contrast. Room is left for
+    what is brighter than the foreground mostly is: a lesion must not be clipped to the brightness of normal tissue.
+    Channels are scaled together: colours stay.
+
+    Args:
+        keys: images of any shape.
+        lower: percentile that becomes 0; what lies below is clipped.
+        upper: percentile that becomes ``1 - headroom``.
+        headroom: share of the range above the upper percentile; what lies above that too is clipped.
+        allow_missing_keys: whether a key may be missing.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        lower: float = 0.5,
+        upper: float = 99.5,
+        headroom: float = 0.3,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if not 0 <= lower < upper <= 100:
+            raise InputError(f"Percentiles must satisfy 0 <= lower < upper <= 100; got {lower} and {upper}.")
+        if not 0 <= headroom < 1:
+            raise InputError(f"headroom must be at least 0 and below 1; got {headroom}.")
+        self.lower = lower
+        self.upper = upper
+        self.headroom = headroom
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Scale the images of a case."""
+        scaled = dict(data)
+        for key in self.key_iterator(scaled):
+            image = scaled[key].float()
+            values = image.cpu().numpy()
+            low, high = np.percentile(values[values != 0], [self.lower, self.upper], overwrite_input=True)
+            if not high > low:  # hardly any foreground, or a drawing in one grey value
+                low, high = values.min(), values.max()
+            scaled[key] = (image - float(low)).mul_(float((1 - self.headroom) / (high - low))).clamp_(0, 1)
+        return scaled
+
+
+class SmoothMapd(MapTransform):
+    """Smooths maps by a Gaussian of a width in millimetres (in pixels, for pictures without a size).
+
+    Args:
+        keys: channel-first maps with an affine.
+        sigma_mm: standard deviation; None or 0 for none.
+        allow_missing_keys: whether a key may be missing.
+
+    Raises:
+        InputError: a negative ``sigma_mm``.
+    """
+
+    def __init__(self, keys: KeysCollection, sigma_mm: float | None = None, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if sigma_mm is not None and sigma_mm < 0:
+            raise InputError(f"smoothing_mm must not be negative; got {sigma_mm}.")
+        self.sigma_mm = sigma_mm
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Smooth the maps of a case."""
+        smoothed = dict(data)
+        if self.sigma_mm:
+            for key in self.key_iterator(smoothed):
+                spacing = smoothed[key].pixdim[: smoothed[key].ndim - 1]
+                smoothed[key] = GaussianSmooth([self.sigma_mm / float(length) for length in spacing])(smoothed[key])
+        return smoothed
+
+
+def _check(image: torch.Tensor, n_files: int | None) -> torch.Tensor:
+    if n_files not in (None, 1, image.shape[-1]):
+        raise InputError(
+            f"{image.shape[-1]} slices could be read of a DICOM series of {n_files} files; expected one of each, so "
+            "look for damaged files"
+        )
+    if image.ndim == 3 and len(image) in (2, 4):
+        image = image[: len(image) - 1]
+    if len(image) not in (1, 3):
+        raise InputError(
+            f"the image has {len(image)} volumes or channels per voxel; expected one 2-D or 3-D image with 1 or 3 "
+            "channels, so split a 4-D series into its volumes"
+        )
+    if image.ndim not in (3, 4):
+        raise InputError(f"the image has {image.ndim - 1} dimensions, one of them perhaps its colours; expected 2 or 3")
+    n_bad = int((~torch.isfinite(image)).sum())
+    if n_bad:
+        raise InputError(f"{n_bad} voxels are NaN or infinite; expected finite intensities, so repair them first")
+    if image.amax() == image.amin():
+        raise InputError(f"every voxel is {float(image.amin()):g}; expected an image with some contrast")
+    return image

@@ -1,0 +1,10 @@
+"""From cases to maps, masks and what is left of them in a results directory."""
+
+from .evaluator import CaseEvaluator
+from .inferer import DPMMInferer
+from .measurements import Measured
+from .remaining import RemainingCases
+from .results_directory import ResultsDirectory
+from .writer import CaseWriter
+
+__all__ = ["CaseEvaluator", "CaseWriter", "DPMMInferer", "Measured", "RemainingCases", "ResultsDirectory"]

@@ -1,0 +1,136 @@
+"""The directory of the results of an inference run: a directory for each case, and files about all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import ignite.distributed as idist
+
+from ..distributed import gather
+from ..errors import InputError
+from ..recorded_directory import RecordedDirectory, has_record, is_intact, read_record
+
+logger = logging.getLogger(__name__)
+
+ABOUT_ALL = ("report.html", "metrics.json", "metrics.csv", "metrics_per_case.csv")  # go with one summary.json
+OF_FITS = ("fit_report.json", "fit_report.png", "calibration_report.json", "last_epoch.pt", "embeddings", "tensorboard")
+TAKEN = {"summary.json", *ABOUT_ALL, *OF_FITS}  # by default a fit has the same output_dir
+LONGEST_NAME = 200  # of a case's directory, in bytes; suffixes are added to it
+
+
+class ResultsDirectory(RecordedDirectory):
+    """A `RecordedDirectory` of results, checked as soon as it is known where they go.
+
+    Args:
+        path: the directory; made when the run begins.
+        cases: those of the run, as from `find_cases`.
+
+    Raises:
+        InputError: it cannot be used (see `RecordedDirectory.check`), another run writes into it, or a file or
+            directory of somebody else's is where the results of a case belong.
+    """
+
+    def __init__(self, path: str | os.PathLike, cases: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(path)
+        self._names = directory_names(case["case"] for case in cases)
+        self.check()
+        with self._readable():
+            for name in self._names.values():
+                self.check_replaceable_directory(name)
+        if has_record(self.path) and idist.get_rank() == 0:
+            with self.lock():  # is another run at it? That is better known before the model is loaded
+                pass
+        for case, name in self._names.items():
+            if case != name:
+                logger.warning(
+                    f"The results of the case {case} go to {name}, for its own name cannot be a directory's."
+                )
+
+    def name_of(self, case: str) -> str:
+        """Name the directory, and the beginning of the files, of a case's results.
+
+        Args:
+            case: its name.
+        """
+        return self._names.get(case) or directory_names([case])[case]
+
+    def find(self, case: str, key: str) -> dict[str, Any] | None:
+        """Find what an earlier run recorded about a case.
+
+        Args:
+            case: its name.
+            key: what its results depend on, see `scripts.inference.remaining`.
+
+        Returns:
+            ``key``, ``entry`` (that of the summary) and what else was recorded; None unless there are results with this
+            key, all of them as they were written.
+        """
+        directory = self.path / self.name_of(case)
+        if not has_record(directory):
+            return None
+        try:
+            about = read_record(directory)["about"]
+        except InputError:
+            return None
+        return about if about.get("key") == key and "entry" in about and is_intact(directory) else None
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Open and lock the directory for a run, and remove what an earlier one said about all of its cases.
+
+        Of several processes the first does, and the others wait for it.
+
+        Raises:
+            InputError: see `RecordedDirectory.open`.
+        """
+        with ExitStack() as held:
+            problem = None
+            if idist.get_rank() == 0:
+                try:
+                    self.open()
+                    held.enter_context(self.lock())
+                    with self._writable():
+                        for name in ABOUT_ALL:
+                            self.remove(name)
+                except InputError as error:
+                    problem = str(error)
+            problem = gather([problem])[0]
+            if problem:
+                raise InputError(problem)
+            yield
+
+
+def directory_names(cases: Iterable[str]) -> dict[str, str]:
+    """Find a name for the directory of each case: its own, where that can be a directory's beside our own files.
+
+    Args:
+        cases: names.
+
+    Returns:
+        By case its directory's name. Names differ on file systems, too, that do not tell a from A.
+    """
+    taken = set(TAKEN)
+    names: dict[str, str] = {}
+    for case in cases:
+        plain = re.sub(r"[/\\\0]", "_", case)
+        if not plain or plain.startswith("."):
+            plain = f"case_{plain}"
+        if len(encoded := os.fsencode(plain)) > LONGEST_NAME:
+            digest = hashlib.sha256(encoded).hexdigest()[:16]
+            plain = f"{encoded[: LONGEST_NAME - 32].decode(errors='ignore')}_{digest}"
+        numbered = itertools.chain([plain], (f"{plain}_{number}" for number in itertools.count(2)))
+        names[case] = next(name for name in numbered if _folded(name) not in taken)
+        taken.add(_folded(names[case]))
+    return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,0 +1,176 @@
+"""What an inference run leaves in its output directory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import nibabel as nib
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+
+from ..distributed import gather
+from ..errors import InputError, reason_of
+from ..models.network import PatchAnomalyNetwork
+from ..models.provenance import NOTE, provenance
+from .case_view import CaseView
+from .measurements import affine_of, caption, outside_warning
+from .overlay import overlay_png
+from .results_directory import ResultsDirectory
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN = 5  # two summaries of a run that goes on
+
+
+class CaseWriter:
+    """Writes the mask, the map and a picture of each case, and a summary of the run.
+
+    ``<case>/<case>_mask.nii.gz``, ``<case>/<case>_map.nii.gz`` and ``<case>/<case>_overlay.png``. ``summary.json`` is
+    renewed after a case, though not again within a few seconds, and when the run ends; several processes, each of which
+    has its own cases, write it together at the end.
+
+    Args:
+        directory: where they go.
+        network: named in the summary by its settings and its weights.
+        settings: the run's settings, for the summary.
+        spatial_dim: axis of the oriented volume across which slices were taken.
+    """
+
+    def __init__(
+        self,
+        directory: ResultsDirectory,
+        network: PatchAnomalyNetwork,
+        settings: Mapping[str, Any],
+        spatial_dim: int = 2,
+    ) -> None:
+        self.directory = directory
+        self.network = network
+        self.settings = dict(settings)
+        self.spatial_dim = spatial_dim
+        self.cases: list[dict[str, Any]] = []
+        self._next_summary = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a `CaseEvaluator`; what fails here is a failure of the case."""
+        self.directory.check_replaceable("summary.json")
+        engine.add_event_handler(Events.STARTED, lambda: self.cases.clear())
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.list_case)
+        engine.add_event_handler(Events.COMPLETED, self.write_summary)
+        if idist.get_world_size() == 1:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.renew_summary)
+            engine.add_event_handler(Events.TERMINATE, self.write_last_summary)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the files of the cases of an iteration.
+
+        Raises:
+            InputError: there is no score, as of an image that holds none but extreme values.
+        """
+        state: Any = engine.state
+        if not self._next_summary:
+            self.directory.remove("summary.json")  # an earlier run's, of results that are replaced now
+        for batch, output in zip(state.batch, state.output, strict=True):
+            if not output["map"].isfinite().all() or not np.isfinite(output["result"]["image_score"]):
+                raise InputError("its map holds values that are no numbers; check the grey values of the image")
+            case = batch["case"]
+            name = self.directory.name_of(case)
+            elsewhere = {"directory": name} if name != case else {}
+            entry = batch["about"]["entry"] = {"case": case, **elsewhere, **output["result"]}
+            view = CaseView.of(output["image"], output["map"], output["pred"], self.spatial_dim)
+            output["view"] = view  # for who comes after
+            self.write_case(
+                batch["directory"],
+                entry["case"],
+                output["map"],
+                output["pred"],
+                affine_of(output["image"]),
+                view,
+                output["result"],
+            )
+
+    def list_case(self, engine: Engine) -> None:
+        """List the cases of an iteration, which are finished now or were before."""
+        state: Any = engine.state
+        for batch in state.batch or []:
+            if "entry" in batch:
+                self.cases.append(batch["entry"])
+                logger.debug(f"{batch['case']}: kept from an earlier run")
+                continue
+            entry = batch["about"]["entry"]
+            self.cases.append(entry)
+            volume = entry["anomalous_volume_ml"]
+            logger.info(
+                f"{entry['case']}: score {entry['image_score']:.2f}, {entry['n_regions']} regions"
+                + (f", {volume:.2f} mL" if volume is not None else "")
+            )
+            if entry["outside_fitted_range"]:
+                logger.warning(f"{entry['case']}: {outside_warning(entry)}")
+
+    def write_case(
+        self,
+        directory: Path,
+        case: str,
+        anomaly_map: torch.Tensor,
+        mask: torch.Tensor,
+        affine: np.ndarray,
+        view: CaseView,
+        result: Mapping[str, Any],
+    ) -> None:
+        """Write the files of one case.
+
+        Args:
+            directory: where they go.
+            case: its name.
+            anomaly_map: calibrated map ``[1,...]``, in the orientation of the input.
+            mask: ``[1,...]`` likewise.
+            affine: of both, ``[4,4]`` in mm.
+            view: of the same.
+            result: its measurements.
+        """
+        name = self.directory.name_of(case)
+        for kind, volume, dtype in (("mask", mask, np.uint8), ("map", anomaly_map, np.float32)):
+            nifti = nib.Nifti1Image(volume[0].cpu().numpy().astype(dtype, copy=False), affine)
+            nifti.header.set_xyzt_units("mm")
+            nib.save(nifti, directory / f"{name}_{kind}.nii.gz")
+        (directory / f"{name}_overlay.png").write_bytes(overlay_png(view, caption(case, result)))
+
+    def renew_summary(self, engine: Engine) -> None:
+        """Write ``summary.json`` unless that was just done: thousands of cases would be written thousands of times."""
+        if time.monotonic() >= self._next_summary:
+            self.try_to_write_summary(engine)
+
+    def write_last_summary(self, engine: Engine) -> None:
+        """Write ``summary.json`` of a run that is broken off, unless it has not come to a case."""
+        if self.cases or getattr(engine, "failed", {}):
+            self.try_to_write_summary(engine)
+
+    def try_to_write_summary(self, engine: Engine) -> None:
+        """Write ``summary.json``; where that fails, go on, for there is another time."""
+        try:
+            self.write_summary(engine)
+        except (OSError, InputError) as error:
+            logger.warning(f"summary.json is not written yet ({reason_of(error)}).")
+
+    def write_summary(self, engine: Engine) -> None:
+        """Write ``summary.json`` with the cases so far."""
+        self._next_summary = time.monotonic() + SECONDS_BETWEEN
+        summary = self.summary(engine)  # of all processes: each has to call it
+        if idist.get_rank() == 0:
+            self.directory.write_json(summary, "summary.json")
+
+    def summary(self, engine: Engine) -> dict[str, Any]:
+        """Tell what ``summary.json`` holds: the cases so far, those that failed, and what the results came from."""
+        return {
+            "note": NOTE,
+            "cases": gather(self.cases),
+            "failed": dict(gather([*getattr(engine, "failed", {}).items()])),
+            **provenance(self.network, self.settings),
+        }

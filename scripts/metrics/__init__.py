@@ -1,0 +1,5 @@
+"""Anomaly maps against labels."""
+
+from .handler import MapEvaluation
+
+__all__ = ["MapEvaluation"]

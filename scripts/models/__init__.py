@@ -1,0 +1,9 @@
+"""Encoder, mixture and calibration, the network they make, and its file."""
+
+from .checkpoint import load_network
+from .encoder import DINOv2PatchEncoder
+from .mixture import DirichletProcessMixture
+from .network import PatchAnomalyNetwork
+from .weights import load_encoder_weights
+
+__all__ = ["DINOv2PatchEncoder", "DirichletProcessMixture", "PatchAnomalyNetwork", "load_encoder_weights", "load_network"]

@@ -1,0 +1,220 @@
+"""The frozen DINOv2 encoder: images in, patch embeddings out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import nn
+
+from ..errors import InputError, reason_of
+from .resize import cubic_point_weights, cubic_weights, resize
+
+PATCH_SIZE = 14
+PRETRAINED_GRID = 37  # DINOv2's position embeddings were learned on 37 x 37 patches (518 px)
+
+_TIMM_NAMES = {
+    f"dinov2_vit{letter}14{suffix}": f"vit_{size}_patch14_{registers}dinov2"
+    for letter, size in {"s": "small", "b": "base", "l": "large", "g": "giant"}.items()
+    for suffix, registers in {"": "", "_reg": "reg4_"}.items()
+}
+
+
+class DINOv2PatchEncoder(nn.Module):
+    """L2-normalised DINOv2 patch embeddings (Oquab et al., 2023, arXiv 2304.07193).
+
+    Patch tokens equal those of the official implementation: position embeddings are resampled as the official code
+    does, bicubically with scale ``(n + 0.1) / 37`` and no antialiasing; for the models with register tokens to ``n``
+    with antialiasing.
+
+    Args:
+        name: official model name, ``dinov2_vit{s,b,l,g}14`` with or without ``_reg``.
+        image_size: length in pixels to which the network resizes the smaller edge of an image, a multiple of 14.
+            The encoder itself takes every size that is a multiple of 14.
+        layers: blocks whose tokens are used, as indices into the blocks; ``(-1,)`` is the last one. The final norm is
+            applied to each, each is l2-normalised, then they are concatenated and normalised once more.
+        scales: sizes at which the encoder sees an image, as shares of the size it comes in, in hundredths. The
+            embeddings of all are brought to the patches of the image as it comes, averaged and normalised.
+        vit_options: overrides of timm's model arguments (``depth``, ``embed_dim``, ...), for small test models.
+
+    Raises:
+        InputError: an unknown ``name``, an ``image_size`` that is not a positive multiple of 14, no such layer,
+            a scale that is not positive.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        name: str = "dinov2_vits14",
+        image_size: int = 448,
+        layers: int | Sequence[int] = (-1,),
+        scales: float | Sequence[float] = (1.0,),
+        vit_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if name not in _TIMM_NAMES:
+            raise InputError(f"The encoder's name must be one of {', '.join(_TIMM_NAMES)}; got {name!r}.")
+        if image_size < PATCH_SIZE or image_size % PATCH_SIZE:
+            raise InputError(f"image_size must be a positive multiple of {PATCH_SIZE}, such as 448; got {image_size}.")
+        self.name = name
+        self.image_size = int(image_size)
+        vit: Any = timm.create_model(
+            _TIMM_NAMES[name],
+            pretrained=False,
+            num_classes=0,
+            img_size=PRETRAINED_GRID * PATCH_SIZE,
+            **(vit_options or {}),
+        )
+        self.vit = vit
+        depth = len(vit.blocks)
+        layers = [layers] if isinstance(layers, int) else list(layers)
+        if not layers or not all(-depth <= layer < depth for layer in layers):
+            raise InputError(f"layers must name blocks between {-depth} and {depth - 1}; got {tuple(layers)}.")
+        self.layers = [layer % depth for layer in layers]
+        scales = [scales] if isinstance(scales, int | float) else list(scales)
+        self.percents = [round(100 * scale) for scale in scales]
+        self.scales = [percent / 100 for percent in self.percents]
+        if not self.percents or min(self.percents) < 1:
+            raise InputError(f"scales must be positive shares of image_size, such as [1.0, 0.75]; got {scales}.")
+        self.n_features = vit.embed_dim * len(self.layers)
+        self.has_registers = vit.reg_token is not None
+        self.weights_digest = ""  # of what was loaded; empty while the weights are random
+        self.runs_in = "torch fp32"  # runtime and precision
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Embed the patches of images.
+
+        Args:
+            images: ``[B,3,H,W]`` in [0,1], H and W multiples of 14.
+
+        Returns:
+            l2-normalised embeddings ``[B,D,H/14,W/14]``, D features of every layer side by side.
+
+        Raises:
+            ValueError: H or W is not a positive multiple of 14.
+        """
+        embeddings = [self._at_scale(images, percent) for percent in self.percents]
+        return embeddings[0] if len(embeddings) == 1 else F.normalize(torch.stack(embeddings).sum(0), dim=1)
+
+    def _at_scale(self, images: torch.Tensor, percent: int) -> torch.Tensor:
+        """Embeddings as of `forward`, of images that are seen at another size."""
+        h, w = images.shape[-2] // 14, images.shape[-1] // 14
+        if percent != 100:
+            seen_h, seen_w = (h * percent + 99) // 100, (w * percent + 99) // 100
+            images = resize(images, seen_h * 14, seen_w * 14)
+        embeddings = [F.normalize(tokens, dim=1) for tokens in self.patch_tokens(images)]
+        joined = F.normalize(torch.cat(embeddings, dim=1), dim=1)
+        return joined if percent == 100 else F.normalize(resize(joined, h, w), dim=1)
+
+    @torch.jit.export
+    def patch_tokens(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Patch tokens after the final norm, not l2-normalised.
+
+        Args:
+            images: ``[B,3,H,W]`` in [0,1], H and W multiples of 14.
+
+        Returns:
+            A ``[B,D,H/14,W/14]`` tensor for each entry of ``layers``.
+
+        Raises:
+            ValueError: H or W is not a positive multiple of 14.
+        """
+        height, width = images.shape[-2], images.shape[-1]
+        if height < 14 or width < 14 or height % 14 != 0 or width % 14 != 0:
+            raise ValueError(
+                f"The encoder takes images whose sides are multiples of 14 pixels; got {height} x {width}."
+            )
+        h, w = height // 14, width // 14
+        tokens = self.block_tokens(images, self.patch_positions(h, w))
+        return [of_layer.transpose(1, 2).reshape(images.shape[0], -1, h, w) for of_layer in tokens]
+
+    def block_tokens(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
+        """What costs the time: from pixels through the blocks. A runtime takes the place of this method alone.
+
+        Args:
+            images: ``[B,3,H,W]`` in [0,1], H and W multiples of 14.
+            positions: position embeddings of their patches ``[1,H/14*W/14,D]``, see `patch_positions`.
+
+        Returns:
+            Patch tokens after the final norm, ``[B,H/14*W/14,D]`` for each entry of ``layers``.
+        """
+        patches = self.vit.patch_embed.proj((images - self.mean) / self.std).flatten(2).transpose(1, 2)
+        x = self._with_prefix(patches + positions)
+        of_block: dict[int, torch.Tensor] = {}
+        for index, block in enumerate(self.vit.blocks):
+            if index <= max(self.layers):
+                x = block(x)
+                if index in self.layers:
+                    of_block[index] = x
+        return [self.vit.norm(of_block[index])[:, self.vit.num_prefix_tokens :] for index in self.layers]
+
+    def patch_positions(self, h: int, w: int) -> torch.Tensor:
+        """Position embeddings ``[1,h*w,D]`` of an image of ``h`` by ``w`` patches."""
+        positions = self.vit.pos_embed
+        if not self.has_registers:
+            positions = positions[:, 1:]
+        return self._resample(positions, h, w)
+
+    def _with_prefix(self, patches: torch.Tensor) -> torch.Tensor:
+        """Patches ``[B,N,D]`` -> class, register and patch tokens ``[B,1+R+N,D]``."""
+        cls_token = self.vit.cls_token
+        if not self.has_registers:  # with registers, timm has added its position to the class token already
+            cls_token = cls_token + self.vit.pos_embed[:, :1]
+        tokens = [cls_token.expand(patches.shape[0], -1, -1)]
+        registers = self.vit.reg_token
+        if registers is not None:
+            tokens.append(registers.expand(patches.shape[0], -1, -1))
+        tokens.append(patches)
+        return torch.cat(tokens, dim=1)
+
+    def _resample(self, positions: torch.Tensor, h: int, w: int) -> torch.Tensor:
+        """Position embeddings ``[1,37*37,D]`` resampled to ``[1,h*w,D]``."""
+        grid = 37
+        if self.has_registers:
+            rows, columns = cubic_weights(grid, h, positions), cubic_weights(grid, w, positions)
+        else:
+            same = 1 // (1 + abs(h - grid) + abs(w - grid))  # 1 for the grid that was learned, which stays as it is
+            offset = 0.1 * (1 - same)
+            rows = cubic_point_weights(grid, h, (h + offset) / grid, positions)
+            columns = cubic_point_weights(grid, w, (w + offset) / grid, positions)
+        in_rows = (rows @ positions.reshape(grid, -1)).reshape(h, grid, -1)
+        return (columns @ in_rows).reshape(1, h * w, -1)
+
+    @torch.jit.unused
+    def load_official_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Load a checkpoint of the official repository, strictly.
+
+        Args:
+            state_dict: parameters under the official names (``blocks.0.attn.qkv.weight``, ...).
+
+        Raises:
+            InputError: a parameter is missing, not known, or of another shape.
+        """
+        expected = "register_tokens" if self.has_registers else "no register_tokens"
+        if ("register_tokens" in state_dict) != self.has_registers:
+            raise InputError(f"{self.name} expects weights with {expected}; choose the weights of that model.")
+        for name, shape in (
+            ("patch_embed.proj.weight", self.vit.patch_embed.proj.weight.shape),
+            ("pos_embed", (1, 1 + PRETRAINED_GRID**2, self.vit.embed_dim)),
+        ):  # the two that timm would resample
+            if name in state_dict and state_dict[name].shape != torch.Size(shape):
+                raise InputError(
+                    f"These are not the weights of {self.name}: {name} is of shape {tuple(state_dict[name].shape)}, "
+                    f"expected {tuple(shape)}."
+                )
+        try:
+            self.vit.load_state_dict(checkpoint_filter_fn(dict(state_dict), self.vit), strict=True)
+        except (RuntimeError, KeyError) as error:
+            raise InputError(f"These are not the weights of {self.name}: {reason_of(error, 300)}") from error
+
+    def train(self, mode: bool = True) -> "DINOv2PatchEncoder":
+        """Stay in evaluation mode: the encoder is frozen."""
+        return super().train(False)

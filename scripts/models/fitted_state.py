@@ -1,0 +1,159 @@
+"""Checks of a fitted state, as it comes out of a file, before any of it is taken over."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..digests import CONVERTED_DIGEST, tensor_digest
+from ..errors import InputError
+
+ENCODER = "encoder.vit."
+CALIBRATION = "calibration."  # NaN in it says that a score kind is not calibrated
+FIT = "fit it with `python -m monai.bundle run training --config_file configs/train.json --dataset_dir NORMALS`"
+REMEDY = f"take another copy, or {FIT}"
+
+
+def check_tensors(found: Any, own: Mapping[str, Any], what: str, remedy: str = REMEDY, finite: bool = True) -> None:
+    """Check that tensors may take the place of others.
+
+    Args:
+        found: what a file has in place of ``own``.
+        own: state dict of the module that is to hold them; what is no tensor in it is passed over.
+        what: names the file or the part of it, for the message.
+        remedy: what to do, for the message.
+        finite: whether all numbers must be finite; never in a network's calibration.
+
+    Raises:
+        InputError: other names, types or shapes, or numbers that are not finite.
+    """
+    if not isinstance(found, Mapping):
+        raise InputError(f"{what} must hold tensors by name, and holds a {type(found).__name__}; {remedy}.")
+    names = set(found) ^ set(own)
+    if names:
+        raise InputError(f"{what} is not a model of this network ({len(names)} entries differ); {remedy}.")
+    for name, expected in own.items():
+        if not isinstance(expected, torch.Tensor):
+            continue
+        tensor = found[name]
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+            raise InputError(f"{what} has no tensor {name}; {remedy}.")
+        if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
+            raise InputError(
+                f"{what} has {name} of {_kind(tensor)} where this network has {_kind(expected)}; {remedy}."
+            )
+        if finite and not name.startswith(CALIBRATION) and not bool(tensor.isfinite().all()):
+            raise InputError(f"{what} has numbers in {name} that are not finite; {remedy}.")
+
+
+def encoder_digest(state_dict: Mapping[str, Any]) -> str:
+    """Compute the digest of the encoder's weights in a network's state dict, see `tensor_digest`."""
+    return tensor_digest({name.removeprefix(ENCODER): state_dict[name] for name in state_dict if _is_weight(name)})
+
+
+def fitted_digest(state_dict: Mapping[str, Any], weights: str, settings: Mapping[str, Any], claimed: str) -> str:
+    """Compute the digest of all that is fitted.
+
+    Args:
+        state_dict: of a `PatchAnomalyNetwork`, with or without its ``_extra_state``.
+        weights: see `encoder_digest`.
+        settings: see `PatchAnomalyNetwork.settings`.
+        claimed: the digest that the encoder's weights are said to have; empty where they are random.
+
+    Returns:
+        SHA-256 in hexadecimal.
+    """
+    others = {
+        name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor) and not _is_weight(name)
+    }
+    content = {"settings": settings, "weights_digest": claimed, "encoder": weights, "tensors": tensor_digest(others)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_fitted(state_dict: Mapping[str, Any], own: Mapping[str, Any], what: str = "The fitted model") -> str:
+    """Check a network's state dict: entries, finite numbers, calibration and digests.
+
+    Args:
+        state_dict: as saved; its ``_extra_state`` has ``settings``, ``weights_digest`` and, after 0.4, ``digest``.
+        own: state dict of the network that is to hold it.
+        what: names the file, for messages.
+
+    Returns:
+        The digest of the encoder's weights in it; empty where they are said to be random.
+
+    Raises:
+        InputError: it is of another network, or was changed since it was saved.
+    """
+    check_tensors(state_dict, own, what)
+    check_calibration(state_dict["calibration.rates"], state_dict["calibration.quantiles"], what)
+    return check_digests(state_dict, what)
+
+
+def check_digests(state_dict: Mapping[str, Any], what: str = "The fitted model") -> str:
+    """Check that a network's state dict is as it was saved.
+
+    Args:
+        state_dict: as saved, see `check_fitted`.
+        what: names the file, for messages.
+
+    Returns:
+        The digest of the encoder's weights in it; empty where they are said to be random.
+
+    Raises:
+        InputError: a digest in it is of something else.
+    """
+    extra = state_dict["_extra_state"]
+    claimed, weights = extra["weights_digest"], encoder_digest(state_dict)
+    if claimed not in ("", weights) and ("digest" in extra or claimed == CONVERTED_DIGEST):
+        raise InputError(f"{what} has other encoder weights than those that it was fitted with; {REMEDY}.")
+    if "digest" in extra and extra["digest"] != fitted_digest(state_dict, weights, extra["settings"], claimed):
+        raise InputError(f"{what} was damaged or changed since it was saved: its digest differs; {REMEDY}.")
+    return weights if claimed else ""
+
+
+def check_calibration(rates: torch.Tensor, quantiles: torch.Tensor, what: str, remedy: str = REMEDY) -> None:
+    """Check decision limits.
+
+    Args:
+        rates: false-positive rates ``[L]``, falling.
+        quantiles: raw scores ``[kinds, L]``, rising; NaN for score kinds that are not calibrated.
+        what: names the file, for the message.
+        remedy: what to do, for the message.
+
+    Raises:
+        InputError: they do not fall or rise, or are not finite.
+    """
+    calibrated = quantiles[~quantiles.isnan().all(1)]
+    is_empty = bool(rates.isnan().all()) and not len(calibrated)
+    falls = bool(((rates > 0) & (rates < 1)).all()) and bool((rates.diff() <= 0).all())
+    rises = bool(calibrated.isfinite().all()) and bool((calibrated.diff() >= 0).all())
+    if not (is_empty or (falls and rises)):
+        raise InputError(f"{what} has decision limits that cannot be: its calibration is damaged; {remedy}.")
+
+
+def is_extra_state(found: Any) -> bool:
+    """Whether this is what a network saves beside its tensors."""
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("settings"), dict)
+        and all(isinstance(name, str) and is_plain(value) for name, value in found["settings"].items())
+        and isinstance(found.get("weights_digest"), str)
+        and isinstance(found.get("digest", ""), str)
+    )
+
+
+def is_plain(value: Any) -> bool:
+    """Whether this is a number, a string, None, or a list of such."""
+    return value is None or isinstance(value, int | float | str) or (type(value) is list and all(map(is_plain, value)))
+
+
+def _is_weight(name: str) -> bool:
+    return name.startswith(ENCODER)
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"shape {list(tensor.shape)} and type {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,0 +1,174 @@
+"""Gaussians whose features vary together: densities are dear, and computed only where they can matter."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from .base import FAR, NEGLIGIBLE, Gaussians, own_samples
+
+N_DIRECTIONS = 32  # of the marginal densities that decide which densities matter
+ROUNDING = 4e-6  # relative to the lengths of the factors of a matrix product in single precision
+
+
+class CorrelatedGaussians(Gaussians):
+    """Base of the types with correlations.
+
+    In many dimensions all but a few components are out of the question for a sample. A marginal density shows which:
+    the squared Mahalanobis distance in a few directions never exceeds the whole one. One matrix product gives those of
+    all components, and what they cannot rule out is computed in full; the fit is the same.
+
+    Attributes:
+        centre: a point ``[D]`` from which directions are looked at.
+        directions: ``[D,p]``, orthonormal, in which samples vary most.
+    """
+
+    centre: torch.Tensor
+    directions: torch.Tensor
+
+    def __init__(
+        self,
+        n_components: int,
+        n_features: int,
+        reg_covar: float,
+        covariance_shape: tuple[int, ...],
+        second_shape: tuple[int, ...],
+    ) -> None:
+        super().__init__(n_components, n_features, reg_covar, covariance_shape, second_shape)
+        n_directions = min(N_DIRECTIONS, n_features)
+        self.register_buffer("centre", torch.zeros(n_features))
+        self.register_buffer("directions", torch.eye(n_features, n_directions))
+
+    def start_covariances(self, x: torch.Tensor) -> None:
+        """Give all components the covariance of samples ``[N,D]``, and take the directions from it."""
+        self.centre.copy_(x.mean(0))
+        centred = (x - self.centre).double()
+        covariance = centred.T @ centred / max(1, len(x) - 1)
+        variances, axes = torch.linalg.eigh(covariance)
+        self.directions.copy_(axes[:, -self.directions.shape[1] :])
+        self.start_from_axes(variances.clamp(min=0), axes)
+
+    def start_from_axes(self, variances: torch.Tensor, axes: torch.Tensor) -> None:
+        """Give all components one covariance: rising ``variances [D]`` along the columns of ``axes [D,D]``."""
+        raise NotImplementedError
+
+    def marginal_covariances(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Covariances ``[k,p,p]`` in the directions."""
+        raise NotImplementedError
+
+    def squared_mahalanobis_of_rows(
+        self, x: torch.Tensor, chosen: torch.Tensor, rows: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Squared Mahalanobis distances ``[n]`` of the samples with the indices ``rows``, for each component."""
+        raise NotImplementedError
+
+    def sums_over_rows(
+        self, x: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]], chosen: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """As `sums`, of the samples of each component and their responsibilities, see `own_samples`."""
+        raise NotImplementedError
+
+    def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+        """See `Gaussians`."""
+        return self.sums_over_rows(x, own_samples(resp), chosen)
+
+    def expect(
+        self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """See `Gaussians`; a pair of sample and component that a bound shows to be `FAR` from the best is left out."""
+        near = self.near_pairs(x, log_weights, active) if self.n_features >= 2 * N_DIRECTIONS else None
+        if near is None:
+            return super().expect(x, log_weights, active)
+        components, rows, log_joint = near
+        highest = x.new_full((len(x),), -math.inf).scatter_reduce(0, rows, log_joint, "amax")
+        resp = (log_joint - highest[rows]).exp_()
+        total = torch.zeros_like(highest).index_add_(0, rows, resp)
+        resp /= total[rows]
+        order = components.argsort()
+        order = order[resp[order] > NEGLIGIBLE]
+        chosen, counts = components[order].unique_consecutive(return_counts=True)
+        sizes = counts.tolist()
+        own = list(zip(rows[order].split(sizes), resp[order].unsqueeze(1).split(sizes), strict=True))
+        sums = {
+            "log_likelihood": (highest + total.log()).sum(dtype=torch.float64),
+            "resp_statistic": torch.stack([weights.sum() for _, weights in own]),
+            **self.sums_over_rows(x, own, chosen),
+        }
+        return sums, chosen
+
+    def near_pairs(
+        self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """The pairs of sample and component that count; None where they are so many that all may as well be computed.
+
+        Args:
+            x: samples ``[N,D]``.
+            log_weights: of all components, ``[K]``.
+            active: see `Gaussians.log_joint`.
+
+        Returns:
+            Indices of components and of samples, and the log of weight times density, each ``[pairs]``.
+        """
+        terms = self.marginal_terms(x)
+        bounds = self.marginal_bounds(terms, active) + log_weights[active].unsqueeze(1)
+        likely = bounds.argmax(0)
+        first = self._log_joint_of(x, log_weights, active[likely], torch.arange(len(x), device=x.device))
+        best = torch.empty_like(x[:, 0]).index_copy_(0, first[1], first[2])
+        bounds.scatter_(0, likely.unsqueeze(0), -math.inf)
+        wanted = [(active, bounds > best - FAR)]
+        others = self.contenders(x, log_weights, active, best)
+        if len(others):
+            bounds = self.marginal_bounds(terms, others) + log_weights[others].unsqueeze(1)
+            wanted.append((others, bounds > best - FAR))
+        if sum(int(mask.sum()) for _, mask in wanted) > len(x) * len(active) // 8:
+            return None
+        pairs = [(chosen[near[:, 0]], near[:, 1]) for chosen, mask in wanted for near in [torch.nonzero(mask)]]
+        components, rows = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        rest = self._log_joint_of(x, log_weights, components, rows)
+        return tuple(torch.cat(parts) for parts in zip(first, rest, strict=True))  # type: ignore[return-value]
+
+    def _log_joint_of(
+        self, x: torch.Tensor, log_weights: torch.Tensor, components: torch.Tensor, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The pairs, sorted by component, and the log of weight times density."""
+        components, order = components.sort()
+        rows = rows[order]
+        chosen, counts = components.unique_consecutive(return_counts=True)
+        distances = self.squared_mahalanobis_of_rows(x, chosen, rows.split(counts.tolist()))
+        constants = log_weights[chosen] - 0.5 * (
+            self.log_determinants(chosen) + self.n_features * math.log(2 * math.pi)
+        )
+        log_joint = constants.repeat_interleave(counts) - 0.5 * torch.cat([x.new_empty(0), *distances])
+        return components, rows, log_joint
+
+    def marginal_terms(self, x: torch.Tensor) -> torch.Tensor:
+        """What `marginal_bounds` is linear in: products of the coordinates of samples ``[N,D]`` and these themselves.
+
+        The last row is no less than the length of the others, which is what rounding is relative to.
+        """
+        p = self.directions.shape[1]
+        coordinates = self.directions.T @ (x - self.centre).T
+        terms = x.new_empty(p * (p + 1) // 2 + p + 1, len(x))
+        begin = 0
+        for direction in range(p):
+            end = begin + p - direction
+            torch.mul(coordinates[direction], coordinates[direction:], out=terms[begin:end])
+            begin = end
+        terms[begin:-1] = coordinates
+        squared_lengths = coordinates.square().sum(0)
+        terms[-1] = squared_lengths + squared_lengths.sqrt()
+        return terms
+
+    def marginal_bounds(self, terms: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Log densities ``[k,N]`` that those of the samples with these terms do not exceed."""
+        p = self.directions.shape[1]
+        means = ((self.means[chosen] - self.centre) @ self.directions).double()
+        precisions = torch.linalg.inv(self.marginal_covariances(chosen).double())
+        of_means = (precisions @ means.unsqueeze(2)).squeeze(2)
+        first, second = torch.triu_indices(p, p, device=terms.device)
+        products = precisions[:, first, second] * torch.where(first == second, 1.0, 2.0)
+        factors = torch.cat([products, -2 * of_means], 1).to(terms)
+        rounding = -ROUNDING * torch.linalg.vector_norm(factors, dim=1, keepdim=True)
+        constants = (of_means * means).sum(1).to(terms) + self.log_determinants(chosen)
+        constants = constants + self.n_features * math.log(2 * math.pi)
+        return torch.addmm(constants.unsqueeze(1), torch.cat([factors, rounding], 1), terms).mul_(-0.5)

@@ -1,0 +1,42 @@
+"""Gaussians with a variance for each feature."""
+
+import torch
+
+from .base import Gaussians
+
+
+class DiagonalGaussians(Gaussians):
+    """``covariances [K,D]`` are variances. Nothing is larger than ``[N,K]``, ``[N,D]`` or ``[K,D]``."""
+
+    def __init__(self, n_components: int, n_features: int, reg_covar: float) -> None:
+        shape = (n_components, n_features)
+        super().__init__(n_components, n_features, reg_covar, shape, shape)
+
+    def start_covariances(self, x: torch.Tensor) -> None:
+        """Give all components the variances of samples ``[N,D]``."""
+        self.covariances.copy_(x.var(0, correction=min(1, len(x) - 1)) + self.reg_covar)
+
+    def squared_mahalanobis(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """``sum_d (x_d - m_d)^2 / s_d``, expanded into two matrix products."""
+        means, precisions = self.means[chosen], self.covariances[chosen].reciprocal()
+        constant = (means.square() * precisions).sum(1)
+        distances = torch.addmm(constant, x, (means * precisions).T, alpha=-2)
+        return distances.addmm_(x.square(), precisions.T).clamp_(min=0)
+
+    def log_determinants(self, chosen: torch.Tensor) -> torch.Tensor:
+        """See `Gaussians`."""
+        return self.covariances[chosen].log().sum(1)
+
+    def largest_variances(self, chosen: torch.Tensor) -> torch.Tensor:
+        """See `Gaussians`."""
+        return self.covariances[chosen].amax(1)
+
+    def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Sums of ``r x`` and ``r x^2``, each ``[k,D]``."""
+        return {"first_statistic": resp.T @ x, "second_statistic": resp.T @ x.square()}
+
+    def update(self, mass: torch.Tensor) -> None:
+        """``m = M / (R + eps)``, ``s = S / (R + eps) + m^2 - 2 m M / (R + eps) + reg``; s is never below reg."""
+        self.means.copy_(self.first_statistic / mass.unsqueeze(1))
+        variances = self.second_statistic / mass.unsqueeze(1) - self.means.square()
+        self.covariances.copy_(variances.clamp_(min=0) + self.reg_covar)

@@ -1,0 +1,299 @@
+"""A Dirichlet process mixture of Gaussians, fitted by online EM."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ...errors import InputError
+from .diagonal import DiagonalGaussians
+from .full import FullGaussians
+from .base import EPS, Gaussians, squared_distances
+from .low_rank import LowRankGaussians
+from .spherical import SphericalGaussians
+from .stick_breaking import log_stick_weights, update_concentration, update_fractions
+
+SCORE_KINDS = ("cosine", "euclidean", "mahalanobis", "negative_log_likelihood", "subspace")
+COVARIANCE_TYPES = ("full", "diag", "spherical", "low_rank")
+ROWS_AT_ONCE = 16384  # bounds the memory of a step: [rows, K] and [rows, D]
+
+
+class DirichletProcessMixture(nn.Module):
+    """Truncated stick-breaking mixture (Blei & Jordan, 2006) by online EM (Cappe & Moulines, 2009).
+
+    The number of components is an upper bound: the sticks leave most of them without weight. Everything fitted, alpha
+    and the sufficient statistics included, is a buffer: saved, loaded and continued, a fit goes on as if never stopped.
+
+    Args:
+        n_components: truncation level K.
+        n_features: length D of an embedding.
+        covariance_type: ``"diag"``, ``"spherical"``, ``"full"`` or ``"low_rank"``, see `Gaussians` and its subclasses.
+        weight_concentration: alpha at the start; more of it spreads the weight over more components.
+        learn_weight_concentration: whether alpha is fitted.
+        reg_covar: added to every variance.
+        rank: dimensions of each component's subspace where ``covariance_type`` is ``"low_rank"``.
+
+    Attributes:
+        gaussians: the components; their means and covariances.
+        stick_fractions: v ``[K]``.
+        weight_concentration: alpha, a scalar.
+        resp_statistic: running mean responsibilities R ``[K]``.
+        n_steps: online-EM steps made, a scalar.
+
+    Raises:
+        InputError: an argument out of its range.
+    """
+
+    __jit_unused_properties__ = ("covariances", "is_fitted", "means", "n_active")
+
+    stick_fractions: torch.Tensor
+    weight_concentration: torch.Tensor
+    resp_statistic: torch.Tensor
+    n_steps: torch.Tensor
+
+    def __init__(
+        self,
+        n_components: int,
+        n_features: int,
+        covariance_type: str = "diag",
+        weight_concentration: float = 2.0,
+        learn_weight_concentration: bool = True,
+        reg_covar: float = 1e-6,
+        rank: int = 16,
+    ) -> None:
+        super().__init__()
+        if n_components < 1 or n_features < 1:
+            raise InputError(f"n_components and n_features must be at least 1; got {n_components} and {n_features}.")
+        if covariance_type not in COVARIANCE_TYPES:
+            raise InputError(f"covariance_type must be one of {', '.join(COVARIANCE_TYPES)}; got {covariance_type!r}.")
+        if weight_concentration <= 0 or reg_covar <= 0:
+            raise InputError(
+                f"weight_concentration and reg_covar must be positive; got {weight_concentration} and {reg_covar}."
+            )
+        self.n_components = int(n_components)
+        self.n_features = int(n_features)
+        self.covariance_type = covariance_type
+        self.score_kinds = SCORE_KINDS if covariance_type == "low_rank" else SCORE_KINDS[:-1]
+        self.initial_concentration = float(weight_concentration)
+        self.learn_weight_concentration = bool(learn_weight_concentration)
+        self.reg_covar = float(reg_covar)
+        self.rank = int(rank)
+        self.gaussians = self._make_gaussians()
+        self.register_buffer("stick_fractions", torch.zeros(self.n_components))
+        self.register_buffer("weight_concentration", torch.tensor(self.initial_concentration))
+        self.register_buffer("resp_statistic", torch.zeros(self.n_components))
+        self.register_buffer("n_steps", torch.tensor(0))
+
+    @torch.jit.unused
+    def _make_gaussians(self) -> Gaussians:
+        shape = (self.n_components, self.n_features, self.reg_covar)
+        if self.covariance_type == "full":
+            return FullGaussians(*shape)
+        if self.covariance_type == "spherical":
+            return SphericalGaussians(*shape)
+        if self.covariance_type == "low_rank":
+            return LowRankGaussians(*shape, self.rank)
+        return DiagonalGaussians(*shape)
+
+    @property
+    def means(self) -> torch.Tensor:
+        """Means of the components, ``[K,D]``."""
+        return self.gaussians.means
+
+    @property
+    def covariances(self) -> torch.Tensor:
+        """``[K,D]`` (diag), ``[K]`` (spherical), ``[K,D,D]`` (full), ``[K]`` beside the subspace (low_rank)."""
+        return self.gaussians.covariances
+
+    @torch.no_grad()
+    def initialize(
+        self, embeddings: torch.Tensor, means: torch.Tensor | None = None, generator: torch.Generator | None = None
+    ) -> None:
+        """Start a fit: means from samples, one covariance for all, sticks from their prior, empty statistics.
+
+        Args:
+            embeddings: samples ``[N,D]``, best drawn from the whole training set.
+            means: ``[K,D]``; by default K different rows of ``embeddings``.
+            generator: source of randomness, on the CPU.
+
+        Raises:
+            InputError: fewer samples than components and no means, or tensors of other shapes.
+        """
+        x = self._samples(embeddings)
+        if means is None:
+            if len(x) < self.n_components:
+                raise InputError(
+                    f"{self.n_components} components need as many patches to start from; got {len(x)}. "
+                    "Reduce n_components or give more normal images."
+                )
+            means = x[torch.randperm(len(x), generator=generator)[: self.n_components].to(x.device)]
+        if means.shape != self.means.shape:
+            raise InputError(f"means must be of shape {tuple(self.means.shape)}; got {tuple(means.shape)}.")
+        if not bool(x.isfinite().all()):
+            raise InputError("The patches to start from are not all finite: look at the images they come from.")
+        uniform = torch.rand(self.n_components, generator=generator)
+        fractions = 1 - uniform.pow(1 / self.initial_concentration)  # Beta(1, alpha) by its inverse
+        fractions[-1] = 1
+        self.gaussians.start(x, means)
+        self.stick_fractions.copy_(fractions)
+        self.weight_concentration.fill_(self.initial_concentration)
+        self.resp_statistic.zero_()
+        self.n_steps.zero_()
+
+    def partial_fit(self, embeddings: torch.Tensor, step_size: float) -> float:
+        """One step of online EM: `expect`, then `maximize`.
+
+        Args:
+            embeddings: samples ``[N,D]``.
+            step_size: weight in (0,1] of this batch against all before.
+
+        Returns:
+            Mean log-likelihood of the batch under the parameters before the step, nats per patch.
+
+        Raises:
+            InputError: samples of another shape, a step size out of range, covariances that the data cannot support.
+            RuntimeError: the mixture was not initialised, or a sample is not finite.
+        """
+        return self.maximize(self.expect(self._samples(embeddings)), step_size)
+
+    @torch.no_grad()
+    def expect(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The sums over samples that a step needs; those of several processes may be added.
+
+        Args:
+            x: samples ``[N,D]``; N may be 0.
+
+        Returns:
+            ``n_samples``, ``log_likelihood`` (nats), ``resp_statistic [K]`` and the sums of `Gaussians.sums`.
+
+        Raises:
+            RuntimeError: the mixture was not initialised.
+        """
+        if not bool(self.stick_fractions.any()):
+            raise RuntimeError("The mixture has no start; call `initialize` before `partial_fit`.")
+        totals = {name: torch.zeros_like(getattr(self.gaussians, name)) for name in self.gaussians.statistics}
+        totals["resp_statistic"] = torch.zeros_like(self.resp_statistic)
+        totals["log_likelihood"] = torch.zeros((), dtype=torch.float64, device=x.device)
+        totals["n_samples"] = torch.tensor(float(len(x)), dtype=torch.float64, device=x.device)
+        log_weights, active = log_stick_weights(self.stick_fractions), self.active()
+        for rows in x.split(ROWS_AT_ONCE) if len(x) else ():
+            sums, chosen = self.gaussians.expect(rows, log_weights, active)
+            totals["log_likelihood"] += sums.pop("log_likelihood")
+            for name, value in sums.items():
+                totals[name].index_add_(0, chosen, value)
+        return totals
+
+    @torch.no_grad()
+    def maximize(self, sums: dict[str, torch.Tensor], step_size: float) -> float:
+        """Blend the sums of a batch into the statistics, and take the parameters that follow.
+
+        Args:
+            sums: as from `expect`.
+            step_size: weight in (0,1] of this batch against all before.
+
+        Returns:
+            Mean log-likelihood of the batch under the parameters before the step, nats per patch.
+
+        Raises:
+            InputError: a step size out of range, or covariances that the data cannot support.
+            RuntimeError: a sample was not finite.
+        """
+        if not 0 < step_size <= 1:
+            raise InputError(f"A step size must be above 0 and at most 1; got {step_size}.")
+        n_samples = int(sums["n_samples"])
+        mean_log_likelihood = float(sums["log_likelihood"]) / n_samples
+        if mean_log_likelihood != mean_log_likelihood or abs(mean_log_likelihood) == float("inf"):
+            raise RuntimeError(f"The log-likelihood of this batch is {mean_log_likelihood}: are the embeddings finite?")
+        self.resp_statistic.lerp_(sums["resp_statistic"] / n_samples, step_size)
+        for name in self.gaussians.statistics:
+            getattr(self.gaussians, name).lerp_(sums[name] / n_samples, step_size)
+        self.gaussians.update(self.resp_statistic + EPS)
+        self.stick_fractions.copy_(update_fractions(self.resp_statistic, self.weight_concentration, n_samples))
+        if self.learn_weight_concentration:
+            self.weight_concentration.copy_(
+                update_concentration(self.resp_statistic, self.weight_concentration, n_samples)
+            )
+        self.n_steps += 1
+        return mean_log_likelihood
+
+    def log_weights(self) -> torch.Tensor:
+        """Log of the normalised component weights, ``[K]``."""
+        return F.log_softmax(log_stick_weights(self.stick_fractions), dim=0)
+
+    def active(self) -> torch.Tensor:
+        """Indices of the components whose weight is above 1e-6; all others are left out of every score."""
+        return torch.nonzero(self.log_weights() > -13.815510557964274).flatten()
+
+    @property
+    def n_active(self) -> int:
+        """Number of components whose weight is above 1e-6."""
+        return len(self.active())
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether at least one step was made."""
+        return int(self.n_steps) > 0
+
+    def score_samples(self, x: torch.Tensor) -> torch.Tensor:
+        """Log-likelihood of samples: higher is more normal.
+
+        Args:
+            x: ``[N,D]``.
+
+        Returns:
+            ``[N]`` in nats.
+        """
+        return self(x)[1]
+
+    def forward(self, x: torch.Tensor, active: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The component that each sample most probably belongs to, and how probable the sample is.
+
+        Args:
+            x: ``[N,D]``.
+            active: indices of the components, where they were looked up before; see `active`.
+
+        Returns:
+            Indices of components ``[N]``, and log-likelihoods ``[N]`` in nats.
+        """
+        if active is None:
+            active = self.active()
+        log_joint = self.gaussians.log_density(x, active) + log_stick_weights(self.stick_fractions)[active]
+        highest, most_probable = log_joint.max(1)
+        rest = (log_joint - highest.unsqueeze(1)).clamp_(min=-36.0).exp_()  # `FAR`: denormals are slow
+        return active[most_probable], rest.sum(1).log_().add_(highest)
+
+    def anomaly_score(self, x: torch.Tensor, kind: str, active: torch.Tensor | None = None) -> torch.Tensor:
+        """How unlike every component samples are: higher is more anomalous.
+
+        Args:
+            x: ``[N,D]``.
+            kind: ``cosine`` (the paper's: 1 minus the largest cosine similarity to a mean), ``euclidean`` or
+                ``mahalanobis`` (the smallest distance to a mean), ``negative_log_likelihood`` (nats), or with low-rank
+                covariances ``subspace`` (the smallest distance to a component's subspace).
+            active: indices of the components, where they were looked up before; see `active`.
+
+        Returns:
+            ``[N]``.
+
+        Raises:
+            ValueError: an unknown kind.
+        """
+        if active is None:
+            active = self.active()
+        if kind == "negative_log_likelihood":
+            return -self(x, active)[1]
+        if kind == "cosine":
+            return 1 - (F.normalize(x, dim=1) @ F.normalize(self.gaussians.means[active], dim=1).T).amax(1)
+        if kind == "euclidean":
+            return squared_distances(x, self.gaussians.means[active]).amin(1).sqrt()
+        if kind == "mahalanobis":
+            return self.gaussians.squared_mahalanobis(x, active).amin(1).sqrt()
+        if kind == "subspace" and self.covariance_type == "low_rank":
+            return self.gaussians.squared_subspace_distances(x, active).amin(1).sqrt()
+        raise ValueError(f"There is no anomaly score {kind} for a mixture with covariance_type {self.covariance_type}.")
+
+    def _samples(self, embeddings: torch.Tensor) -> torch.Tensor:
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.n_features or not len(embeddings):
+            raise InputError(
+                f"Embeddings must be of shape [N, {self.n_features}], N at least 1; got {tuple(embeddings.shape)}."
+            )
+        return embeddings.to(self.means)

@@ -1,0 +1,231 @@
+"""The network: images in, calibrated anomaly maps out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .calibration import ScoreCalibration, check_target_fpr, in_units
+from .encoder import DINOv2PatchEncoder
+from ..errors import InputError, printable
+from .fitted_state import REMEDY, check_fitted, encoder_digest, fitted_digest, is_extra_state
+from .mixture import SCORE_KINDS, DirichletProcessMixture
+from .resize import linear_weights, repeat_last
+
+
+class PatchAnomalyNetwork(nn.Module):
+    """How unlike normal each pixel of an image is (Schulthess & Konukoglu, 2025, arXiv 2509.19997).
+
+    Images of any size are resized so that the smaller edge is the encoder's ``image_size``, padded to whole patches,
+    embedded, scored patch by patch against the mixture, and the scores are brought back bilinearly to every pixel.
+    All that is fitted is in the state dict, with the settings it was fitted under; loading it into a network with other
+    settings raises.
+
+    Args:
+        encoder: gives patch embeddings.
+        mixture: the model of normal embeddings.
+        score: kind of anomaly score, see `DirichletProcessMixture.anomaly_score`.
+        target_fpr: share of normal patches beyond the decision limit.
+
+    Raises:
+        InputError: a score that the mixture does not have, or a target out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: DINOv2PatchEncoder,
+        mixture: DirichletProcessMixture,
+        score: str = "cosine",
+        target_fpr: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if score not in mixture.score_kinds:
+            raise InputError(f"score must be one of {', '.join(mixture.score_kinds)}; got {score!r}.")
+        check_target_fpr(target_fpr)
+        if encoder.n_features != mixture.n_features:
+            raise InputError(
+                f"n_features of the mixture must be the encoder's {encoder.n_features}; got {mixture.n_features}."
+            )
+        self.encoder = encoder
+        self.mixture = mixture
+        self.calibration = ScoreCalibration()
+        self.score = score
+        self.score_index = SCORE_KINDS.index(score)
+        self.target_fpr = float(target_fpr)
+        self.image_size = encoder.image_size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Calibrated anomaly maps: 0 is a typical normal patch, 1 the decision limit.
+
+        Args:
+            images: ``[B,C,H,W]`` in [0,1], C 1 or 3, H and W at least 14; or volumes ``[B,C,H,W,D]``, whose slices
+                along the last axis are scored one by one.
+
+        Returns:
+            ``[B,1,H,W]`` or ``[B,1,H,W,D]``.
+
+        Raises:
+            RuntimeError: the network is not fitted or not calibrated.
+            ValueError: images of another shape.
+        """
+        if images.dim() == 5:
+            return torch.stack([self.anomaly_map(images[..., index]) for index in range(images.shape[4])], dim=4)
+        return self.anomaly_map(images)
+
+    def anomaly_map(self, images: torch.Tensor) -> torch.Tensor:
+        """Calibrated maps ``[B,1,H,W]`` of images ``[B,C,H,W]``; see `forward`."""
+        median, limit = self.unit()
+        scores = self.patch_scores(self.embed(images), self.score)
+        return self.to_pixels(in_units(scores, median, limit), images.shape[2], images.shape[3])
+
+    def unit(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The raw scores that become 0 and 1, see `ScoreCalibration.unit`.
+
+        Raises:
+            RuntimeError: the network is not fitted or not calibrated.
+        """
+        if not self.calibration.is_fitted(self.score_index):
+            raise RuntimeError(
+                "This network is not fitted and calibrated. Run `python -m monai.bundle run training --config_file "
+                "configs/train.json` on normal images and load the models/model.pt that it writes."
+            )
+        return self.calibration.unit(self.score_index, self.target_fpr)
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Patch embeddings of images of any size.
+
+        Args:
+            images: ``[B,C,H,W]`` in [0,1], C 1 or 3.
+
+        Returns:
+            ``[B,D,h,w]`` on the patch grid of the resized and padded image.
+
+        Raises:
+            ValueError: another number of channels, or an image smaller than one patch.
+        """
+        if images.dim() != 4 or (images.shape[1] != 1 and images.shape[1] != 3):
+            raise ValueError(f"Images must be of shape [B, 1 or 3, H, W]; got {list(images.shape)}.")
+        if images.shape[2] < 14 or images.shape[3] < 14:
+            raise ValueError(f"Images must have at least 14 x 14 pixels; got {list(images.shape[2:])}.")
+        return self.encoder(self.to_patches(images))
+
+    def to_patches(self, images: torch.Tensor) -> torch.Tensor:
+        """Images ``[B,C,H,W]`` as the encoder sees them: resized, the border repeated to whole patches, in colour."""
+        channels, height, width = images.shape[1], images.shape[2], images.shape[3]
+        resized = self.resized(height, width)
+        rows = repeat_last(linear_weights(height, resized[0], images), 14)
+        columns = repeat_last(linear_weights(width, resized[1], images), 14)
+        colours = linear_weights(channels, 3, images)  # three of a grey image's one; three stay what they are
+        return (colours @ (rows @ images @ columns.T).flatten(2)).unflatten(2, (rows.shape[0], columns.shape[0]))
+
+    def patch_scores(self, embeddings: torch.Tensor, kind: str, active: torch.Tensor | None = None) -> torch.Tensor:
+        """Raw anomaly scores ``[B,1,h,w]`` of patch embeddings ``[B,D,h,w]``; see `DirichletProcessMixture`."""
+        b, d, h, w = embeddings.shape
+        samples = embeddings.permute(0, 2, 3, 1).reshape(-1, d)
+        return self.mixture.anomaly_score(samples, kind, active).reshape(b, 1, h, w)
+
+    def beyond_limit(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Which patches ``[B,1,h,w]`` of embeddings ``[B,D,h,w]`` reach the decision limit."""
+        median, limit = self.unit()
+        return in_units(self.patch_scores(embeddings, self.score), median, limit) >= 1
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width, smaller edge ``image_size``, at which the encoder sees an image, but for padding."""
+        shorter = (height + width - abs(height - width)) // 2  # a branch would be lost in an export
+        return (
+            (height * self.image_size + shorter // 2) // shorter,
+            (width * self.image_size + shorter // 2) // shorter,
+        )
+
+    def to_pixels(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Patch scores ``[B,1,h,w]`` -> pixels ``[B,1,H,W]``: the way of `embed` back, padding left behind."""
+        h, w = scores.shape[2], scores.shape[3]
+        resized = self.resized(height, width)
+        rows = linear_weights(resized[0], height, scores) @ linear_weights(h, h * 14, scores)[: resized[0]]
+        columns = linear_weights(resized[1], width, scores) @ linear_weights(w, w * 14, scores)[: resized[1]]
+        return rows @ scores @ columns.T
+
+    def __prepare_scriptable__(self) -> "PatchAnomalyNetwork":
+        """Asked by `torch.jit.script` what to compile: a network without a fit is not worth an export.
+
+        Raises:
+            InputError: the network is not fitted or not calibrated.
+        """
+        try:
+            self.unit()
+        except RuntimeError as error:
+            raise InputError(str(error)) from error
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """What the fit depends on, by config id where there is one."""
+        return {
+            "encoder_name": self.encoder.name,
+            "layers": list(self.encoder.layers),
+            "image_size": self.image_size,
+            "scales": list(self.encoder.scales),
+            "n_components": self.mixture.n_components,
+            "n_features": self.mixture.n_features,
+            "covariance_type": self.mixture.covariance_type,
+            **({"rank": self.mixture.rank} if self.mixture.covariance_type == "low_rank" else {}),
+        }
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Settings, and digests of the encoder's weights and of all that is fitted, saved beside the buffers."""
+        tensors, settings, claimed = self._tensors(), self.settings(), self.encoder.weights_digest
+        digest = fitted_digest(tensors, encoder_digest(tensors), settings, claimed)
+        return {"settings": settings, "weights_digest": claimed, "digest": digest}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take over a saved state; `load_state_dict` has checked it.
+
+        Raises:
+            InputError: it was fitted under other settings.
+        """
+        self._check_settings(state)
+        self.encoder.weights_digest = state["weights_digest"]
+
+    @torch.jit.unused
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load what was saved, whole or not at all; models of 0.4 and earlier have no digest to be checked.
+
+        Args:
+            state_dict: of such a network.
+            strict: makes no difference; every entry is needed.
+            assign: see `torch.nn.Module`.
+
+        Returns:
+            See `torch.nn.Module`.
+
+        Raises:
+            InputError: it was fitted under other settings, is of another network, or was changed since it was saved.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise InputError(f"A fitted model holds tensors by name; got {type(state_dict).__name__}: {REMEDY}.")
+        self._check_settings(state_dict.get("_extra_state"))
+        weights_digest = check_fitted(state_dict, {**self._tensors(), "_extra_state": None})
+        loaded = super().load_state_dict(state_dict, strict, assign)
+        self.encoder.weights_digest = weights_digest
+        return loaded
+
+    @torch.jit.unused
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """All entries of the state dict but the extra state."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name, part in self.named_children():
+            part.state_dict(destination=tensors, prefix=f"{name}.")
+        return tensors
+
+    @torch.jit.unused
+    def _check_settings(self, state: Any) -> None:
+        if not is_extra_state(state):
+            raise InputError(f"The fitted model does not say which settings it was fitted with; {REMEDY}.")
+        saved, own = {"scales": [1.0], **state["settings"]}, self.settings()  # 0.2.0 had no scales
+        for name in own:
+            if saved.get(name) != own[name]:
+                fitted = printable(str(saved.get(name)))
+                raise InputError(
+                    f"The checkpoint was fitted with {name}={fitted}, this network has {name}={own[name]}; give the "
+                    f"same value (as `--{name} {fitted}`) or fit again."
+                )

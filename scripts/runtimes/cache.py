@@ -1,0 +1,99 @@
+"""What is made of a fitted model for faster runtimes, and kept beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from ..files import file_sha256, whole_file
+from ..models.encoder import DINOv2PatchEncoder
+from .encoder import export_blocks
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # to be raised when the export changes
+KEY = re.compile(r"\d+-[0-9a-f]{16}")  # names of the folders that are made here; others stay
+
+
+class Artefacts:
+    """Files under ``<model>.compiled/<key>/``, where the key is a hash of the model's file: another model has others.
+
+    Where nothing can be written there, a temporary folder takes its place.
+
+    Args:
+        ckpt_path: the fitted model.
+
+    Attributes:
+        folder: where they lie.
+    """
+
+    def __init__(self, ckpt_path: str | os.PathLike) -> None:
+        self._all = compiled_for(ckpt_path)
+        self.folder = self._all / f"{FORMAT}-{file_sha256(Path(ckpt_path))[:16]}"
+        self._temporary: tempfile.TemporaryDirectory | None = None
+
+    @property
+    def quantized(self) -> Path:
+        """The blocks in int8, see `scripts.runtimes.quantization`."""
+        return self.folder / "blocks_int8.onnx"
+
+    @property
+    def limits(self) -> Path:
+        """The state of the `ScoreCalibration` of scores that come out of int8."""
+        return self.folder / "limits_int8.pt"
+
+    @property
+    def verdicts(self) -> Path:
+        """What is known of each runtime, see `scripts.runtimes.auto.Verdicts`."""
+        return self.folder / "verdicts.json"
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the blocks in int8 are there, and the limits that go with them."""
+        return self.quantized.is_file() and self.limits.is_file()
+
+    def blocks(self, encoder: DINOv2PatchEncoder) -> Path:
+        """The blocks as ONNX, exported where they are not there yet.
+
+        Args:
+            encoder: of the fitted model.
+
+        Returns:
+            The file.
+
+        Raises:
+            InputError: they cannot be exported, see `export_blocks`.
+        """
+        name = "blocks.onnx"
+        if not (self.folder / name).is_file():
+            self.prepare()
+            logger.info(f"exporting the encoder to {self.folder / name}, once for this model")
+            with whole_file(self.folder / name) as partial:
+                export_blocks(encoder, partial)
+        return self.folder / name
+
+    def prepare(self) -> None:
+        """Make the folder, and remove those of models that were at this place before."""
+        if self._temporary is not None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.folder, os.W_OK):
+                raise PermissionError(f"{self.folder} is not writable")
+        except OSError as error:
+            logger.warning(f"What is compiled cannot be kept beside the model ({error}); it is made anew each time.")
+            self._temporary = tempfile.TemporaryDirectory()
+            self.folder = Path(self._temporary.name)
+            return
+        for stale in self._all.iterdir():
+            if stale != self.folder and KEY.fullmatch(stale.name) and not stale.is_symlink():
+                shutil.rmtree(stale, ignore_errors=True)
+
+
+def compiled_for(ckpt_path: str | os.PathLike) -> Path:
+    """The folder beside a model in which what is compiled of it is kept."""
+    return Path(ckpt_path).with_suffix(".compiled")

@@ -1,0 +1,60 @@
+"""The encoder's blocks in torch."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from ..models.encoder import DINOv2PatchEncoder
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchBlocks:
+    """Runs the blocks under autocast, and copes where a GPU's memory is short: smaller batches, then the CPU.
+
+    Args:
+        encoder: whose blocks they are.
+        precision: one of ``DTYPES``.
+        compiled: whether `torch.compile` makes kernels of the blocks, on a GPU a CUDA graph for each shape.
+    """
+
+    def __init__(self, encoder: DINOv2PatchEncoder, precision: str = "fp32", compiled: bool = False) -> None:
+        self.encoder = encoder
+        self.dtype = DTYPES[precision]
+        self.largest_batch: int | None = None
+        self.on_cpu = False
+        # of the class, since `encoder` may be the very one whose method leads here
+        self.run = torch.compile(self._run, dynamic=False, mode="reduce-overhead") if compiled else self._run
+
+    def __call__(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
+        """See `RunBlocks`."""
+        while not self.on_cpu:
+            parts = images.split(self.largest_batch or len(images))
+            try:
+                of_parts = [self._once(part, positions) for part in parts]
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                self._ask_for_less(len(parts[0]))
+            else:
+                return [torch.cat(of_layer) for of_layer in zip(*of_parts, strict=True)]
+        return self._once(images.cpu(), positions.cpu())
+
+    def _once(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return [tokens.float().clone() for tokens in self.run(images, positions)]
+
+    def _run(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
+        return DINOv2PatchEncoder.block_tokens(self.encoder, images, positions)
+
+    def _ask_for_less(self, batch_size: int) -> None:
+        if batch_size > 1:
+            self.largest_batch = batch_size // 2
+            logger.warning(f"The GPU's memory does not hold {batch_size} slices; going on with {self.largest_batch}.")
+        else:
+            self.on_cpu = True
+            self.encoder.cpu()
+            logger.warning("The GPU's memory does not hold one slice; the encoder goes on on the CPU, more slowly.")

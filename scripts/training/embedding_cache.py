@@ -1,0 +1,207 @@
+"""Where the patch embeddings of cases are kept on disk, so that no image is embedded twice."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import marshal
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, reason
+from ..files import whole_file
+from ..models.fitted_state import is_plain
+from ..recorded_directory import PARTIAL, RecordedDirectory, has_record, write_record
+
+STORED = re.compile(r"[0-9a-f]{32}\.npy")
+LEFT = re.compile(r"\.[0-9a-f]{32}\.npy\..+")  # a partial file, see `whole_file`
+LEFT_AFTER = 3600.0  # seconds after which a partial file is that of a process that was killed
+
+
+class EmbeddingStore:
+    """One half-precision file for each case, named by a digest of all that its embeddings depend on.
+
+    A file appears whole or not at all, so that an interrupted run goes on where it stopped. The oldest files that this
+    run does not use make room for new ones; files of others in the folder stay. Names and contents hold nothing of the
+    patient but the embeddings.
+
+    Args:
+        directory: the folder; without one a temporary folder that goes with the store.
+        limit_gb: how large the folder may become, in 10^9 bytes; None for no limit.
+        preprocessing: the transform of the cases. It is described once, before its use leaves traces in it.
+        within: where a temporary folder is made: a `RecordedDirectory`, which clears what a killed run left.
+
+    Raises:
+        InputError: a limit that is not positive, or a folder that cannot be written or holds somebody else's files.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike | None = None,
+        limit_gb: float | None = None,
+        preprocessing: Any = None,
+        within: str | os.PathLike | None = None,
+    ) -> None:
+        if limit_gb is not None and limit_gb <= 0:
+            raise InputError(f"embedding_store_gb must be positive, or off for no limit; got {limit_gb}.")
+        self._temporary: tempfile.TemporaryDirectory | None = None
+        if directory is None:
+            if within is not None:
+                Path(within).mkdir(parents=True, exist_ok=True)
+            self._temporary = tempfile.TemporaryDirectory(prefix=PARTIAL, dir=within)
+            directory = self._temporary.name
+        self.directory = RecordedDirectory(directory, "embedding_store").path
+        self._prepare()
+        self.limit = None if limit_gb is None else limit_gb * 1e9
+        self.preprocessing = describe(preprocessing)
+        self._in_use: set[Path] = set()
+
+    def find(self, key: Any) -> Path | None:
+        """Find the file with this key.
+
+        Args:
+            key: anything that JSON can hold.
+
+        Returns:
+            The file; None where there is none, or it is damaged.
+        """
+        path = self._path(key)
+        try:
+            stored = np.load(path, mmap_mode="r")
+            if not isinstance(stored, np.ndarray) or stored.dtype != np.float16 or stored.ndim != 3 or not stored.size:
+                return None
+            os.utime(path)
+        except Exception:  # whatever numpy raises of a damaged header
+            return None
+        self._in_use.add(path)
+        return path
+
+    def put(self, key: Any, embeddings: np.ndarray) -> Path:
+        """Keep embeddings.
+
+        Args:
+            key: anything that JSON can hold.
+            embeddings: ``[slices, patches, D]``.
+
+        Returns:
+            The file.
+
+        Raises:
+            InputError: the store has reached its limit with what this run uses, or cannot be written.
+        """
+        path = self._path(key)
+        self._in_use.add(path)
+        self._make_room(embeddings.nbytes)
+        try:
+            with whole_file(path) as partial, partial.open("wb") as file:
+                np.save(file, embeddings.astype(np.float16))
+        except OSError as error:
+            raise InputError(
+                f"The embeddings of a case need {embeddings.size * 2 / 1e6:.0f} MB, which embedding_store "
+                f"{self.directory} cannot take ({reason(error)}); make room (what was embedded is kept) or give "
+                "another embedding_store."
+            ) from error
+        return path
+
+    def _path(self, key: Any) -> Path:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.directory / f"{digest[:32]}.npy"
+
+    def _prepare(self) -> None:
+        """Make the folder and mark it as a store, unless it is somebody else's; clear what killed runs left in it."""
+        try:
+            if not self._is_store():
+                RecordedDirectory(self.directory, "embedding_store").check()
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if not has_record(self.directory):
+                write_record(self.directory, {})
+            for entry in self.directory.iterdir():
+                if LEFT.fullmatch(entry.name) and time.time() - entry.lstat().st_mtime > LEFT_AFTER:
+                    entry.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"embedding_store {self.directory} cannot be written ({reason(error)}); give another embedding_store."
+            ) from error
+
+    def _is_store(self) -> bool:
+        """Whether the folder holds embeddings alone, as versions to 0.4 left it."""
+        return self.directory.is_dir() and all(
+            STORED.fullmatch(entry.name) or entry.name.startswith(".") for entry in self.directory.iterdir()
+        )
+
+    def _make_room(self, n_bytes: int) -> None:
+        if self.limit is None:
+            return
+        files = {path: path.stat() for path in self.directory.glob("*.npy") if STORED.fullmatch(path.name)}
+        total = sum(stat.st_size for stat in files.values()) + n_bytes
+        for path in sorted(files, key=lambda path: files[path].st_mtime):
+            if total > self.limit and path not in self._in_use:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+                total -= files[path].st_size
+        if total > self.limit:
+            raise InputError(
+                f"The embeddings of this fit need more than the {self.limit / 1e9:g} GB of embedding_store_gb; "
+                "raise it (what was embedded is kept) or fit on fewer images."
+            )
+
+
+def file_identity(path: str | os.PathLike) -> list[Any]:
+    """What tells a file, or the files of a folder, from others and from later versions: path, size and time of change.
+
+    Args:
+        path: a file, or a folder of a DICOM series.
+
+    Returns:
+        What JSON can hold.
+    """
+    root = Path(path).resolve()
+    files = sorted(root.iterdir()) if root.is_dir() else [root]
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def describe(thing: Any) -> Any:
+    """What a transform does, as far as its class and attributes tell.
+
+    Args:
+        thing: a transform, or a value of one of its attributes.
+
+    Returns:
+        What JSON can hold; the same in every process.
+    """
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return thing
+    if isinstance(thing, dict):
+        return {str(key): describe(value) for key, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [describe(value) for value in thing]
+    if isinstance(thing, set | frozenset):
+        return sorted(json.dumps(describe(value), sort_keys=True) for value in thing)
+    if isinstance(thing, type) or hasattr(thing, "__code__"):  # a class or a function
+        name = f"{thing.__module__}.{thing.__qualname__}"
+        return name if isinstance(thing, type) or "<" not in name else [name, *_describe_lambda(thing)]
+    if hasattr(thing, "tolist"):  # an array
+        return [describe(type(thing)), describe(thing.tolist())]
+    if isinstance(thing, functools.partial):
+        return [describe(type(thing)), describe([thing.func, thing.args, thing.keywords])]
+    return [describe(type(thing)), describe(getattr(thing, "__dict__", {}))]
+
+
+def _describe_lambda(function: Any) -> list[Any]:
+    """What a function does that has no name of its own, such as one in a config: its code, and the values it holds."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    code = function.__code__
+    settings = function.__globals__.get("__local_refs", {})  # of MONAI: values of the ids that its expression names
+    named = [
+        [name, settings.get(name)] for name in code.co_consts if isinstance(name, str) and is_plain(settings.get(name))
+    ]
+    digest = hashlib.sha256(marshal.dumps(code, 2)).hexdigest()  # version 2: the same in every process
+    return [digest, describe([function.__defaults__, function.__kwdefaults__, cells, named])]

@@ -1,0 +1,233 @@
+"""What happens around a fit: its start, the choice of the best epoch, calibration, and the file it leaves."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from monai.utils import evenly_divisible_all_gather
+from sklearn.cluster import kmeans_plusplus
+from torch.utils.data import DataLoader
+
+from ..errors import InputError, reason
+from ..models.checkpoint import save_network
+from ..models.network import PatchAnomalyNetwork
+from .embeddings import StoredSlices
+from .trainer import VALIDATION
+
+logger = logging.getLogger(__name__)
+
+INIT_PARAMS = ("random_from_data", "k-means++")
+
+
+def starting_means(patches: torch.Tensor, n_components: int, init_params: str, seed: int) -> torch.Tensor | None:
+    """The means to start from.
+
+    Args:
+        patches: a sample ``[N,D]`` of the whole training set.
+        n_components: K.
+        init_params: one of ``INIT_PARAMS``.
+        seed: of the choice.
+
+    Returns:
+        Rows ``[K,D]`` of ``patches``, far from one another; None for random ones, and where there are fewer than K.
+    """
+    if init_params != "k-means++" or len(patches) < n_components:
+        return None
+    return torch.from_numpy(kmeans_plusplus(patches.numpy(), n_components, random_state=seed)[0])
+
+
+class MixtureStarter:
+    """Initialises the mixture from patches of the whole training set when a fit starts.
+
+    Args:
+        network: its mixture is initialised.
+        embeddings: the training set.
+        seed: of the draw.
+        init_params: how the means are chosen among those patches: ``"random_from_data"``, the paper's, or
+            ``"k-means++"``, far from one another.
+        n_patches: how many patches are drawn, uniformly; they give the start's covariance.
+
+    Raises:
+        InputError: another ``init_params``.
+    """
+
+    def __init__(
+        self,
+        network: PatchAnomalyNetwork,
+        embeddings: StoredSlices,
+        seed: int,
+        init_params: str = "random_from_data",
+        n_patches: int = 20000,
+    ) -> None:
+        if init_params not in INIT_PARAMS:
+            raise InputError(f"init_params must be one of {', '.join(INIT_PARAMS)}; got {init_params!r}.")
+        self.network = network
+        self.embeddings = embeddings
+        self.seed = seed
+        self.init_params = init_params
+        self.n_patches = n_patches
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Initialise the mixture."""
+        mixture = self.network.mixture
+        patches = self.embeddings.sample(max(self.n_patches, mixture.n_components), self.seed)
+        means = starting_means(patches, mixture.n_components, self.init_params, self.seed)
+        mixture.initialize(patches, means, torch.Generator().manual_seed(self.seed))
+
+
+class BestMixtureKeeper:
+    """Remembers the mixture of the epoch with the best validation log-likelihood, and brings it back at the end.
+
+    Args:
+        network: its mixture is kept.
+        evaluator: validates after every epoch; its key metric decides.
+        patience: epochs without a new best after which the fit ends, at least 1; None to make all epochs.
+
+    Attributes:
+        history: of each epoch its number, the trainer's metrics, and ``validation_log_likelihood``.
+    """
+
+    def __init__(self, network: PatchAnomalyNetwork, evaluator: Evaluator, patience: int | None = None) -> None:
+        if patience is not None and patience < 1:
+            raise InputError(f"patience must be at least 1 epoch, or off to make all epochs; got {patience}.")
+        self.network = network
+        self.evaluator = evaluator
+        self.patience = patience
+        self.history: list[dict[str, float]] = []
+        self._best: dict[str, torch.Tensor] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, after the handler that validates."""
+        engine.add_event_handler(Events.STARTED, self.forget)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.restore)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the highest validation log-likelihood, from 1; 0 before the first."""
+        best = max(self.history, key=lambda epoch: epoch[VALIDATION], default={"epoch": 0})
+        return int(best["epoch"])
+
+    @property
+    def has_converged(self) -> bool:
+        """Whether the last ``patience`` epochs brought no new best."""
+        return self.patience is not None and len(self.history) - self.best_epoch >= self.patience
+
+    def forget(self, engine: Engine) -> None:
+        """Forget an earlier fit."""
+        self.load_state_dict({"history": [], "best": {}})
+
+    def __call__(self, engine: Engine) -> None:
+        """Log an epoch, keep its mixture where it is the best so far, and end a fit that has converged."""
+        state, mixture = self.evaluator.state, self.network.mixture
+        seconds = engine.state.times[Events.EPOCH_COMPLETED.name]
+        values = {**engine.state.metrics, "seconds": seconds, VALIDATION: float(state.metrics[state.key_metric_name])}
+        self.history.append({"epoch": engine.state.epoch, **values})
+        logger.info(
+            f"epoch {engine.state.epoch}/{engine.state.max_epochs}: validation log-likelihood "
+            f"{values[VALIDATION]:.2f} nats per patch, {mixture.n_active} active components, "
+            f"alpha {float(mixture.weight_concentration):.2f}"
+        )
+        if self.best_epoch == engine.state.epoch:
+            self._best = {name: value.clone() for name, value in mixture.state_dict().items()}
+        elif self.has_converged:
+            logger.info(f"converged: no better epoch for {self.patience} epochs")
+            engine.terminate()
+
+    def restore(self, engine: Engine) -> None:
+        """Bring the best mixture back."""
+        if self._best:
+            logger.info(f"keeping epoch {self.best_epoch}, the best on the validation normals")
+            self.network.mixture.load_state_dict(self._best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes."""
+        return {"history": self.history, "best": self._best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier state."""
+        self.history, self._best = list(state["history"]), dict(state["best"])
+
+
+class ThresholdCalibrator:
+    """Calibrates every score kind on held-out normal patches when a fit is complete.
+
+    Args:
+        network: fitted, to be calibrated.
+        data_loader: batches of embeddings ``[N,D]`` of held-out normals.
+        every: one patch of so many is scored, since all scores are kept until their quantiles are taken.
+    """
+
+    def __init__(self, network: PatchAnomalyNetwork, data_loader: DataLoader, every: int = 1) -> None:
+        self.network = network
+        self.data_loader = data_loader
+        self.every = every
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, after the handler that brings back the best mixture."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Calibrate."""
+        self.network.calibration.fit(self.scores(), self.network.target_fpr)
+
+    @torch.no_grad()
+    def scores(self) -> dict[str, np.ndarray]:
+        """Raw scores ``[N]`` of the patches of all processes, by kind."""
+        mixture = self.network.mixture
+        device = mixture.means.device
+        scores: dict[str, list[torch.Tensor]] = {kind: [] for kind in mixture.score_kinds}
+        for batch in self.data_loader:
+            embeddings = batch[:: self.every].to(device, torch.float32)
+            for kind, values in scores.items():
+                values.append(mixture.anomaly_score(embeddings, kind))
+        return {
+            kind: evenly_divisible_all_gather(torch.cat(values), concat=True).cpu().numpy()
+            for kind, values in scores.items()
+        }
+
+
+class NetworkSaver:
+    """Writes the fitted network when a fit is complete.
+
+    Args:
+        network: what to write.
+        path: the file, see `save_network`.
+    """
+
+    def __init__(self, network: PatchAnomalyNetwork, path: str | os.PathLike) -> None:
+        self.network = network
+        self.path = Path(path).absolute()
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, as its last handler."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the file; the first process does.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        if idist.get_rank() == 0:
+            try:
+                save_network(self.network, self.path)
+            except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+                raise InputError(
+                    f"The fit is complete, but its model cannot be written to ckpt_path {self.path} ({reason(error)}); "
+                    "make room or give another ckpt_path, and run again with --resume True, which repeats no epoch."
+                ) from error
+            logger.info(f"fitted and calibrated: {self.path}")

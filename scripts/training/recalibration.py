@@ -1,0 +1,85 @@
+"""A site's own decision limits for a fitted model, without a new fit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import ignite.distributed as idist
+
+from ..errors import InputError, reason
+from ..models.checkpoint import save_network
+from ..models.provenance import NOTE, provenance
+from .embeddings import EmbeddingDataset
+from .handlers import ThresholdCalibrator
+from .output import CALIBRATION_REPORT, FitOutput
+
+logger = logging.getLogger(__name__)
+
+MIN_PATCHES_BEYOND = 10  # that a limit must leave beyond it, or it hangs on a patch or two
+
+
+def recalibrate(
+    calibrator: ThresholdCalibrator,
+    embeddings: EmbeddingDataset,
+    path: str | os.PathLike,
+    output: FitOutput,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Calibrate a fitted network on normals of a site, and write it.
+
+    ``calibration_report.json``, in which no case is named, keeps the limits from before; it is written first.
+
+    Args:
+        calibrator: of the fitted network, with the embeddings.
+        embeddings: those of the site's normals.
+        path: where the network goes, see `save_network`.
+        output: where the report goes.
+        settings: those of the run, for the report.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: too few patches for the target false-positive rate, or a file cannot be written.
+    """
+    network = calibrator.network
+    calibration, kind, target = network.calibration, network.score_index, network.target_fpr
+    scores = calibrator.scores()
+    needed, found = round(MIN_PATCHES_BEYOND / target), len(scores[network.score])
+    if found < needed:
+        raise InputError(
+            f"Calibration to target_fpr {target:g} needs at least {needed} patches of normal images; got {found}, so "
+            "give more images or a higher target_fpr."
+        )
+    before = calibration.table(kind)
+    beyond = float((scores[network.score] > float(calibration.limit(kind, target))).mean())
+    calibration.fit(scores, target)
+    report = {
+        "note": NOTE,
+        "data": embeddings.counts(),
+        "score": network.score,
+        "target_fpr": target,
+        "share_beyond_old_limit": beyond,
+        "old_limits": before,
+        "new_limits": calibration.table(kind),
+        **provenance(network, settings),
+    }
+    if idist.get_rank() == 0:
+        with output.write(CALIBRATION_REPORT) as partial:
+            partial.write_text(json.dumps(report, indent=4) + "\n")
+        try:
+            save_network(network, path)
+        except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+            raise InputError(
+                f"The calibrated model cannot be written to {path} ({reason(error)}), where what was there is "
+                "unchanged; make room or give another calibrated_path, and run again."
+            ) from error
+        logger.info(
+            f"{beyond:.1%} of the site's normal patches lay beyond the old limit, {target:.1%} were to be expected; "
+            f"calibrated anew: {path}"
+        )
+    return report

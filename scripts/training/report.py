@@ -1,0 +1,155 @@
+"""What one sees of a fit: a line of numbers while it runs, its curves, and a report at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch.utils.tensorboard import SummaryWriter
+
+from ..models.mixture import SCORE_KINDS
+from ..models.network import PatchAnomalyNetwork
+from ..models.provenance import NOTE, provenance
+from .embeddings import EmbeddingDataset
+from .handlers import BestMixtureKeeper
+from .output import FIT_REPORTS, FitOutput
+from .trainer import LOG_LIKELIHOOD, VALIDATION
+
+logger = logging.getLogger(__name__)
+
+
+class FitProgressBar(ProgressBar):
+    """A bar for each epoch, with the metrics of the trainer."""
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        super().attach(
+            engine, output_transform=lambda _: {k: f"{value:.5g}" for k, value in engine.state.metrics.items()}
+        )
+
+
+class FitReporter:
+    """Leaves ``fit_report.json`` and ``fit_report.png`` when a fit is complete, and figures in TensorBoard meanwhile.
+
+    No case is named in them.
+
+    Args:
+        network: fitted and calibrated by then.
+        keeper: has the history.
+        train: what is fitted on.
+        validation: what the best epoch is chosen and the network calibrated on.
+        output: where the report goes.
+        settings: those of the fit that the network does not know.
+        log_dir: where TensorBoard looks; None for no figures there.
+        interval: epochs between two figures in TensorBoard.
+    """
+
+    def __init__(
+        self,
+        network: PatchAnomalyNetwork,
+        keeper: BestMixtureKeeper,
+        train: EmbeddingDataset,
+        validation: EmbeddingDataset,
+        output: FitOutput,
+        settings: Mapping[str, Any],
+        log_dir: str | os.PathLike | None = None,
+        interval: int = 10,
+    ) -> None:
+        self.network = network
+        self.keeper = keeper
+        self.datasets = {"train": train, "validation": validation}
+        self.output = output
+        self.settings = dict(settings)
+        self.log_dir = log_dir
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, after the handlers that calibrate the network and keep its best mixture."""
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.show)
+            engine.add_event_handler(Events.COMPLETED, self.show)
+            engine.add_event_handler(Events.COMPLETED, self)
+
+    def show(self, engine: Engine) -> None:
+        """Add the figure to TensorBoard."""
+        if self.log_dir is not None:
+            with SummaryWriter(str(self.log_dir)) as writer:
+                writer.add_figure("fit", self.figure(), engine.state.epoch)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the report."""
+        report, picture = FIT_REPORTS
+        with self.output.write(report) as partial:
+            partial.write_text(json.dumps(self.report(), indent=4) + "\n")
+        with self.output.write(picture) as partial:
+            self.figure().savefig(partial, format="png")
+        logger.info(f"report of the fit: {self.output.directory.path / picture} and .json")
+
+    def figure(self) -> Figure:
+        """The curves of the fit so far, and the weights of the mixture."""
+        return fit_figure(self.keeper.history, self.keeper.best_epoch, self._weights())
+
+    def report(self) -> dict[str, Any]:
+        """What ``fit_report.json`` holds: data, settings, every epoch, weights, and limits of the scores."""
+        mixture, calibration = self.network.mixture, self.network.calibration
+        return {
+            "note": NOTE,
+            "data": {name: data.counts() for name, data in self.datasets.items()},
+            "best_epoch": self.keeper.best_epoch,
+            "converged": self.keeper.has_converged,
+            "active_components": mixture.n_active,
+            "concentration": float(mixture.weight_concentration),
+            "component_weights": self._weights(),
+            "score_quantiles": {
+                kind: calibration.table(index) for index, kind in enumerate(SCORE_KINDS) if kind in mixture.score_kinds
+            },
+            "epochs": self.keeper.history,
+            **provenance(self.network, self.settings),
+        }
+
+    def _weights(self) -> list[float]:
+        """Weights of the active components, largest first."""
+        mixture = self.network.mixture
+        return mixture.log_weights()[mixture.active()].exp().sort(descending=True).values.tolist()
+
+
+def fit_figure(history: Sequence[Mapping[str, float]], best_epoch: int, weights: Sequence[float]) -> Figure:
+    """Draw a fit.
+
+    Args:
+        history: of each epoch its number and metrics, see `BestMixtureKeeper`.
+        best_epoch: is marked.
+        weights: of the components, largest first.
+
+    Returns:
+        A figure with the log-likelihoods, the number of active components, alpha, and the weights.
+    """
+    epochs = [epoch["epoch"] for epoch in history]
+    figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
+    likelihood, components, concentration, bars = figure.subplots(2, 2).flat
+    likelihood.plot(epochs, [epoch[LOG_LIKELIHOOD] for epoch in history], label="training, before each step")
+    likelihood.plot(epochs, [epoch[VALIDATION] for epoch in history], label="validation")
+    likelihood.axvline(best_epoch, color="grey", linestyle=":", label=f"best epoch, {best_epoch}")
+    likelihood.set(title="log-likelihood", ylabel="nats per patch")
+    likelihood.legend()
+    components.plot(epochs, [epoch["active_components"] for epoch in history], color="tab:green")
+    components.set(title="components with a weight above 1e-6")
+    concentration.plot(epochs, [epoch["concentration"] for epoch in history], color="tab:red")
+    concentration.set(title="concentration alpha")
+    for axes in (components, concentration):
+        axes.margins(y=0.1)
+        axes.set_ylim(bottom=0)
+    for axes in (likelihood, components, concentration):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    bars.bar(range(1, len(weights) + 1), weights, width=1.0, color="tab:purple")
+    bars.set(title="component weights", xlabel="component, largest first", yscale="log")
+    return figure
