@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_bundle import TINY, run_bundle, run_workflow
-from tiny_cases import brain, save
 
 from scripts.errors import InputError
 from scripts.export_bundle import ship
@@ -17,6 +15,8 @@ from scripts.models.encoder import DINOv2PatchEncoder
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.network import PatchAnomalyNetwork
 from scripts.models.weights import MODEL_NAME, MODELS_DIR, find_weights
+from tests.tiny_bundle import TINY, run_bundle, run_workflow
+from tests.tiny_cases import brain, save
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from tiny_bundle import ROOT
+
+from tests.tiny_bundle import ROOT
 
 IMPORTED_AGAIN = """
 import sys

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_bundle import ROOT
 
 from scripts import identity
 from scripts.data.transforms import SmoothMapd
 from scripts.identity import digest_of
+from tests.tiny_bundle import ROOT
 
 CODE = """
 import functools, re, sys

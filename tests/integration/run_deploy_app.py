@@ -1,0 +1,21 @@
+"""In the environment of the app: one study after the other, as `python deploy/app` would take each.
+
+`python run_deploy_app.py BUNDLES STUDIES OUTPUT`: every folder in STUDIES into one of the same name in OUTPUT, by the
+bundle of that name, or "anomaly".
+"""
+
+import sys
+from pathlib import Path
+
+bundles, studies, output = map(Path, sys.argv[1:])
+app = Path(__file__).resolve().parents[2] / "deploy" / "app"
+sys.path[:0] = [str(bundles / "anomaly"), str(app)]
+
+from app import run  # noqa: E402
+from monai.deploy.core import init_app_context  # noqa: E402
+
+for study in sorted(studies.iterdir()):
+    print(f"=== {study.name}", file=sys.stderr, flush=True)
+    bundle = bundles / study.name if (bundles / study.name).exists() else bundles / "anomaly"
+    context = init_app_context(["app", "-i", str(study), "-o", str(output / study.name), "-m", str(bundle)])
+    print(f"status {run(context, bundle)}", file=sys.stderr, flush=True)

@@ -1,0 +1,376 @@
+"""MONAI Label with the bundle: a real server, what it answers, what it trains, and what it says to wrong input."""
+
+import hashlib
+import json
+import shutil
+import tarfile
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from tests.integration.label_server import label_server
+from tests.tiny_bundle import run_bundle
+from tests.tiny_cases import brain, save
+
+pytestmark = pytest.mark.label
+
+AFFINE = np.diag([-0.9, 1.1, 4.0, 1])
+LESION = (slice(18, 24), slice(20, 26), slice(2, 4))
+CASES = {"plain": brain(8), "lesion": brain(9, lesion=LESION), "oblong": brain(10, shape=(31, 57, 3), lesion=LESION)}
+OTHER_NETWORK = """
+import torch
+
+
+class PatchAnomalyNetwork(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("limit", torch.zeros(1))
+
+    def forward(self, images):
+        return (images > self.limit).float()
+"""
+OTHER_INFERENCE = {
+    "device": "cpu",
+    "network_def": {"_target_": "scripts.models.PatchAnomalyNetwork"},
+    "preprocessing": {
+        "_target_": "Compose",
+        "transforms": [
+            {"_target_": "LoadImaged", "keys": "image"},
+            {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        ],
+    },
+    "inferer": {"_target_": "SimpleInferer"},
+    "postprocessing": {"_target_": "Compose", "transforms": [{"_target_": "EnsureTyped", "keys": "pred"}]},
+}
+
+
+def make_other_bundle(folder, shipped):
+    """Another author's bundle, whose ``scripts`` has modules and classes of the same names."""
+    for name in ("configs", "models", "scripts"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(shipped / "configs" / "metadata.json", folder / "configs")
+    (folder / "configs" / "inference.json").write_text(json.dumps(OTHER_INFERENCE))
+    (folder / "scripts" / "__init__.py").touch()
+    (folder / "scripts" / "network.py").write_text(OTHER_NETWORK)
+    torch.save({"limit": torch.tensor([700.0])}, folder / "models" / "model.pt")
+
+
+@pytest.fixture(scope="module")
+def folder(shipped, tmp_path_factory):
+    """Studies, normals, and bundles: ours, ours for training, ours without a fit or a model, and another."""
+    folder = tmp_path_factory.mktemp("label")
+    for name, image in CASES.items():
+        save(folder / "in" / f"{name}.nii.gz", image, AFFINE)
+    save(folder / "in" / "four-d.nii.gz", np.stack([CASES["plain"]] * 6, -1))
+    save(folder / "in" / "tiny.nii.gz", CASES["plain"][15:25, 15:25])
+    save(folder / "in" / "flat.nii.gz", np.full((40, 40, 4), 3, np.int16))
+    (folder / "in" / "text.nii.gz").write_text("not an image")
+    whole = (folder / "in" / "plain.nii.gz").read_bytes()
+    (folder / "in" / "cut-off.nii.gz").write_bytes(whole[: len(whole) // 2])
+    for seed in range(5):
+        save(folder / "normals" / f"normal-{seed}.nii.gz", brain(20 + seed), AFFINE)
+    for name in ("anomaly", "trained", "unfitted", "empty"):
+        shutil.copytree(shipped, folder / name)
+    fitted = torch.load(shipped / "models" / "model.pt", weights_only=True)
+    unfitted = {name: value for name, value in fitted.items() if not name.startswith("calibration")}
+    torch.save(unfitted, folder / "unfitted" / "models" / "model.pt")
+    (folder / "empty" / "models" / "model.pt").unlink()
+    make_other_bundle(folder / "other", shipped)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    bundles = ",".join(str(folder / name) for name in ("anomaly", "trained", "unfitted", "empty", "other"))
+    flags = ("--bundles", bundles, "--studies", str(folder / "in"), "--normals", str(folder / "normals"))
+    with label_server(folder / "served", *flags) as running:
+        yield running
+
+
+def mask_of(response, path):
+    """The label in an answer."""
+    assert response.status_code == 200, response.text
+    path.write_bytes(response.content)
+    return nib.load(path)
+
+
+def own(folder, tmp_path, model="anomaly", images=None, **settings):
+    """Masks and measurements of our own inference with a bundle's model."""
+    cases = tmp_path / "cases"
+    cases.mkdir(exist_ok=True)
+    for name in CASES:
+        shutil.copy((images or folder / "in") / f"{name}.nii.gz", cases)
+    ckpt = str(folder / model / "models" / "model.pt")
+    run_bundle("inference", dataset_dir=str(cases), output_dir=str(tmp_path / "own"), ckpt_path=ckpt, **settings)
+    masks = {name: nib.load(tmp_path / "own" / name / f"{name}_mask.nii.gz") for name in CASES}
+    summary = json.loads((tmp_path / "own" / "summary.json").read_text())
+    return masks, {entry.pop("case"): entry for entry in summary["cases"]}
+
+
+def digests(folder):
+    """SHA-256 by path of all files that are not the server's."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "served" not in path.relative_to(folder).parts[0]]
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def assert_same(label, mask):
+    assert np.array_equal(np.asarray(label.dataobj), np.asarray(mask.dataobj))
+
+
+# ---------------------------------------------------------------- inference
+
+
+def test_the_label_is_the_mask_of_our_own_inference(server, folder, tmp_path):
+    masks, _ = own(folder, tmp_path)
+    for name, mask in masks.items():
+        label = mask_of(server.infer("anomaly", name, "image"), tmp_path / "label.nii.gz")
+        assert_same(label, mask)
+        np.testing.assert_allclose(label.affine, mask.affine, atol=1e-5)
+        assert label.get_data_dtype() == np.uint8
+    assert np.asarray(masks["lesion"].dataobj)[LESION].mean() > 0.5
+
+
+def test_an_image_may_be_sent_instead_of_named(server, folder, tmp_path):
+    masks, _ = own(folder, tmp_path)
+    with open(folder / "in" / "lesion.nii.gz", "rb") as file:
+        label = mask_of(server.infer("anomaly", "", "image", {"file": ("x.nii.gz", file)}), tmp_path / "label.nii.gz")
+    assert_same(label, masks["lesion"])
+
+
+def test_a_session_brings_an_image_of_any_name(server, folder, tmp_path):
+    masks, _ = own(folder, tmp_path)
+    answer = server.infer_in_session("anomaly", "Volume 1", folder / "in" / "lesion.nii.gz")
+    assert_same(mask_of(answer, tmp_path / "label.nii.gz"), masks["lesion"])
+
+
+def test_the_answer_in_json_has_the_measurements_of_our_summary(server, folder, tmp_path):
+    _, entries = own(folder, tmp_path)
+    for name, entry in entries.items():
+        said = server.infer("anomaly", name, "json").json()
+        assert said["label_names"] == {"anomaly": 1}
+        for key, value in entry.items():
+            assert said[key] == pytest.approx(value, rel=1e-5), key
+
+
+def test_what_a_radiologist_may_set_is_offered_and_heeded(server, folder, tmp_path):
+    config = server.get("info/").json()["models"]["anomaly"]["config"]
+    assert (config["threshold"], config["smoothing_mm"]) == (1.0, 0.0)
+    for settings in ({"threshold": 0.4}, {"smoothing_mm": 3.0}, {}):
+        masks, _ = own(folder, tmp_path, **settings)
+        assert_same(
+            mask_of(server.infer("anomaly", "lesion", "image", **settings), tmp_path / "l.nii.gz"), masks["lesion"]
+        )
+
+
+def test_another_bundle_beside_ours_leaves_both_right(server, folder, tmp_path):
+    masks, _ = own(folder, tmp_path)
+    for name in ("lesion", "oblong", "lesion"):
+        assert_same(mask_of(server.infer("anomaly", name, "image"), tmp_path / "l.nii.gz"), masks[name])
+        other = mask_of(server.infer("other", name, "image"), tmp_path / "l.nii.gz")
+        assert np.array_equal(np.asarray(other.dataobj) == 1, CASES[name] > 700)
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_training_on_normals_renews_the_model_that_is_used(server, folder, tmp_path):
+    originals, copy = digests(folder), folder / "served" / "bundles" / "trained"
+    before = (copy / "models" / "model.pt").read_bytes()
+    marked = np.zeros(CASES["lesion"].shape, np.uint8)
+    marked[LESION] = 1
+    save(tmp_path / "marked.nii.gz", marked, AFFINE)
+    server.put_label("lesion", tmp_path / "marked.nii.gz")  # labelled, but not normal: left out
+    response = server.train("trained", max_epochs=4)
+    assert response.status_code == 200, response.text
+    assert (copy / "models" / "model.pt").read_bytes() != before
+    assert digests(folder) == originals
+    data = json.loads((copy / "output" / "fit_report.json").read_text())["data"]
+    assert data["train"]["cases"] + data["validation"]["cases"] == 5
+    masks, entries = own(folder / "served" / "bundles", tmp_path, "trained", folder / "in")
+    for name, mask in masks.items():
+        assert_same(mask_of(server.infer("trained", name, "image"), tmp_path / "l.nii.gz"), mask)
+    said = server.infer("trained", "lesion", "json").json()["image_score"]
+    assert said == pytest.approx(entries["lesion"]["image_score"], rel=1e-5)
+    assert said != pytest.approx(server.infer("anomaly", "lesion", "json").json()["image_score"], rel=1e-3)
+
+
+def test_a_training_in_the_background_shows_its_epochs(server):
+    details = server.train_in_background("trained", max_epochs=3)
+    assert any("epoch 3/3: validation log-likelihood" in line for line in details)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"val_split": 0.0}, "None of 0 cases is normal"), ({"max_epochs": 0}, "max_epochs must")],
+)
+def test_a_training_that_fails_leaves_the_model(server, folder, settings, expected):
+    model = folder / "served" / "bundles" / "anomaly" / "models" / "model.pt"
+    before = model.read_bytes()
+    response = server.train("anomaly", **settings)
+    assert response.status_code == 422 and expected in response.json()["detail"]
+    assert model.read_bytes() == before
+    assert server.infer("anomaly", "lesion", "json").status_code == 200
+
+
+# ---------------------------------------------------------------- wrong input
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "status", "expected"),
+    [
+        ("anomaly", "four-d", 422, "6 volumes or channels"),
+        ("anomaly", "tiny", 422, "10 x 10 pixels"),
+        ("anomaly", "flat", 422, "every voxel is 3"),
+        ("anomaly", "text", 422, "the file is damaged"),
+        ("anomaly", "cut-off", 422, "the file is damaged"),
+        ("anomaly", "nobody", 404, "There is no image 'nobody'"),
+        ("anomaly", "../in/lesion", 422, "must be a plain name"),
+        ("anomaly", "/etc/hostname", 422, "must be a plain name"),
+        ("unfitted", "lesion", 422, "is not a model of this network"),
+        ("empty", "lesion", 404, "no fitted model 'empty'"),
+        ("nothing", "lesion", 404, "no fitted model 'nothing'"),
+    ],
+)
+def test_what_cannot_be_scored_is_answered_with_why(server, folder, model, image, status, expected):
+    before = sorted(path for path in (folder / "served").rglob("*") if "logs" not in path.parts)
+    for output in ("image", "json"):
+        response = server.infer(model, image, output)
+        assert response.status_code == status and expected in response.json()["detail"], response.text
+    assert sorted(path for path in (folder / "served").rglob("*") if "logs" not in path.parts) == before
+    assert server.infer("anomaly", "lesion", "json").status_code == 200
+
+
+def test_settings_out_of_range_are_answered_with_the_range(server):
+    response = server.infer("anomaly", "lesion", "json", smoothing_mm=-1)
+    assert response.status_code == 422 and "must not be negative" in response.json()["detail"]
+    assert server.infer("anomaly", "lesion", "json").status_code == 200
+
+
+# ---------------------------------------------------------------- originals
+
+NEW = ("new.nii.gz", b"not an original")
+UPLOAD, LABEL = {"files": {"file": NEW}}, {"files": {"label": NEW}}
+
+
+def with_params(**params):
+    return {"data": {"params": json.dumps(params)}}
+
+
+def attacks(folder):
+    """Requests that would change, replace or delete what is not the server's: method, path, arguments, status."""
+    original, evil = folder / "in" / "lesion.nii.gz", folder / "evil"
+    run = f"$__import__('pathlib').Path({str(evil)!r}).write_text('run')"
+    archive = folder / "served" / "evil.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder / "in" / "text.nii.gz", arcname=f"../../../../../../../../..{original}")
+    outside = f"../../../in/{original.name}"
+    for address in ("datastore/", "datastore/image"):
+        yield "DELETE", address, {"params": {"id": "lesion"}}, 403
+        yield "DELETE", address, {"params": {"id": "lesion.nii.gz"}}, 404
+        for name in (str(original), "../in/lesion", "", ".", "..", "lesion\0", "lesion\n"):
+            yield "DELETE", address, {"params": {"id": name}}, 422
+        yield "PUT", address, {"params": {"image": "lesion"}, **UPLOAD}, 403
+        yield "PUT", address, {"params": {"image": "lesion"}, "files": {"file": ("x.png", b"")}}, 403
+        yield "PUT", address, {"files": {"file": ("lesion.nii.gz", b"")}}, 403
+        yield "PUT", address, {"files": {"file": ("lesion.v2.nii.gz", b"")}}, 403
+        yield "PUT", address, {"params": {"image": "datastore_v2"}, "files": {"file": ("x.json", b"{}")}}, 422
+        for name in (str(original)[: -len(".nii.gz")], "../in/lesion", "..\\lesion", "", "."):
+            yield "PUT", address, {"params": {"image": name}, **UPLOAD}, 422
+    for tag in ("..", ".", "../..", "../../../in", str(original.parent), "", "..\\..", "a\0b"):
+        yield "PUT", "datastore/label", {"params": {"image": "lesion", "tag": tag}, **LABEL}, 422
+        yield "DELETE", "datastore/label", {"params": {"id": "lesion", "tag": tag}}, 422
+        yield "POST", "infer/anomaly?image=lesion", with_params(save_label=True, label_tag=tag or ".."), 422
+        yield "POST", "batch/infer/anomaly?run_sync=true", {"json": {"label_tag": tag or ".."}}, 422
+    yield "PUT", "datastore/label", {"params": [("image", "lesion"), ("tag", ".."), ("tag", "final")], **LABEL}, 422
+    yield "PUT", "datastore/label", {"params": {"image": outside}, **LABEL}, 422
+    yield "PUT", "datastore/label", {"params": {"image": "nobody"}, **LABEL}, 404
+    yield "DELETE", "datastore/label", {"params": {"id": "plain", "tag": "nothing"}}, 404
+    yield "PUT", "session/?uncompress=true", {"files": {"files": ("evil.tar", archive.read_bytes())}}, 403
+    yield "PUT", "session/", {"files": {"files": ("..", b"")}}, 422
+    for session in ("..%2F..%2Fin", "%2e%2e", "%00"):
+        for method in ("GET", "DELETE"):
+            yield method, f"session/{session}", {}, (404, 422)
+    yield "POST", "infer/anomaly", {"params": {"session_id": "../../in"}}, 422
+    yield "POST", "infer/anomaly", {"params": {"session_id": str(folder / "in")}}, 422
+    for method in ("PUT", "DELETE"):
+        yield method, "model/..%2F..%2Fanomaly", {"files": {"file": NEW}}, 404
+    for params in (
+        {"threshold": run},
+        {"device": run},
+        {"threshold": {"_target_": "shutil.rmtree", "path": str(folder / "in")}},
+        {"image": str(original), "save_label": True},
+        {"model_filename": "../../../../evil.pt"},
+        {"result_extension": "/../../evil.nii.gz"},
+    ):
+        yield "POST", "infer/anomaly?image=lesion", with_params(**params), 422
+    for params in (
+        {"max_epochs": run},
+        {"anomaly": {"device": run}},
+        {"tracking": "mlflow", "tracking_uri": evil.as_uri()},
+        {"bundle_path": str(folder / "other")},
+        {"model_filename": ["../../evil.pt"]},
+        {"run_id": run},
+    ):
+        for address in ("train/anomaly", "train/", "batch/infer/anomaly", "scoring/", "activelearning/random"):
+            yield "POST", f"{address}?run_sync=true", {"json": params}, 422
+    yield "POST", "batch/infer/anomaly?run_sync=true", {"json": {"images": [str(original)]}}, 422
+    yield "POST", "train/anomaly", {"data": b"[" * 100_000, "headers": {"Content-Type": "application/json"}}, (400, 422)
+    yield "PUT", "datastore/image/info?image=lesion", {"data": {"info": "[1]"}}, 422
+    yield "POST", "proxy/dicom/stow/studies", {"data": b"x"}, 403
+    yield "GET", "proxy/dicom/wado/..%2F..%2Ftools", {}, 422
+
+
+def test_no_request_reaches_an_original(server, folder):
+    for method, path, arguments, status in attacks(folder):
+        before = digests(folder)
+        response = server.send(method, path, **arguments)
+        assert response.status_code in (status if isinstance(status, tuple) else (status,)), (method, path, arguments)
+        assert response.json()["detail"].strip()
+        assert digests(folder) == before, (method, path, arguments)
+    assert server.infer("anomaly", "lesion", "json").status_code == 200
+    assert set(CASES) <= set(server.get("datastore/", output="all").json()["objects"])
+
+
+def test_an_uploaded_image_is_the_servers_own(server, folder):
+    before, image = digests(folder), (folder / "in" / "lesion.nii.gz").read_bytes()
+    for file_name in ("own.nii.gz", "/home/somebody/own.nii.gz"):  # 3D Slicer sends the path
+        upload = {"params": {"image": "own"}, "files": {"file": (file_name, image)}}
+        assert server.send("PUT", "datastore/", **upload).json() == {"image": "own"}
+        assert server.send("PUT", "datastore/", **upload).status_code == 403
+        (uploaded,) = (folder / "served").glob("studies-*/own.nii.gz")
+        assert uploaded.read_bytes() == image and not uploaded.is_symlink()
+        assert server.infer("anomaly", "own", "json").status_code == 200
+        assert server.send("DELETE", "datastore/", params={"id": "own"}).status_code == 200
+        assert not uploaded.exists()
+    assert digests(folder) == before
+
+
+def test_a_label_lands_in_the_servers_folder_and_can_be_deleted(server, folder):
+    before = digests(folder)
+    server.put_label("oblong", folder / "in" / "oblong.nii.gz")
+    (label,) = (folder / "served").glob("studies-*/labels/final/oblong.nii.gz")
+    assert label.is_file() and not label.is_symlink()
+    label.unlink()
+    label.symlink_to(folder / "in" / "plain.nii.gz")  # as somebody may who keeps labels elsewhere
+    image = {"image": "oblong", "tag": "final"}
+    assert server.send("PUT", "datastore/label", params=image, files={"label": NEW}).status_code == 403
+    assert server.send("DELETE", "datastore/label", params={"id": "oblong", "tag": "final"}).status_code == 403
+    label.unlink()
+    server.put_label("oblong", folder / "in" / "oblong.nii.gz")
+    assert server.send("DELETE", "datastore/label", params={"id": "oblong", "tag": "final"}).status_code == 200
+    assert not label.exists() and digests(folder) == before
+
+
+def test_temporary_files_stay_in_the_servers_folder(server, folder):
+    (temporary,) = (folder / "served").glob(".dpmm_partial-*")
+    before = set(temporary.iterdir())
+    assert server.get("datastore/dataset").status_code == 200
+    assert set(temporary.iterdir()) > before
+
+
+def test_sentences_name_no_folders(server, folder):
+    for name in ("text", "cut-off"):
+        detail = server.infer("anomaly", name, "json").json()["detail"]
+        assert str(folder) not in detail and "/in/" not in detail
