@@ -31,9 +31,9 @@ from torch.utils.data import DataLoader
 from scripts.models.encoder import DINOv2PatchEncoder
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.weights import load_encoder_weights
-from scripts.training.embeddings import StoredSlices
+from scripts.training.embeddings import CachedEmbeddings
 from scripts.training.handlers import INIT_PARAMS, starting_means
-from scripts.training.sampler import EpochBatches
+from scripts.training.sampler import DistributedBatchSampler
 
 ROOT = Path(__file__).resolve().parent.parent
 STEP_SIZE, BATCH_SLICES, REG_COVAR = 0.2, 12, {"diag": 1e-6, "low_rank": 1e-6, "full": 1e-3}
@@ -65,20 +65,20 @@ def main() -> None:
             print(f"  {what:66s}{value}", flush=True)
 
 
-def slices_in(files: Sequence[Path]) -> StoredSlices:
+def slices_in(files: Sequence[Path]) -> CachedEmbeddings:
     """The slices in files of a store."""
-    return StoredSlices(files, np.load(files[0], mmap_mode="r").shape[2])
+    return CachedEmbeddings(files, np.load(files[0], mmap_mode="r").shape[2])
 
 
-def epoch_of(data: StoredSlices, number: int, seed: int = 0) -> Iterator[torch.Tensor]:
+def epoch_of(data: CachedEmbeddings, number: int, seed: int = 0) -> Iterator[torch.Tensor]:
     """Batches ``[N,D]`` of an epoch, read as a fit reads them."""
-    batches = EpochBatches(data, BATCH_SLICES, seed)
+    batches = DistributedBatchSampler(data, BATCH_SLICES, seed)
     batches.set_epoch(number)
     for batch in DataLoader(data, batch_sampler=batches, collate_fn=data.collate):
         yield batch.float()
 
 
-def diagonal_step(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, str]]:
+def diagonal_step(train: CachedEmbeddings, held_out: CachedEmbeddings) -> Iterator[tuple[str, str]]:
     """A diagonal step with all of K=500 components in use, 12,288 patches."""
     x = train.sample(STEP_PATCHES, seed=0)
     fresh = started(train, "diag", 500)
@@ -98,7 +98,7 @@ def diagonal_step(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple
     yield "peak memory above the batch", f"{in_child('step', train):.0f} MB"
 
 
-def against_scikit_learn(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, str]]:
+def against_scikit_learn(train: CachedEmbeddings, held_out: CachedEmbeddings) -> Iterator[tuple[str, str]]:
     """A pass over the same patches with scikit-learn's BayesianGaussianMixture, and what both give after ten."""
     validation = held_out.sample(20000, seed=0)
     for kind, k, n in (("diag", 500, 61440), ("full", 100, 20000)):
@@ -132,7 +132,7 @@ def against_scikit_learn(train: StoredSlices, held_out: StoredSlices) -> Iterato
         yield f"{kind}: held-out log-likelihood after 10 passes, here and there", f"{here:.1f} and {there:.1f} nats"
 
 
-def low_rank_step(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, str]]:
+def low_rank_step(train: CachedEmbeddings, held_out: CachedEmbeddings) -> Iterator[tuple[str, str]]:
     """Steps of rank 4 and diagonal ones over the same epochs, K=500."""
     mixtures = {kind: started(train, kind, 500) for kind in ("diag", "low_rank")}
     for epoch in (1, 2, 3):
@@ -148,7 +148,7 @@ def low_rank_step(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple
 
 
 @torch.no_grad()
-def whole_fit(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, str]]:
+def whole_fit(train: CachedEmbeddings, held_out: CachedEmbeddings) -> Iterator[tuple[str, str]]:
     """40 epochs on stored embeddings, with validation after each, and embedding the same slices once."""
     encoder = load_encoder_weights(DINOv2PatchEncoder(layers=[8]))
     brain = torch.from_numpy(load_mni152_template(resolution=2).get_fdata(dtype=np.float32))
@@ -169,7 +169,7 @@ def whole_fit(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str
     yield "40 epochs, diag, K=500", f"{fit:.0f} s: {fit / embedding:.2f} of embedding"
 
 
-def starts(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, str]]:
+def starts(train: CachedEmbeddings, held_out: CachedEmbeddings) -> Iterator[tuple[str, str]]:
     """What the starting means decide: fits of 15 epochs from both starts over 5 seeds."""
     for kind in ("diag", "low_rank"):
         likelihoods: dict[str, list[float]] = {init_params: [] for init_params in INIT_PARAMS}
@@ -199,7 +199,7 @@ def starts(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, s
             )
 
 
-def size_of_the_set(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, str]]:
+def size_of_the_set(train: CachedEmbeddings, held_out: CachedEmbeddings) -> Iterator[tuple[str, str]]:
     """Cost of a step and memory with eight times the slices."""
     steps = {}
     with tempfile.TemporaryDirectory() as name:
@@ -221,7 +221,7 @@ def size_of_the_set(train: StoredSlices, held_out: StoredSlices) -> Iterator[tup
             )
 
 
-def on_the_gpu(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[str, str]]:
+def on_the_gpu(train: CachedEmbeddings, held_out: CachedEmbeddings) -> Iterator[tuple[str, str]]:
     """A diagonal step on the GPU."""
     if not torch.cuda.is_available():
         yield "not measured", "no GPU here"
@@ -240,7 +240,7 @@ def on_the_gpu(train: StoredSlices, held_out: StoredSlices) -> Iterator[tuple[st
     yield "difference of the log-likelihoods, relative", f"{abs(results[1] / results[0] - 1):.1e}"
 
 
-def started(train: StoredSlices, kind: str, k: int, x: torch.Tensor | None = None) -> DirichletProcessMixture:
+def started(train: CachedEmbeddings, kind: str, k: int, x: torch.Tensor | None = None) -> DirichletProcessMixture:
     """A mixture that starts from patches of the set."""
     x = train.sample(20000, seed=2) if x is None else x
     mixture = DirichletProcessMixture(k, x.shape[1], kind, reg_covar=REG_COVAR[kind], rank=RANK)
@@ -265,7 +265,7 @@ def seconds_of(work: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def in_child(memory: str, data: StoredSlices) -> float:
+def in_child(memory: str, data: CachedEmbeddings) -> float:
     """Peak memory in MB that a process of its own measures."""
     with tempfile.TemporaryDirectory() as name:
         for number, file in enumerate(data.files):
@@ -274,7 +274,7 @@ def in_child(memory: str, data: StoredSlices) -> float:
         return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def peak_of_step(data: StoredSlices) -> float:
+def peak_of_step(data: CachedEmbeddings) -> float:
     """MB by which a diagonal step with all components raises the peak."""
     x = data.sample(STEP_PATCHES, seed=0)
     mixture = started(data, "diag", 500, x)
@@ -282,7 +282,7 @@ def peak_of_step(data: StoredSlices) -> float:
     return peak_above_now(partial(mixture.partial_fit, x, STEP_SIZE))
 
 
-def peak_of_epoch(data: StoredSlices) -> float:
+def peak_of_epoch(data: CachedEmbeddings) -> float:
     """MB by which an epoch, the start included, raises the peak."""
 
     def epoch() -> None:

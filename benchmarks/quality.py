@@ -29,8 +29,8 @@ from scripts.metrics.functional import pixel_metrics
 from scripts.metrics.histograms import bin_edges, count_pixels
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.network import PatchAnomalyNetwork
-from scripts.training.embeddings import EmbeddingDataset, StoredSlices
-from scripts.training.sampler import EpochBatches
+from scripts.training.embeddings import CachedEmbeddings, EmbeddingDataset
+from scripts.training.sampler import DistributedBatchSampler
 
 from .memory_bank import MemoryBank
 
@@ -47,7 +47,7 @@ class Case(NamedTuple):
     """An anomalous case: what is needed to make a map of it, and the truth."""
 
     image: Any
-    stored: StoredSlices
+    stored: CachedEmbeddings
     label: np.ndarray
     subject: str
 
@@ -55,8 +55,8 @@ class Case(NamedTuple):
 class Variant(NamedTuple):
     """Embeddings of all sets under some settings."""
 
-    train: StoredSlices
-    validation: StoredSlices
+    train: CachedEmbeddings
+    validation: CachedEmbeddings
     cases: list[Case]
     network: PatchAnomalyNetwork
     inferer: DPMMInferer
@@ -166,13 +166,15 @@ def config(name: str, **overrides: Any) -> ConfigParser:
     return parser
 
 
-def mixture(covariance_type: str, train: StoredSlices, seed: int, epochs: int, reg_covar: float | None = None) -> Model:
+def mixture(
+    covariance_type: str, train: CachedEmbeddings, seed: int, epochs: int, reg_covar: float | None = None
+) -> Model:
     """A Dirichlet process mixture with every score kind it has; rank and `reg_covar` are the default's."""
     default = config("train")
     reg_covar = default["reg_covar"] if reg_covar is None else reg_covar
     fitted = DirichletProcessMixture(500, train.n_features, covariance_type, reg_covar=reg_covar, rank=default["rank"])
     fitted.initialize(train.sample(20000, seed), generator=torch.Generator().manual_seed(seed))
-    batches = EpochBatches(train, 12, seed)
+    batches = DistributedBatchSampler(train, 12, seed)
     for epoch in range(1, epochs + 1):
         batches.set_epoch(epoch)
         for batch in DataLoader(train, batch_sampler=batches, collate_fn=train.collate):
@@ -187,7 +189,7 @@ def scorer(mixture: DirichletProcessMixture, kind: str) -> Score:
     return lambda patches: mixture.anomaly_score(patches, kind)
 
 
-def k_means(train: StoredSlices, seed: int, epochs: int) -> Model:
+def k_means(train: CachedEmbeddings, seed: int, epochs: int) -> Model:
     """K-means with as many centres as a mixture may have components."""
     patches = train.sample(100000, seed).numpy()
     fitted = MiniBatchKMeans(500, random_state=seed, batch_size=12288, n_init=1).fit(patches)
@@ -195,14 +197,14 @@ def k_means(train: StoredSlices, seed: int, epochs: int) -> Model:
     return Model("k-means", {"cosine": lambda patches: 1 - (patches @ centres.T).amax(1)}, centres.numel())
 
 
-def memory_bank(train: StoredSlices, seed: int, epochs: int) -> Model:
+def memory_bank(train: CachedEmbeddings, seed: int, epochs: int) -> Model:
     """All patches of the normals, searched exactly."""
     bank = MemoryBank((train[index].float().numpy() for index in range(len(train))), train.n_features)
     scores = {"cosine": lambda patches: torch.from_numpy(bank.distances(patches.numpy()))}
     return Model("memory bank", scores, bank.n_numbers)
 
 
-MODELS: dict[str, Callable[[StoredSlices, int, int], Model]] = {
+MODELS: dict[str, Callable[[CachedEmbeddings, int, int], Model]] = {
     "diag": partial(mixture, "diag", reg_covar=1e-6),  # the paper's
     "low_rank": partial(mixture, "low_rank"),
     "k_means": k_means,

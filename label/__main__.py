@@ -26,7 +26,7 @@ import requests
 from fire.decorators import SetParseFns
 
 from scripts.errors import InputError
-from scripts.export_bundle import ship
+from scripts.export_bundle import export_bundle
 from scripts.recorded_directory import PARTIAL, RecordedDirectory
 
 from .app_folder import (
@@ -104,7 +104,7 @@ def ship_once(ckpt_path: str, output: RecordedDirectory, settings: dict[str, Any
     target = output.path / "anomaly"
     origin = {"model": model_digest(Path(ckpt_path)), "settings": json.loads(json.dumps(settings))}
     if not is_made_from(output, target, origin):
-        ship(ckpt_path, target, **{"show_progress": False, **settings})
+        export_bundle(ckpt_path, target, **{"show_progress": False, **settings})
     return target
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from dicom import what_is_wrong
+from dicom import validate_series
 from dicomweb_client import DICOMwebClient
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
@@ -73,7 +73,7 @@ def refuse_unknown(request: Request) -> None:
         return
     if is_remote:
         headers = headers_of(image, datastore._client)
-        is_known, wrong = bool(headers), what_is_wrong(headers) if headers else ""
+        is_known, wrong = bool(headers), validate_series(headers) if headers else ""
     else:
         is_known, wrong = image in datastore.list_images(), ""
     if not is_known:

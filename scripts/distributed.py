@@ -11,7 +11,7 @@ import torch
 from .errors import InputError
 
 
-def share(items: Sequence[Any]) -> list[Any]:
+def partition(items: Sequence[Any]) -> list[Any]:
     """The items that are this process's; all where there is one process.
 
     Raises:

@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("configs", "docs", "scripts", "LICENSE", "README.md", "large_files.yml", "requirements.txt")
 
 
-def ship(ckpt_path: str | os.PathLike, output: str | os.PathLike, **settings: Any) -> None:
+def export_bundle(ckpt_path: str | os.PathLike, output: str | os.PathLike, **settings: Any) -> None:
     """Copy the bundle, with a fitted model as its ``models/model.pt``.
 
     Args:
@@ -125,7 +125,7 @@ def _old(target: Path) -> Path:
 
 
 def _foreign(copy: Path) -> str | None:
-    """Name a file in a copy that is not as `ship` wrote it; None where there is none."""
+    """Name a file in a copy that is not as `export_bundle` wrote it; None where there is none."""
     files = read_record(copy)["files"] if has_record(copy) else {}
     for path in _files(copy):
         name = str(path.relative_to(copy))
@@ -172,4 +172,4 @@ def check(bundle: Path) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(ship)
+    fire.Fire(export_bundle)

@@ -14,7 +14,7 @@ from typing import Any
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Write a file beside its place, and move it there at the end.
 
     Args:
@@ -34,7 +34,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     """Fill a folder beside its place, and move it there at the end, where it replaces an older one.
 
     Args:
@@ -74,14 +74,14 @@ def file_sha256(path: str | os.PathLike) -> str:
 
 
 def write_json(content: Any, path: str | os.PathLike) -> None:
-    """Write what JSON can hold; see `whole_file`."""
-    with whole_file(path) as partial:
+    """Write what JSON can hold; see `atomic_write`."""
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: str | os.PathLike) -> None:
-    """Write a table, with empty fields where a row lacks a column or has None; see `whole_file`."""
-    with whole_file(path) as partial, partial.open("w", newline="") as file:
+    """Write a table, with empty fields where a row lacks a column or has None; see `atomic_write`."""
+    with atomic_write(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -27,7 +27,11 @@ RECORD = ".dpmm_record.json"
 LOCK = ".dpmm_lock"
 PARTIAL = ".dpmm_partial-"  # begins the names of files and directories that are being written
 OLD = ".dpmm_old-"  # begins the names of directories that are being replaced
-LEFTOVERS = (PARTIAL, f".{PARTIAL}", f".{RECORD}.")  # begin the names of what a killed process leaves; see `whole_file`
+LEFTOVERS = (
+    PARTIAL,
+    f".{PARTIAL}",
+    f".{RECORD}.",
+)  # begin the names of what a killed process leaves; see `atomic_write`
 NOT_CONTENT = frozenset({LOCK, ".DS_Store", "Thumbs.db", "desktop.ini"})
 DIRECTORY = "directory"  # under which a record says the name of the directory that it was written for
 WITHOUT_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # what a file system that has none says

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fire
 
-from .export_bundle import ship
+from .export_bundle import export_bundle
 
 if __name__ == "__main__":
-    fire.Fire(ship)
+    fire.Fire(export_bundle)

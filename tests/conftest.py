@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scripts.errors import InputError
-from scripts.export_bundle import ship
+from scripts.export_bundle import export_bundle
 from scripts.models.encoder import DINOv2PatchEncoder
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.network import PatchAnomalyNetwork
@@ -96,7 +96,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         output_dir=str(folder / "fit"),
         ckpt_path=str(folder / "model.pt"),
     )
-    ship(folder / "model.pt", folder / "anomaly", **TINY)
+    export_bundle(folder / "model.pt", folder / "anomaly", **TINY)
     return folder / "anomaly"
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from scripts.errors import InputError, cause_of
-from scripts.export_bundle import ship
+from scripts.export_bundle import export_bundle
 from scripts.models.checkpoint import save_network
 from scripts.models.encoder import DINOv2PatchEncoder
 from scripts.models.mixture import DirichletProcessMixture
@@ -43,7 +43,7 @@ def test_it_needs_no_flags_and_gives_the_same_masks(shipped, tmp_path):
 
 
 def test_settings_that_are_given_stand_in_both_configs(shipped, tmp_path):
-    ship(shipped / "models" / "model.pt", tmp_path / "b", **TINY, target_fpr=0.05, threshold=1.5)
+    export_bundle(shipped / "models" / "model.pt", tmp_path / "b", **TINY, target_fpr=0.05, threshold=1.5)
     for name in ("train", "inference"):
         config = json.loads((tmp_path / "b" / "configs" / f"{name}.json").read_text())
         assert (config["target_fpr"], config["n_components"]) == (0.05, 8)
@@ -54,7 +54,7 @@ def test_what_was_compiled_goes_with_the_model(shipped, tmp_path):
     shutil.copy(shipped / "models" / "model.pt", tmp_path)
     (tmp_path / "model.compiled" / "key").mkdir(parents=True)
     (tmp_path / "model.compiled" / "key" / "blocks.onnx").write_text("compiled")
-    ship(tmp_path / "model.pt", tmp_path / "b", **TINY)
+    export_bundle(tmp_path / "model.pt", tmp_path / "b", **TINY)
     assert (tmp_path / "b" / "models" / "model.compiled" / "key" / "blocks.onnx").read_text() == "compiled"
 
 
@@ -83,9 +83,9 @@ def test_another_bundle_is_left_alone(shipped, tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "metadata.json").write_text('{"name": "of somebody else"}')
     with pytest.raises(InputError, match="is left alone"):
-        ship(shipped / "models" / "model.pt", tmp_path, **TINY)
+        export_bundle(shipped / "models" / "model.pt", tmp_path, **TINY)
     with pytest.raises(InputError, match="is left alone"):
-        ship(shipped / "models" / "model.pt", ROOT / "docs" / "copy", **TINY)
+        export_bundle(shipped / "models" / "model.pt", ROOT / "docs" / "copy", **TINY)
 
 
 @pytest.mark.parametrize(
@@ -103,17 +103,17 @@ def test_another_bundle_is_left_alone(shipped, tmp_path):
 def test_what_cannot_be_shipped(shipped, tmp_path, settings, expected):
     given = {"ckpt_path": shipped / "models" / "model.pt", "output": tmp_path / "b", **TINY, **settings}
     with pytest.raises((InputError, RuntimeError)) as caught:
-        ship(**given)
+        export_bundle(**given)
     assert isinstance(cause_of(caught.value), InputError) and expected in str(cause_of(caught.value))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_older_copy_stays_when_the_new_one_fails(shipped, tmp_path):
-    ship(shipped / "models" / "model.pt", tmp_path / "b", **TINY)
+    export_bundle(shipped / "models" / "model.pt", tmp_path / "b", **TINY)
     before = (tmp_path / "b" / "models" / "model.pt").stat()
     (tmp_path / "bad.pt").write_bytes(b"no model")
     with pytest.raises(InputError, match="cannot be read"):
-        ship(tmp_path / "bad.pt", tmp_path / "b", **TINY)
+        export_bundle(tmp_path / "bad.pt", tmp_path / "b", **TINY)
     assert (tmp_path / "b" / "models" / "model.pt").stat() == before
 
 
@@ -125,7 +125,7 @@ def files_of(folder):
 def copied(shipped, tmp_path):
     """A shipped copy of this test's own, and what makes another in its place."""
     shutil.copytree(shipped, tmp_path / "b")
-    return tmp_path / "b", lambda: ship(shipped / "models" / "model.pt", tmp_path / "b", **TINY)
+    return tmp_path / "b", lambda: export_bundle(shipped / "models" / "model.pt", tmp_path / "b", **TINY)
 
 
 def test_a_copy_as_it_was_shipped_is_replaced(copied):
@@ -196,6 +196,6 @@ def test_a_replacement_that_is_cut_off_is_finished_by_the_next(copied, monkeypat
 def test_a_copy_that_cannot_be_written_is_said_in_a_sentence(shipped, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match=r"output .* cannot be written \(.*\); give another folder"):
-        ship(shipped / "models" / "model.pt", tmp_path / "file" / "b", **TINY)
+        export_bundle(shipped / "models" / "model.pt", tmp_path / "file" / "b", **TINY)
     with pytest.raises(InputError, match="output must name a folder"):
-        ship(shipped / "models" / "model.pt", "", **TINY)
+        export_bundle(shipped / "models" / "model.pt", "", **TINY)

@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from scripts.files import whole_file, whole_folder
+from scripts.files import atomic_directory, atomic_write
 
 
 def fill(folder, text):
-    with whole_folder(folder) as partial:
+    with atomic_directory(folder) as partial:
         (partial / "file").write_text(text)
 
 
@@ -21,7 +21,7 @@ def test_a_folder_replaces_an_older_one(tmp_path):
 
 def test_the_older_folder_stays_when_filling_fails(tmp_path):
     fill(tmp_path / "folder", "old")
-    with pytest.raises(OSError, match="no space"), whole_folder(tmp_path / "folder"):
+    with pytest.raises(OSError, match="no space"), atomic_directory(tmp_path / "folder"):
         raise OSError("no space")
     assert (tmp_path / "folder" / "file").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
@@ -46,14 +46,14 @@ def test_the_older_folder_stays_when_the_new_one_cannot_be_moved(tmp_path, monke
 def test_what_a_killed_run_left_is_taken_up(tmp_path):
     fill(tmp_path / ".folder.old", "old")
     (tmp_path / ".folder.partial").mkdir()
-    with pytest.raises(OSError, match="no space"), whole_folder(tmp_path / "folder"):
+    with pytest.raises(OSError, match="no space"), atomic_directory(tmp_path / "folder"):
         raise OSError("no space")
     assert (tmp_path / "folder" / "file").read_text() == "old"
 
 
 def test_a_file_stays_when_writing_fails(tmp_path):
     (tmp_path / "file").write_text("old")
-    with pytest.raises(OSError, match="no space"), whole_file(tmp_path / "file") as partial:
+    with pytest.raises(OSError, match="no space"), atomic_write(tmp_path / "file") as partial:
         partial.write_text("new")
         raise OSError("no space")
     assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1

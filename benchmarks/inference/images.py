@@ -11,7 +11,7 @@ import numpy as np
 from nilearn.datasets import load_mni152_template
 
 from demo.population import write_population
-from scripts.files import whole_file
+from scripts.files import atomic_write
 
 
 class Images(NamedTuple):
@@ -56,8 +56,8 @@ def find_images(data: Path, output: Path) -> Images:
 
 
 def save(image: nib.Nifti1Image, path: Path) -> None:
-    """Write a ``.nii.gz`` file; see `whole_file`."""
-    with whole_file(path) as partial:
+    """Write a ``.nii.gz`` file; see `atomic_write`."""
+    with atomic_write(path) as partial:
         partial.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6))
 
 

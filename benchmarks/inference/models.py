@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from scripts.files import whole_file
-from scripts.runtimes.cache import Artefacts
+from scripts.files import atomic_write
+from scripts.runtimes.cache import RuntimeCache
 
 from .images import Images
 from .processes import RowError, run_bundle
@@ -32,7 +32,7 @@ class Models:
         self._failed: dict[Path, RowError] = {}
         own = self.path()
         if given and not own.is_file():
-            with whole_file(own) as partial:
+            with atomic_write(own) as partial:
                 shutil.copyfile(given, partial)
         if given and not filecmp.cmp(given, own, shallow=False):
             raise ValueError(f"{folder} holds another model than {given}, and figures of it; give another --output.")
@@ -72,7 +72,7 @@ class Models:
         path = self.fitted(**settings)
         if path in self._failed:
             raise self._failed[path]
-        if not Artefacts(path).is_quantized:
+        if not RuntimeCache(path).is_quantized:
             print(f"quantising {path.parent.name}", flush=True)
             try:
                 run_bundle(

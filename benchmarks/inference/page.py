@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from scripts.files import whole_file
+from scripts.files import atomic_write
 
 from . import tables
 from .plots import plots
@@ -26,7 +26,7 @@ def write_page(results: Results, page: Path) -> None:
     """
     drawn = {name: (f"{page.stem}_{name}.png", png) for name, png in plots(results).items()}
     for file, png in drawn.values():
-        with whole_file(page.with_name(file)) as partial:
+        with atomic_write(page.with_name(file)) as partial:
             partial.write_bytes(png)
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -54,5 +54,5 @@ def write_page(results: Results, page: Path) -> None:
         slices=tables.more_slices(found["slices"]),
         normals=tables.more_normals(found["normals"]),
     )
-    with whole_file(page) as partial:
+    with atomic_write(page) as partial:
         partial.write_text(text, encoding="utf-8")

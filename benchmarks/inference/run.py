@@ -60,7 +60,7 @@ def measure(
         ``parts``; ``encoder`` and ``score`` of one slice, the median of repeated calls; what the encoder saw
         (``n_slices``, ``n_patches``; of the largest slice ``pixels``, ``patches_of_slice`` and ``gflop``);
         ``n_features`` and ``n_active`` components; ``model_mb``, ``mixture_mb``, and the ``peak_mb`` of memory and
-        ``gpu_mb`` when the run was over; the runtime and precision that it ``runs_in``.
+        ``gpu_mb`` when the run was over; the runtime and precision that it ``backend_name``.
     """
     workflow = ConfigWorkflow(
         config_file=[str(ROOT / "configs" / f"{name}.json") for name in ("inference", *overlays)],
@@ -106,7 +106,7 @@ def measure(
             "score": median_seconds(partial(network.patch_scores, embeddings, network.score), finish),
         }
     return {
-        "runs_in": network.encoder.runs_in,
+        "backend_name": network.encoder.backend_name,
         "start": begin - (begin if started is None else started),
         "run": run,
         "parts": parts,

@@ -132,7 +132,7 @@ def more_normals(normals: Table) -> Text:
 
 def title(name: str, row: dict[str, Any]) -> str:
     """A way's name, and what it ran in where the name leaves it open."""
-    return f"{name}: {row['runs_in']}" if name.startswith(DEFAULT) else name
+    return f"{name}: {row['backend_name']}" if name.startswith(DEFAULT) else name
 
 
 def times(value: float | None) -> str:

@@ -105,7 +105,7 @@ def of_accuracy(accuracy: Table) -> Iterator[Target]:
 def of_a_volume(runs: Table) -> Iterator[Target]:
     """What is outside the encoder, and the whole of a run."""
     reference, default, plain = (runs.get(name, {}) for name in (REFERENCE, DEFAULT, PLAIN))
-    ours = f"{DEFAULT}, which runs in {default['runs_in']}" if "runs_in" in default else DEFAULT
+    ours = f"{DEFAULT}, which runs in {default['backend_name']}" if "backend_name" in default else DEFAULT
     yield Target(
         f"Scoring a slice, share of the encoder's time, {ours}",
         share(default, "score", "encoder"),

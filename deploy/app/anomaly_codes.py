@@ -3,8 +3,8 @@
 from pydicom.sr.coding import Code
 
 SCHEME = "99DPMM"
-ANOMALY_SCORE = Code("anomaly-score", SCHEME, "Anomaly score in units of the decision limit")
-BEYOND_LIMIT = Code("beyond-limit", SCHEME, "Share of the foreground beyond the decision limit")
+ANOMALY_SCORE = Code("anomaly-score", SCHEME, "Anomaly score in units of the decision threshold")
+BEYOND_LIMIT = Code("beyond-limit", SCHEME, "Share of the foreground beyond the decision threshold")
 N_REGIONS = Code("regions", SCHEME, "Number of connected anomalous regions")
 OUTSIDE_FITTED_RANGE = Code("outside-range", SCHEME, "Input outside the range of the normal images")
 MILLILITRE = Code("mL", "UCUM", "milliliter")

@@ -19,7 +19,7 @@ from operators.segmentation_writer import segmentation_writer
 from operators.series_reader import SeriesReader
 
 from scripts.data.cases import sentence
-from scripts.files import whole_folder
+from scripts.files import atomic_directory
 
 logger = logging.getLogger("anomaly_app")
 
@@ -84,7 +84,7 @@ def run(context: AppContext, bundle_path: Path) -> int:
         pattern = yaml.safe_load(settings.read_text())["series"]["description"]
         bundle = Bundle.load(bundle_path)
         context.models = bundle.model
-        with whole_folder(target) as results:
+        with atomic_directory(target) as results:
             AnomalyApp(context, bundle.algorithm, results, pattern).run()
     except Exception as error:
         logger.error(sentence(error, "processed", "see the log at level DEBUG for the whole of it"))

@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage, MRImageStorage
 from pydicom.valuerep import DA, TM
 
-from scripts.data.dicom import what_is_wrong
+from scripts.data.dicom import validate_series
 from scripts.errors import InputError, reason_of
 
 logger = logging.getLogger("anomaly_app")
@@ -147,7 +147,7 @@ def check_series(headers: Sequence[Header]) -> None:
     colours = {header.get("PhotometricInterpretation", "none") for header in headers}
     if not colours <= {"MONOCHROME1", "MONOCHROME2"}:
         raise InputError(f"the series has pixels of the kind {', '.join(sorted(colours))}; expected grey values.")
-    wrong = what_is_wrong(headers)
+    wrong = validate_series(headers)
     if wrong:
         raise InputError(f"{wrong}.")
 

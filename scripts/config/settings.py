@@ -240,7 +240,7 @@ SECTIONS = frozenset((
     "run_settings", "results", "remaining", "fit_output", "case_writer",
     "handlers", "evaluator", "calibrator", "recalibration", "limits",
     "report_failed", "is_not_rank0", "train", "train::dataset", "train::inferer", "train::embeddings",
-    "train::dataloader", "train::keeper", "train::handlers", "train::trainer", "validate", "validate::dataset",
+    "train::dataloader", "train::tracker", "train::handlers", "train::trainer", "validate", "validate::dataset",
     "validate::embeddings", "validate::dataloader", "validate::evaluator", "validate::handlers",
 ))
 # fmt: on

@@ -17,7 +17,7 @@ from monai.transforms import LoadImage
 
 from ..errors import InputError, cause_of, printable
 from ..recorded_directory import has_record
-from .dicom import HeaderError, header_of, what_is_wrong
+from .dicom import HeaderError, read_header, validate_series
 from .images import ImageFileReader, load_itk, needs_itk
 
 logger = logging.getLogger(__name__)
@@ -281,7 +281,7 @@ def _cases_in(folder: Path, root: Path, pattern: str, excluded: Path | None) -> 
     headers, wrong = [], ""
     for file in files:
         try:
-            if not _suffix(file) and (header := header_of(file)):
+            if not _suffix(file) and (header := read_header(file)):
                 headers.append(header)
         except HeaderError as error:
             wrong = wrong or str(error)
@@ -291,7 +291,7 @@ def _cases_in(folder: Path, root: Path, pattern: str, excluded: Path | None) -> 
         alone = above and len(images) == 1 and not is_series and "/" not in pattern
         yield _case(above if alone else "_".join(filter(None, [above, _stem(image)])), image, root)
     if is_series and folder.match(pattern):
-        wrong = wrong or what_is_wrong(headers)
+        wrong = wrong or validate_series(headers)
         yield {"case": _name(name), "error": wrong} if wrong else {**_case(name, folder, root), "n_files": len(headers)}
 
 

@@ -49,8 +49,8 @@ class HeaderError(ValueError):
     """A DICOM file that cannot be used; the message says why."""
 
 
-def header_of(path: Path) -> pydicom.Dataset | None:
-    """Read the attributes that `what_is_wrong` checks.
+def read_header(path: Path) -> pydicom.Dataset | None:
+    """Read the attributes that `validate_series` checks.
 
     Args:
         path: a file of any kind.
@@ -104,11 +104,11 @@ def header_of(path: Path) -> pydicom.Dataset | None:
     return header
 
 
-def what_is_wrong(headers: Sequence[pydicom.Dataset]) -> str:
+def validate_series(headers: Sequence[pydicom.Dataset]) -> str:
     """Say why DICOM files do not make one volume.
 
     Args:
-        headers: of the files of a series, as `header_of` gives them or whole.
+        headers: of the files of a series, as `read_header` gives them or whole.
 
     Returns:
         A sentence, or an empty string if nothing is wrong.

@@ -26,7 +26,7 @@ from nibabel.wrapstruct import WrapStructError
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputError
-from .dicom import HeaderError, header_of, what_is_wrong
+from .dicom import HeaderError, read_header, validate_series
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 PICTURE_IO = {"PNG": "PNGImageIO", "JPEG": "JPEGImageIO", "MPO": "JPEGImageIO"}
@@ -45,6 +45,8 @@ class LoadImageFiled(LoadImaged):
         keys: paths of files, or of folders of DICOM series.
         allow_missing_keys: whether a key may be missing.
     """
+
+    identity = "scripts.image_files.LoadImageFiled"
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys=allow_missing_keys)
@@ -288,20 +290,20 @@ def _read_dicom_series(path: Path) -> tuple[np.ndarray, dict]:
 
 def _position(path: Path) -> np.ndarray:
     """Read where a slice lies, ``[3]`` in mm (LPS)."""
-    header: Any = header_of(path)
+    header: Any = read_header(path)
     return np.array(header.ImagePositionPatient, dtype=float)
 
 
 def _read_dicom_file(path: Path) -> tuple[np.ndarray, dict]:
     try:
-        header = header_of(path)
+        header = read_header(path)
     except HeaderError as error:
         raise InputError(str(error)) from error
     if header is None:
         raise InputError(
             "the file is of a kind that is not supported; expected NIfTI, DICOM, PNG, JPEG, MetaImage or NRRD"
         )
-    if wrong := what_is_wrong([header]):
+    if wrong := validate_series([header]):
         raise InputError(wrong)
     return _read_by_itk(path, "GDCMImageIO")
 

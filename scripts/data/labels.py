@@ -20,7 +20,7 @@ from .images import ImageFileReader, load_itk, needs_itk
 TOLERANCE = 0.1
 
 
-class Truth(NamedTuple):
+class GroundTruth(NamedTuple):
     """What is known of a case.
 
     Attributes:
@@ -73,7 +73,7 @@ class CaseLabels:
                     f"cases like {cases[0]['case']!r}; rename them, or set file_pattern and label_pattern."
                 )
 
-    def truth(self, case: str, image: MetaTensor) -> Truth:
+    def truth(self, case: str, image: MetaTensor) -> GroundTruth:
         """What is known of a case.
 
         Args:
@@ -81,18 +81,18 @@ class CaseLabels:
             image: ``[C,...]`` in the orientation of its file.
 
         Returns:
-            See `Truth`.
+            See `GroundTruth`.
 
         Raises:
             InputError: the label cannot be used.
         """
         is_healthy = self.normal_pattern is not None and fnmatch.fnmatch(case, self.normal_pattern)
         if self.labels is None:
-            return Truth(not is_healthy, None)
+            return GroundTruth(not is_healthy, None)
         if case in self.labels:
             mask = read_label(self.labels[case], image)
-            return Truth(bool(mask.any()), mask)
-        return Truth(False, np.zeros(image.shape[1:], bool)) if is_healthy else Truth(None, None)
+            return GroundTruth(bool(mask.any()), mask)
+        return GroundTruth(False, np.zeros(image.shape[1:], bool)) if is_healthy else GroundTruth(None, None)
 
 
 def read_label(label: Mapping[str, Any], image: MetaTensor) -> np.ndarray:

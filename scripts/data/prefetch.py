@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], n_threads: int = 1) -> Iterator[Result]:
+def prefetch(function: Callable[[Item], Result], items: Iterable[Item], n_threads: int = 1) -> Iterator[Result]:
     """The results of a function in order, those of the next items being computed by other threads meanwhile.
 
     Args:

@@ -26,6 +26,8 @@ class CheckImaged(MapTransform):
         allow_missing_keys: whether a key may be missing.
     """
 
+    identity = "scripts.transforms.CheckImaged"
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Check the images of a case; ``n_files``, where it is there, is the number of slices to expect.
 
@@ -46,6 +48,8 @@ class OrientUprightd(Orientationd):
         keys: channel-first images ``[C,H,W]`` or ``[C,H,W,D]`` with an affine.
         allow_missing_keys: whether a key may be missing.
     """
+
+    identity = "scripts.transforms.OrientUprightd"
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, axcodes=UPRIGHT, labels=None, allow_missing_keys=allow_missing_keys)
@@ -71,6 +75,8 @@ class ScaleForegroundPercentilesd(MapTransform):
         headroom: share of the range above the upper percentile; what lies above that too is clipped.
         allow_missing_keys: whether a key may be missing.
     """
+
+    identity = "scripts.transforms.ScaleForegroundPercentilesd"
 
     def __init__(
         self,

@@ -2,9 +2,9 @@
 
 from .evaluator import CaseEvaluator
 from .inferer import DPMMInferer
-from .measurements import Measured
+from .measurements import MeasureAnomalyd
 from .remaining import RemainingCases
 from .results_directory import ResultsDirectory
-from .writer import CaseWriter
+from .writer import PredictionWriter
 
-__all__ = ["CaseEvaluator", "CaseWriter", "DPMMInferer", "Measured", "RemainingCases", "ResultsDirectory"]
+__all__ = ["CaseEvaluator", "DPMMInferer", "MeasureAnomalyd", "PredictionWriter", "RemainingCases", "ResultsDirectory"]

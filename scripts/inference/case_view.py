@@ -16,7 +16,7 @@ N_DRAWN = 1 << 18  # voxels that tell what is frequent or bright in a volume
 
 
 @dataclass(frozen=True)
-class CaseView:
+class SliceView:
     """The S upright slices of a volume, or the one of an image.
 
     Attributes:
@@ -34,7 +34,7 @@ class CaseView:
     numbers: list[int] | None
 
     @classmethod
-    def of(cls, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor, spatial_dim: int) -> CaseView:
+    def of(cls, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor, spatial_dim: int) -> SliceView:
         """Turn a case upright, as the network saw it; nothing is copied.
 
         Args:
@@ -67,7 +67,7 @@ class CaseView:
     @cached_property
     def foreground(self) -> np.ndarray:
         """Where the image is not background, ``[H,W,S]``."""
-        return foreground_of(self.image)
+        return foreground_mask(self.image)
 
     def box(self, margin: int = 4) -> tuple[slice, slice]:
         """Rows and columns without a border of background, but for a margin in pixels."""
@@ -84,7 +84,7 @@ def _turned(array: np.ndarray, turn: np.ndarray) -> np.ndarray:
     return np.moveaxis(nib.orientations.apply_orientation(np.moveaxis(array, 0, -1), turn), -1, 0)
 
 
-def foreground_of(image: np.ndarray) -> np.ndarray:
+def foreground_mask(image: np.ndarray) -> np.ndarray:
     """All but the most frequent grey value, unless that is of the brighter half or the only one.
 
     A background need not be 0: it is scaled as well, which makes it grey where other voxels are negative. Of a large
@@ -97,7 +97,7 @@ def foreground_of(image: np.ndarray) -> np.ndarray:
         ``[...]``, true in the foreground.
     """
     grey = image[0] if len(image) == 1 else image.max(0)
-    some = some_of(grey)
+    some = subsample(grey)
     values, counts = np.unique(some, return_counts=True)
     most_frequent = values[counts.argmax()]
     if most_frequent > np.median(some) or len(values) == 1:
@@ -105,7 +105,7 @@ def foreground_of(image: np.ndarray) -> np.ndarray:
     return grey != most_frequent
 
 
-def some_of(array: np.ndarray) -> np.ndarray:
+def subsample(array: np.ndarray) -> np.ndarray:
     """Values ``[n]`` that stand for a large array, always the same ones; of a small one all."""
     if array.size <= N_DRAWN:
         return array.ravel()

@@ -19,7 +19,7 @@ from ..data.cases import raise_failed, sentence
 from ..errors import InputError, reason
 from .inferer import DPMMInferer
 from .results_directory import ResultsDirectory
-from .scoring import FAILED, ScoredCases
+from .scoring import FAILED, AnomalyMapLoader
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class CaseEvaluator(SupervisedEvaluator):
     """A `SupervisedEvaluator` that goes on after a case that fails, and says so at the end.
 
-    Its iterations are cases that `ScoredCases` has scored in other threads meanwhile; the rest, postprocessing and
+    Its iterations are cases that `AnomalyMapLoader` has scored in other threads meanwhile; the rest, postprocessing and
     handlers, is done here. Handlers of `IterationEvents.MODEL_COMPLETED` write into ``batch["directory"]``, and put
     into ``batch["about"]`` what its record is to say, among it ``entry``, the case's entry of the summary. When the
     last of them is done, the directory takes the place of that of an earlier run. Handlers of
@@ -40,7 +40,7 @@ class CaseEvaluator(SupervisedEvaluator):
         results: where results go.
         device: where the network is.
         val_data_loader: a dataset such as `RemainingCases` or `CaseDataset`.
-        network: see `ScoredCases`.
+        network: see `AnomalyMapLoader`.
         inferer: likewise.
         arguments: those of a `SupervisedEvaluator`.
 
@@ -60,7 +60,7 @@ class CaseEvaluator(SupervisedEvaluator):
         **arguments: Any,
     ) -> None:
         self.results = results
-        self.scored = ScoredCases(val_data_loader, network, inferer, device)
+        self.scored = AnomalyMapLoader(val_data_loader, network, inferer, device)
         super().__init__(device, self.scored, network, inferer=inferer, decollate=False, **arguments)
         self.logger.setLevel(logging.CRITICAL)  # what ends a run is said once, by `run`
         self.failed: dict[str, str] = {}

@@ -67,8 +67,8 @@ class DPMMInferer(Inferer):
             InputError: slices smaller than a patch.
         """
         stacks = self.slices(inputs)
-        occupied = [occupied_slices(stack) for stack in stacks]
-        return self.restacked(self.maps(stacks, occupied, partial(network, *args, **kwargs)), inputs)
+        occupied = [nonempty_slices(stack) for stack in stacks]
+        return self.stack_slices(self.maps(stacks, occupied, partial(network, *args, **kwargs)), inputs)
 
     def slices(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         """The slices of each image or volume of a batch.
@@ -109,7 +109,7 @@ class DPMMInferer(Inferer):
 
         Args:
             stacks: slices ``[S,C,h,w]`` of each case, all of one size.
-            occupied: see `occupied_slices`, of each case.
+            occupied: see `nonempty_slices`, of each case.
             network: ``[B,C,h,w]`` -> ``[B,1,h,w]``; it sees the slices in their order.
 
         Returns:
@@ -128,14 +128,14 @@ class DPMMInferer(Inferer):
             _interpolate(of_case, chosen.tolist(), self.scored(chosen).tolist())
         return maps
 
-    def restacked(self, maps: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+    def stack_slices(self, maps: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
         """Maps ``[S,1,h,w]`` of each case of a batch ``[N,C,...]``, as ``[N,1,...]``."""
         joined = torch.stack(list(maps)) if len(maps) > 1 else maps[0].unsqueeze(0)
         joined = joined.movedim(1, self.spatial_dim + 2) if inputs.ndim == 5 else joined.squeeze(1)
         return convert_to_dst_type(joined, inputs, dtype=torch.float32)[0]
 
 
-def occupied_slices(slices: torch.Tensor) -> torch.Tensor:
+def nonempty_slices(slices: torch.Tensor) -> torch.Tensor:
     """Indices of the slices ``[S,C,h,w]`` that have more than one grey value."""
     return torch.nonzero(slices.amax((1, 2, 3)) > slices.amin((1, 2, 3))).flatten()
 

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 from skimage.measure import label
 
-from .case_view import foreground_of, slice_axis
+from .case_view import foreground_mask, slice_axis
 
 # Of the foreground beyond the normal limit: 0.08 at most was measured with lesions, all with another contrast
 # (docs/thresholds.md).
@@ -18,7 +18,7 @@ OUTSIDE_SHARE = 0.3
 IMAGE_SCORES = ("top_hundredth", "maximum")
 
 
-class Measured(Transform):
+class MeasureAnomalyd(Transform):
     """Puts the measurements of a case beside its map and mask, as ``result``: what MONAI Label answers with.
 
     Args:
@@ -32,7 +32,7 @@ class Measured(Transform):
         """Measure a case with ``image``, ``map`` and ``pred``, all in the orientation of the input."""
         image = data["image"]
         scores, mask = (data[key][0].cpu().numpy() for key in ("map", "pred"))
-        foreground = foreground_of(image.cpu().numpy())
+        foreground = foreground_mask(image.cpu().numpy())
         numbers = measurements(scores, mask > 0, foreground, affine_of(image), self.spatial_dim)
         return {**data, "result": numbers}
 

@@ -9,14 +9,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from .case_view import CaseView, some_of
+from .case_view import SliceView, subsample
 
 # In units of the calibrated limit, the same in every picture so that healthy images stay dark.
 HEAT = ScalarMappable(Normalize(0.0, 2.0), "inferno")
 ABOVE, BELOW = 0.3, 0.6  # room for the title and the scale, in inches
 
 
-def overlay_png(view: CaseView, title: str = "", n_slices: int = 6) -> bytes:
+def overlay_png(view: SliceView, title: str = "", n_slices: int = 6) -> bytes:
     """Draw the slices with the highest scores, in their order; above plain, below with map and mask outline.
 
     Args:
@@ -53,7 +53,7 @@ def overlay_png(view: CaseView, title: str = "", n_slices: int = 6) -> bytes:
         orientation="horizontal",
         extend="max",
     )
-    bar.set_label("anomaly score (1 = decision limit)", color="white", fontsize=7, labelpad=1)
+    bar.set_label("anomaly score (1 = decision threshold)", color="white", fontsize=7, labelpad=1)
     bar.ax.axvline(1.0, color="cyan", linewidth=1.2)
     bar.ax.tick_params(colors="white", labelsize=6)
     numbers = view.numbers
@@ -78,7 +78,7 @@ def windowed(image: np.ndarray, brightest: float) -> np.ndarray:
 
 def brightest_of(image: np.ndarray) -> float:
     """What is shown white: nearly the brightest of an image."""
-    return max(float(np.percentile(some_of(image), 99.8)), 1e-6)
+    return max(float(np.percentile(subsample(image), 99.8)), 1e-6)
 
 
 def _side_by_side(slices: np.ndarray) -> np.ndarray:

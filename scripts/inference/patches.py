@@ -13,7 +13,7 @@ import torch
 from ..models.encoder import PATCH_SIZE
 from ..models.mixture import SCORE_KINDS
 from ..models.network import PatchAnomalyNetwork
-from .case_view import CaseView
+from .case_view import SliceView
 
 Seen = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -52,7 +52,7 @@ class CasePatches:
     columns: np.ndarray
 
     @classmethod
-    def of(cls, seen: SeenPatches, view: CaseView, network: PatchAnomalyNetwork) -> CasePatches:
+    def of(cls, seen: SeenPatches, view: SliceView, network: PatchAnomalyNetwork) -> CasePatches:
         """Bring what was seen into the places and the units of a case.
 
         Args:

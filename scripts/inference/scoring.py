@@ -11,8 +11,8 @@ import torch
 from monai.networks.utils import eval_mode
 
 from ..data.cases import sentence
-from ..data.prefetch import ahead
-from .inferer import DPMMInferer, occupied_slices
+from ..data.prefetch import prefetch
+from .inferer import DPMMInferer, nonempty_slices
 from .patches import PatchObserver, Seen, split_patches
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class SlicedCase(NamedTuple):
     Attributes:
         item: what the dataset gives.
         slices: ``[S,C,h,w]``; none where the case failed, or is not to be scored.
-        occupied: see `occupied_slices`.
+        occupied: see `nonempty_slices`.
     """
 
     item: dict[str, Any]
@@ -34,7 +34,7 @@ class SlicedCase(NamedTuple):
     occupied: torch.Tensor
 
 
-class ScoredCases:
+class AnomalyMapLoader:
     """Iterates over cases with their anomaly maps.
 
     One thread reads a case while another scores the one before; who iterates uses the one before that. Slices of
@@ -80,7 +80,7 @@ class ScoredCases:
         self._stopped = False
         scored = (case for pool in self._pools() for case in self._score(pool))
         try:
-            yield from ahead(lambda _: next(scored), range(len(self)))
+            yield from prefetch(lambda _: next(scored), range(len(self)))
         finally:
             self._stopped = True
 
@@ -91,7 +91,7 @@ class ScoredCases:
     def _pools(self) -> Iterator[list[SlicedCase]]:
         """Successive cases of one size that fill a batch together."""
         pool: list[SlicedCase] = []
-        for case in map(self._sliced, ahead(self.cases.__getitem__, range(len(self)))):
+        for case in map(self._sliced, prefetch(self.cases.__getitem__, range(len(self)))):
             if pool and case.slices.shape[1:] != pool[0].slices.shape[1:]:
                 yield pool
                 pool = []
@@ -109,7 +109,7 @@ class ScoredCases:
             return nothing
         try:
             (slices,) = self.inferer.slices(item["image"].unsqueeze(0))
-            return SlicedCase(item, slices, occupied_slices(slices))
+            return SlicedCase(item, slices, nonempty_slices(slices))
         except Exception as error:
             return nothing._replace(item=_failed(item, error))
 
@@ -134,7 +134,7 @@ class ScoredCases:
             {
                 "case": case.item["case"],
                 "image": case.item["image"],
-                "pred": self.inferer.restacked([of_case], case.item["image"].unsqueeze(0))[0],
+                "pred": self.inferer.stack_slices([of_case], case.item["image"].unsqueeze(0))[0],
                 "patches": of_patches,
                 "key": case.item.get("key"),
             }

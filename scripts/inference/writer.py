@@ -19,7 +19,7 @@ from ..distributed import gather
 from ..errors import InputError, reason_of
 from ..models.network import PatchAnomalyNetwork
 from ..models.provenance import NOTE, provenance
-from .case_view import CaseView
+from .case_view import SliceView
 from .measurements import affine_of, caption, outside_warning
 from .overlay import overlay_png
 from .results_directory import ResultsDirectory
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN = 5  # two summaries of a run that goes on
 
 
-class CaseWriter:
+class PredictionWriter:
     """Writes the mask, the map and a picture of each case, and a summary of the run.
 
     ``<case>/<case>_mask.nii.gz``, ``<case>/<case>_map.nii.gz`` and ``<case>/<case>_overlay.png``. ``summary.json`` is
@@ -84,7 +84,7 @@ class CaseWriter:
             name = self.directory.name_of(case)
             elsewhere = {"directory": name} if name != case else {}
             entry = batch["about"]["entry"] = {"case": case, **elsewhere, **output["result"]}
-            view = CaseView.of(output["image"], output["map"], output["pred"], self.spatial_dim)
+            view = SliceView.of(output["image"], output["map"], output["pred"], self.spatial_dim)
             output["view"] = view  # for who comes after
             self.write_case(
                 batch["directory"],
@@ -121,7 +121,7 @@ class CaseWriter:
         anomaly_map: torch.Tensor,
         mask: torch.Tensor,
         affine: np.ndarray,
-        view: CaseView,
+        view: SliceView,
         result: Mapping[str, Any],
     ) -> None:
         """Write the files of one case.

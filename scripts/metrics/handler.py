@@ -18,7 +18,7 @@ from ..data.labels import CaseLabels
 from ..distributed import gather
 from ..errors import InputError
 from ..files import write_csv
-from ..inference.case_view import foreground_of
+from ..inference.case_view import foreground_mask
 from ..inference.measurements import IMAGE_SCORES, image_score
 from ..models.network import PatchAnomalyNetwork
 from ..models.provenance import NOTE, provenance
@@ -29,7 +29,7 @@ from .histograms import bin_edges, coarse_bins, count_pixels, count_regions
 
 logger = logging.getLogger(__name__)
 
-FALSE_POSITIVE_RATES = (0.1, 0.05, 0.01)
+REPORTED_FPRS = (0.1, 0.05, 0.01)
 NO_LABEL = "there is no label of its name in label_dir, and normal_pattern does not say that it is healthy"
 
 
@@ -101,7 +101,7 @@ class MapEvaluation:
     def start(self, engine: Engine) -> None:
         """Forget an earlier run, and take the thresholds from the network, which is fitted by now."""
         self.thresholds = {
-            **{f"at_fpr_{rate:g}": patch_threshold(self.network, rate) for rate in FALSE_POSITIVE_RATES},
+            **{f"at_fpr_{rate:g}": patch_threshold(self.network, rate) for rate in REPORTED_FPRS},
             "of_mask": float(self.threshold),
         }
         self.edges = bin_edges(self.thresholds.values())
@@ -149,7 +149,7 @@ class MapEvaluation:
             self.unlabelled[case] = NO_LABEL
             logger.warning(f"{case} is not evaluated: {NO_LABEL}")
         scores = anomaly_map[0].cpu().numpy()
-        score = image_score(scores, foreground_of(image.cpu().numpy()), self.image_score)
+        score = image_score(scores, foreground_mask(image.cpu().numpy()), self.image_score)
         counts = np.zeros_like(self.counts)
         regions: dict[str, int | None] = dict.fromkeys(["lesions", "missed_lesions", "false_regions"])
         if label is not None:
@@ -255,7 +255,7 @@ def patch_threshold(network: PatchAnomalyNetwork, false_positive_rate: float) ->
         raise InputError(
             "An exported network does not tell its limits; evaluate with model.pt, not configs/exported.json."
         )
-    return float(calibration(calibration.limit(kind, false_positive_rate), kind, network.target_fpr))
+    return float(calibration(calibration.decision_threshold(kind, false_positive_rate), kind, network.target_fpr))
 
 
 def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:

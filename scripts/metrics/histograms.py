@@ -19,7 +19,7 @@ def bin_edges(thresholds: Iterable[float] = (), n_bins: int = 131072, limit: flo
 
     Args:
         thresholds: become edges too, so that counts at them are exact.
-        n_bins: evenly spaced in ``asinh(10 score)``: for scores in units of the decision limit 0.00002 wide at 0,
+        n_bins: evenly spaced in ``asinh(10 score)``: for scores in units of the decision threshold 0.00002 wide at 0,
             0.0002 at the limit, and 0.02 % of the score beyond.
         limit: scores below ``-limit`` count in the first bin, those above ``limit`` in the last.
 

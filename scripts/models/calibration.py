@@ -1,4 +1,4 @@
-"""What the scores of normal patches look like, and the decision limit that follows."""
+"""What the scores of normal patches look like, and the decision threshold that follows."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from ..errors import InputError
 from .mixture import SCORE_KINDS
 
 # False-positive rates whose quantile is stored for every score kind; others in between are interpolated.
-FALSE_POSITIVE_RATES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+CALIBRATION_FPRS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 
 
 class ScoreCalibration(nn.Module):
-    """Maps raw patch scores to units of the decision limit: 0 is a typical normal patch, 1 the limit.
+    """Maps raw patch scores to units of the decision threshold: 0 is a typical normal patch, 1 the limit.
 
     Upper quantiles of the scores of held-out normal patches are buffers, for every score kind, so that another kind or
     another target false-positive rate needs no new fit.
@@ -30,7 +30,7 @@ class ScoreCalibration(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        n_rates = len(FALSE_POSITIVE_RATES) + 1
+        n_rates = len(CALIBRATION_FPRS) + 1
         self.register_buffer("rates", torch.full((n_rates,), math.nan))
         self.register_buffer("quantiles", torch.full((len(SCORE_KINDS), n_rates), math.nan))
 
@@ -45,7 +45,7 @@ class ScoreCalibration(nn.Module):
             InputError: no patches, a target out of range, or scores of which the limit is not above the median.
         """
         check_target_fpr(target_fpr)
-        rates = np.sort([*FALSE_POSITIVE_RATES, target_fpr])[::-1].copy()
+        rates = np.sort([*CALIBRATION_FPRS, target_fpr])[::-1].copy()
         quantiles = torch.full_like(self.quantiles, math.nan)
         for kind, values in scores.items():
             if not len(values):
@@ -70,8 +70,8 @@ class ScoreCalibration(nn.Module):
         rates = [round(rate, 6) for rate in self.rates.tolist()]
         return {f"fpr {rate:g}": score for rate, score in zip(rates, self.quantiles[kind].tolist(), strict=True)}
 
-    def limit(self, kind: int, target_fpr: float) -> torch.Tensor:
-        """The raw score that is the decision limit.
+    def decision_threshold(self, kind: int, target_fpr: float) -> torch.Tensor:
+        """The raw score that is the decision threshold.
 
         Args:
             kind: index in ``SCORE_KINDS``.
@@ -88,7 +88,7 @@ class ScoreCalibration(nn.Module):
         fraction = (log_rates[0] - math.log(target_fpr)) / (log_rates[0] - log_rates[1])
         return torch.lerp(self.quantiles[kind, after - 1], here, fraction.clamp(0, 1))
 
-    def unit(self, kind: int, target_fpr: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def score_range(self, kind: int, target_fpr: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The raw scores that are 0 and 1 of the calibrated ones.
 
         Args:
@@ -101,13 +101,13 @@ class ScoreCalibration(nn.Module):
         Raises:
             RuntimeError: the limit at this rate is not above the median.
         """
-        median, limit = self.quantiles[kind, 0], self.limit(kind, target_fpr)
+        median, limit = self.quantiles[kind, 0], self.decision_threshold(kind, target_fpr)
         if bool(limit <= median):
-            raise RuntimeError("The decision limit is the median of the normal scores: give a lower target_fpr.")
+            raise RuntimeError("The decision threshold is the median of the normal scores: give a lower target_fpr.")
         return median, limit
 
     def forward(self, raw: torch.Tensor, kind: int, target_fpr: float) -> torch.Tensor:
-        """Calibrate scores, see `unit` and `in_units`.
+        """Calibrate scores, see `score_range` and `normalize_scores`.
 
         Args:
             raw: raw scores of any shape.
@@ -117,19 +117,19 @@ class ScoreCalibration(nn.Module):
         Returns:
             The same shape, without unit.
         """
-        median, limit = self.unit(kind, target_fpr)
-        return in_units(raw, median, limit)
+        median, limit = self.score_range(kind, target_fpr)
+        return normalize_scores(raw, median, limit)
 
 
-def in_units(raw: torch.Tensor, median: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
-    """Raw scores of any shape -> ``(raw - median) / (limit - median)``, see `ScoreCalibration.unit`."""
+def normalize_scores(raw: torch.Tensor, median: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
+    """Raw scores of any shape -> ``(raw - median) / (limit - median)``, see `ScoreCalibration.score_range`."""
     return (raw - median) / (limit - median)
 
 
 def check_target_fpr(target_fpr: float) -> None:
     """Raise `InputError` unless a target false-positive rate is one for which a limit can be had."""
-    if not FALSE_POSITIVE_RATES[-1] <= target_fpr < FALSE_POSITIVE_RATES[0]:
+    if not CALIBRATION_FPRS[-1] <= target_fpr < CALIBRATION_FPRS[0]:
         raise InputError(
-            f"target_fpr must be at least {FALSE_POSITIVE_RATES[-1]} and below {FALSE_POSITIVE_RATES[0]}; "
+            f"target_fpr must be at least {CALIBRATION_FPRS[-1]} and below {CALIBRATION_FPRS[0]}; "
             f"got {target_fpr}."
         )

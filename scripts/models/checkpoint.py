@@ -12,12 +12,12 @@ import torch
 from ..errors import InputError, reason, reason_of
 from .fitted_state import FIT, is_extra_state
 from .network import PatchAnomalyNetwork
-from ..files import whole_file
+from ..files import atomic_write
 
 
 def save(content: Any, path: str | os.PathLike) -> None:
-    """Write what torch can save; see `whole_file`."""
-    with whole_file(path) as partial:
+    """Write what torch can save; see `atomic_write`."""
+    with atomic_write(path) as partial:
         torch.save(content, partial)
 
 

@@ -84,7 +84,7 @@ class DINOv2PatchEncoder(nn.Module):
         self.n_features = vit.embed_dim * len(self.layers)
         self.has_registers = vit.reg_token is not None
         self.weights_digest = ""  # of what was loaded; empty while the weights are random
-        self.runs_in = "torch fp32"  # runtime and precision
+        self.backend_name = "torch fp32"  # runtime and precision
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()

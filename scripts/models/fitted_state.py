@@ -116,7 +116,7 @@ def check_digests(state_dict: Mapping[str, Any], what: str = "The fitted model")
 
 
 def check_calibration(rates: torch.Tensor, quantiles: torch.Tensor, what: str, remedy: str = REMEDY) -> None:
-    """Check decision limits.
+    """Check decision thresholds.
 
     Args:
         rates: false-positive rates ``[L]``, falling.
@@ -132,7 +132,7 @@ def check_calibration(rates: torch.Tensor, quantiles: torch.Tensor, what: str, r
     falls = bool(((rates > 0) & (rates < 1)).all()) and bool((rates.diff() <= 0).all())
     rises = bool(calibrated.isfinite().all()) and bool((calibrated.diff() >= 0).all())
     if not (is_empty or (falls and rises)):
-        raise InputError(f"{what} has decision limits that cannot be: its calibration is damaged; {remedy}.")
+        raise InputError(f"{what} has decision thresholds that cannot be: its calibration is damaged; {remedy}.")
 
 
 def is_extra_state(found: Any) -> bool:

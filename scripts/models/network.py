@@ -1,17 +1,31 @@
 """The network: images in, calibrated anomaly maps out."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from .calibration import ScoreCalibration, check_target_fpr, in_units
+from .calibration import ScoreCalibration, check_target_fpr, normalize_scores
 from .encoder import DINOv2PatchEncoder
 from ..errors import InputError, printable
 from .fitted_state import REMEDY, check_fitted, encoder_digest, fitted_digest, is_extra_state
 from .mixture import SCORE_KINDS, DirichletProcessMixture
 from .resize import linear_weights, repeat_last
+
+
+class PatchOutput(NamedTuple):
+    """An anomaly map, and the mixture's answer for each patch.
+
+    Attributes:
+        anomaly_map: calibrated scores of the pixels ``[B,1,H,W]``.
+        components: index of the most probable component of each patch ``[B,h*w]``.
+        log_likelihood: log-likelihood of each patch ``[B,h*w]``, in nats.
+    """
+
+    anomaly_map: torch.Tensor
+    components: torch.Tensor
+    log_likelihood: torch.Tensor
 
 
 class PatchAnomalyNetwork(nn.Module):
@@ -26,7 +40,7 @@ class PatchAnomalyNetwork(nn.Module):
         encoder: gives patch embeddings.
         mixture: the model of normal embeddings.
         score: kind of anomaly score, see `DirichletProcessMixture.anomaly_score`.
-        target_fpr: share of normal patches beyond the decision limit.
+        target_fpr: share of normal patches beyond the decision threshold.
 
     Raises:
         InputError: a score that the mixture does not have, or a target out of range.
@@ -56,7 +70,7 @@ class PatchAnomalyNetwork(nn.Module):
         self.image_size = encoder.image_size
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Calibrated anomaly maps: 0 is a typical normal patch, 1 the decision limit.
+        """Calibrated anomaly maps: 0 is a typical normal patch, 1 the decision threshold.
 
         Args:
             images: ``[B,C,H,W]`` in [0,1], C 1 or 3, H and W at least 14; or volumes ``[B,C,H,W,D]``, whose slices
@@ -75,12 +89,38 @@ class PatchAnomalyNetwork(nn.Module):
 
     def anomaly_map(self, images: torch.Tensor) -> torch.Tensor:
         """Calibrated maps ``[B,1,H,W]`` of images ``[B,C,H,W]``; see `forward`."""
-        median, limit = self.unit()
+        median, limit = self.score_range()
         scores = self.patch_scores(self.embed(images), self.score)
-        return self.to_pixels(in_units(scores, median, limit), images.shape[2], images.shape[3])
+        return self.to_pixels(normalize_scores(scores, median, limit), images.shape[2], images.shape[3])
 
-    def unit(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The raw scores that become 0 and 1, see `ScoreCalibration.unit`.
+    @torch.jit.unused
+    def score_patches(self, images: torch.Tensor) -> PatchOutput:
+        """Score images, and return the components and likelihoods of their patches too.
+
+        Args:
+            images: ``[B,C,H,W]`` in [0,1], C 1 or 3.
+
+        Returns:
+            The map of `anomaly_map`, and for each patch its component and log-likelihood.
+
+        Raises:
+            RuntimeError: the network is not fitted or not calibrated.
+            ValueError: images of another shape.
+        """
+        median, limit = self.score_range()
+        embeddings = self.embed(images)
+        components, log_likelihood = self.mixture(embeddings.permute(0, 2, 3, 1).flatten(0, 2))
+        if self.score == "negative_log_likelihood":
+            scores = -log_likelihood.reshape(len(images), 1, *embeddings.shape[2:])
+        else:
+            scores = self.patch_scores(embeddings, self.score)
+        anomaly_map = self.to_pixels(normalize_scores(scores, median, limit), images.shape[2], images.shape[3])
+        return PatchOutput(
+            anomaly_map, components.reshape(len(images), -1), log_likelihood.reshape(len(images), -1)
+        )
+
+    def score_range(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The raw scores that become 0 and 1, see `ScoreCalibration.score_range`.
 
         Raises:
             RuntimeError: the network is not fitted or not calibrated.
@@ -90,7 +130,7 @@ class PatchAnomalyNetwork(nn.Module):
                 "This network is not fitted and calibrated. Run `python -m monai.bundle run training --config_file "
                 "configs/train.json` on normal images and load the models/model.pt that it writes."
             )
-        return self.calibration.unit(self.score_index, self.target_fpr)
+        return self.calibration.score_range(self.score_index, self.target_fpr)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Patch embeddings of images of any size.
@@ -125,10 +165,10 @@ class PatchAnomalyNetwork(nn.Module):
         samples = embeddings.permute(0, 2, 3, 1).reshape(-1, d)
         return self.mixture.anomaly_score(samples, kind, active).reshape(b, 1, h, w)
 
-    def beyond_limit(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Which patches ``[B,1,h,w]`` of embeddings ``[B,D,h,w]`` reach the decision limit."""
-        median, limit = self.unit()
-        return in_units(self.patch_scores(embeddings, self.score), median, limit) >= 1
+    def exceeds_threshold(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Which patches ``[B,1,h,w]`` of embeddings ``[B,D,h,w]`` reach the decision threshold."""
+        median, limit = self.score_range()
+        return normalize_scores(self.patch_scores(embeddings, self.score), median, limit) >= 1
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The height and width, smaller edge ``image_size``, at which the encoder sees an image, but for padding."""
@@ -153,7 +193,7 @@ class PatchAnomalyNetwork(nn.Module):
             InputError: the network is not fitted or not calibrated.
         """
         try:
-            self.unit()
+            self.score_range()
         except RuntimeError as error:
             raise InputError(str(error)) from error
         return self

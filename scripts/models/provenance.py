@@ -25,7 +25,7 @@ def provenance(network: PatchAnomalyNetwork, settings: Mapping[str, Any]) -> dic
     return {
         "settings": {**settings, **(network.settings() if scored else {})},
         "encoder_weights_digest": network.encoder.weights_digest if scored else None,
-        "encoder_runs_in": network.encoder.runs_in if scored else None,
+        "encoder_runs_in": network.encoder.backend_name if scored else None,
         "versions": versions(),
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import to_hex
 
-from ..inference.case_view import CaseView
+from ..inference.case_view import SliceView
 from ..inference.measurements import image_score
 from ..inference.patches import CasePatches
 from ..models.network import PatchAnomalyNetwork
@@ -18,7 +18,7 @@ N_COMPONENTS = 8  # named for a case
 
 
 def case_content(
-    view: CaseView, patches: CasePatches, network: PatchAnomalyNetwork, threshold: float
+    view: SliceView, patches: CasePatches, network: PatchAnomalyNetwork, threshold: float
 ) -> dict[str, Any]:
     """What the template of a case shows beside its measurements.
 

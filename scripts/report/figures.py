@@ -37,7 +37,7 @@ CURVES = {  # of an evaluation: title, horizontal and vertical axis
     "roc": ("ROC", ("fpr", "false-positive rate"), ("tpr", "true-positive rate")),
     "pr": ("Precision and recall", ("recall", "recall"), ("precision", "precision")),
     "pro": ("Overlap per region (PRO)", ("fpr", "false-positive rate"), ("pro", "mean overlap")),
-    "dice": ("Dice against threshold", ("threshold", "threshold, 1 = decision limit"), ("dice", "Dice")),
+    "dice": ("Dice against threshold", ("threshold", "threshold, 1 = decision threshold"), ("dice", "Dice")),
 }
 
 
@@ -64,7 +64,7 @@ def histogram_svg(scores: np.ndarray, normal: np.ndarray, rates: np.ndarray, thr
         axes.stairs(density * 0.1, normal, baseline=None, color=INK, label="normal patches, upper half", linewidth=1.4)
         axes.axvline(threshold, color="#d0582f", linestyle="--", label=f"threshold {threshold:g}")
         axes.set_yscale("log")
-        axes.set(xlabel="anomaly score, 1 = decision limit", ylabel="share per 0.1")
+        axes.set(xlabel="anomaly score, 1 = decision threshold", ylabel="share per 0.1")
         axes.figure.legend(loc="upper left", ncols=3, columnspacing=1.2, frameon=False, fontsize=8)
 
     return _svg(draw, (4.8, 2.7), left=0.13, right=0.98, bottom=0.17, top=0.86)

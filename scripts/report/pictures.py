@@ -11,7 +11,7 @@ from matplotlib.colors import hsv_to_rgb
 from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
-from ..inference.case_view import CaseView
+from ..inference.case_view import SliceView
 from ..inference.overlay import HEAT, brightest_of, heat, windowed
 from ..inference.patches import CasePatches
 
@@ -27,7 +27,7 @@ class SlicePictures:
         patches: its patches.
     """
 
-    def __init__(self, view: CaseView, patches: CasePatches) -> None:
+    def __init__(self, view: SliceView, patches: CasePatches) -> None:
         self.box = view.box()
         self.image = np.moveaxis(view.image[:, self.box[0], self.box[1]], 0, 3)
         self.brightest = brightest_of(self.image)

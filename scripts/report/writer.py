@@ -19,7 +19,7 @@ from monai.engines.utils import IterationEvents
 
 from ..inference.overlay import HEAT
 from ..inference.patches import CasePatches, PatchObserver
-from ..inference.writer import CaseWriter
+from ..inference.writer import PredictionWriter
 from .content import case_content
 from .figures import curve_svgs
 
@@ -40,7 +40,7 @@ class ReportWriter:
         results: the writer of the run's results, attached before.
     """
 
-    def __init__(self, results: CaseWriter) -> None:
+    def __init__(self, results: PredictionWriter) -> None:
         self.results = results
         self.templates = Environment(
             loader=FileSystemLoader(Path(__file__).parent),

@@ -4,7 +4,7 @@
 """
 
 from .exported import load_exported
-from .selection import PRECISIONS, RUNTIMES, accelerate
-from .traceable import TraceableNetwork
+from .selection import PRECISIONS, RUNTIMES, select_runtime
+from .traceable import ExportableNetwork
 
-__all__ = ["PRECISIONS", "RUNTIMES", "TraceableNetwork", "accelerate", "load_exported"]
+__all__ = ["PRECISIONS", "RUNTIMES", "ExportableNetwork", "load_exported", "select_runtime"]

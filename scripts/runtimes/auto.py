@@ -14,25 +14,25 @@ import torch
 from ..errors import reason, reason_of
 from ..files import write_json
 from ..models.encoder import DINOv2PatchEncoder
-from .cache import Artefacts
-from .encoder import RunBlocks, RuntimeEncoder
+from .cache import RuntimeCache
+from .encoder import EncoderBackend, RunBlocks
 from .torch_backend import TorchBlocks
 
 logger = logging.getLogger(__name__)
 
 REFERENCE = "torch fp32"
-# Of the patches beyond the decision limit so many may change sides, which is a Dice of about 0.9; see `share_changed`.
-MOST_CHANGED = 0.2
+# About a Dice of 0.9 between the two masks; see `decision_flip_rate`.
+MAX_FLIP_RATE = 0.2
 
 
-class Verdicts:
-    """How many patches change sides of the decision limit with each runtime, see `share_changed`; kept with the model.
+class AgreementCache:
+    """`decision_flip_rate` of each runtime, kept with the model.
 
     Args:
         artefacts: those of the model.
     """
 
-    def __init__(self, artefacts: Artefacts) -> None:
+    def __init__(self, artefacts: RuntimeCache) -> None:
         self.artefacts = artefacts
         self._changed = read_verdicts(artefacts.verdicts)
 
@@ -65,7 +65,7 @@ def _is_share(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
-class CheckedEncoder(RuntimeEncoder):
+class AutoBackend(EncoderBackend):
     """An encoder in the first of several runtimes that starts and keeps the mask.
 
     A runtime of which nothing is known yet is compared with torch in single precision on the first images that come.
@@ -73,7 +73,7 @@ class CheckedEncoder(RuntimeEncoder):
     Args:
         encoder: in whose place it comes.
         candidates: what starts each runtime, by name, fastest first; the last is ``REFERENCE``.
-        beyond_limit: embeddings ``[B,D,h,w]`` -> which of the patches lie beyond the decision limit.
+        exceeds_threshold: embeddings ``[B,D,h,w]`` -> which of the patches lie beyond the decision threshold.
         target_fpr: share of normal patches beyond it.
         verdicts: what is known.
     """
@@ -82,13 +82,13 @@ class CheckedEncoder(RuntimeEncoder):
         self,
         encoder: DINOv2PatchEncoder,
         candidates: Mapping[str, Callable[[], RunBlocks]],
-        beyond_limit: Callable[[torch.Tensor], torch.Tensor],
+        exceeds_threshold: Callable[[torch.Tensor], torch.Tensor],
         target_fpr: float,
-        verdicts: Verdicts,
+        verdicts: AgreementCache,
     ) -> None:
         super().__init__(encoder, TorchBlocks(encoder), REFERENCE)
         self.candidates = dict(candidates)
-        self.beyond_limit = beyond_limit
+        self.exceeds_threshold = exceeds_threshold
         self.target_fpr = target_fpr
         self.verdicts = verdicts
         self._choose(None)
@@ -107,7 +107,7 @@ class CheckedEncoder(RuntimeEncoder):
             if known is None and images is None:
                 return
             start = self.candidates.pop(name)
-            if known is not None and known > MOST_CHANGED:
+            if known is not None and known > MAX_FLIP_RATE:
                 logger.info(f"{name} would not keep the mask: {_finding(known)}")
                 continue
             try:
@@ -116,11 +116,11 @@ class CheckedEncoder(RuntimeEncoder):
             except Exception as error:
                 logger.warning(f"{name} does not run the encoder here ({reason_of(error)}); taking the next.")
                 continue
-            if changed > MOST_CHANGED:
+            if changed > MAX_FLIP_RATE:
                 logger.warning(f"{name} would not keep the mask: {_finding(changed)}; taking the next.")
                 continue
             logger.info(f"the encoder runs in {name}, the fastest here that keeps the mask: {_finding(changed)}")
-            self.run_blocks, self.runs_in = blocks, name
+            self.run_blocks, self.backend_name = blocks, name
             self.candidates.clear()
             return
         self.run_blocks = TorchBlocks(self)
@@ -131,14 +131,14 @@ class CheckedEncoder(RuntimeEncoder):
         beyond = []
         for run_blocks in (TorchBlocks(self), blocks):
             self.run_blocks = run_blocks
-            beyond.append(self.beyond_limit(super().forward(images)))
-        changed = share_changed(beyond[0], beyond[1], self.target_fpr)
+            beyond.append(self.exceeds_threshold(super().forward(images)))
+        changed = decision_flip_rate(beyond[0], beyond[1], self.target_fpr)
         self.verdicts.put(name, changed)
         return changed
 
 
-def share_changed(expected: torch.Tensor, found: torch.Tensor, target_fpr: float) -> float:
-    """How many patches change sides of the decision limit, as a share of those beyond it.
+def decision_flip_rate(expected: torch.Tensor, found: torch.Tensor, target_fpr: float) -> float:
+    """How many patches change sides of the decision threshold, as a share of those beyond it.
 
     Args:
         expected: which patches lie beyond it, of any shape.
@@ -153,4 +153,4 @@ def share_changed(expected: torch.Tensor, found: torch.Tensor, target_fpr: float
 
 
 def _finding(changed: float) -> str:
-    return f"where it was checked, patches that change sides are {changed:.1%} of those beyond the decision limit"
+    return f"where it was checked, patches that change sides are {changed:.1%} of those beyond the decision threshold"

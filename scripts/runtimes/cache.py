@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..files import file_sha256, whole_file
+from ..files import atomic_write, file_sha256
 from ..models.encoder import DINOv2PatchEncoder
 from .encoder import export_blocks
 
@@ -19,7 +19,7 @@ FORMAT = 1  # to be raised when the export changes
 KEY = re.compile(r"\d+-[0-9a-f]{16}")  # names of the folders that are made here; others stay
 
 
-class Artefacts:
+class RuntimeCache:
     """Files under ``<model>.compiled/<key>/``, where the key is a hash of the model's file: another model has others.
 
     Where nothing can be written there, a temporary folder takes its place.
@@ -48,7 +48,7 @@ class Artefacts:
 
     @property
     def verdicts(self) -> Path:
-        """What is known of each runtime, see `scripts.runtimes.auto.Verdicts`."""
+        """What is known of each runtime, see `scripts.runtimes.auto.AgreementCache`."""
         return self.folder / "verdicts.json"
 
     @property
@@ -72,7 +72,7 @@ class Artefacts:
         if not (self.folder / name).is_file():
             self.prepare()
             logger.info(f"exporting the encoder to {self.folder / name}, once for this model")
-            with whole_file(self.folder / name) as partial:
+            with atomic_write(self.folder / name) as partial:
                 export_blocks(encoder, partial)
         return self.folder / name
 

@@ -37,20 +37,20 @@ class EncoderBlocks(nn.Module):
         return self.encoder.block_tokens(images, positions)
 
 
-class RuntimeEncoder(DINOv2PatchEncoder):
+class EncoderBackend(DINOv2PatchEncoder):
     """An encoder whose blocks run elsewhere; all else is that of the encoder it takes the place of, weights included.
 
     Args:
         encoder: in whose place it comes.
         run_blocks: what runs the blocks.
-        runs_in: the runtime and the precision, for people.
+        backend_name: the runtime and the precision, for people.
     """
 
-    def __init__(self, encoder: DINOv2PatchEncoder, run_blocks: RunBlocks, runs_in: str) -> None:
+    def __init__(self, encoder: DINOv2PatchEncoder, run_blocks: RunBlocks, backend_name: str) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(encoder.__dict__)  # shared, not copied
         self.run_blocks = run_blocks
-        self.runs_in = runs_in
+        self.backend_name = backend_name
 
     def block_tokens(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
         """See `DINOv2PatchEncoder`."""

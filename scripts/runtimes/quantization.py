@@ -1,4 +1,4 @@
-"""The encoder in eight-bit integers, calibrated on normal images, with decision limits of its own."""
+"""The encoder in eight-bit integers, calibrated on normal images, with decision thresholds of its own."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import torch
 from monai.utils import optional_import
 
 from ..errors import InputError, reason
-from ..files import whole_file
-from ..inference.inferer import DPMMInferer, occupied_slices
+from ..files import atomic_write
+from ..inference.inferer import DPMMInferer, nonempty_slices
 from ..models.checkpoint import save
 from ..models.encoder import PATCH_SIZE
 from ..models.network import PatchAnomalyNetwork
 from ..training.handlers import ThresholdCalibrator
-from .auto import Verdicts, share_changed
-from .cache import Artefacts
-from .encoder import INSTALL, RuntimeEncoder
+from .auto import AgreementCache, decision_flip_rate
+from .cache import RuntimeCache
+from .encoder import INSTALL, EncoderBackend
 from .onnxruntime_backend import CPU, OnnxRuntimeBlocks
 from .openvino_backend import OpenVINOBlocks, has_openvino
 from .torch_backend import TorchBlocks
@@ -59,7 +59,7 @@ def quantize(
     """
     if not has_nncf:
         raise InputError(f"To quantise the encoder nncf is needed and not installed; {INSTALL}.")
-    artefacts = Artefacts(ckpt_path)
+    artefacts = RuntimeCache(ckpt_path)
     encoder = network.encoder
     blocks = onnx.load(artefacts.blocks(encoder))
     inputs = []
@@ -73,10 +73,10 @@ def quantize(
     )
     with _said(artefacts.quantized):
         artefacts.limits.unlink(missing_ok=True)  # those of other blocks
-        with whole_file(artefacts.quantized) as partial:
+        with atomic_write(artefacts.quantized) as partial:
             onnx.save(quantized, partial)
     run = OpenVINOBlocks(artefacts.quantized, "int8") if has_openvino else OnnxRuntimeBlocks(artefacts.quantized, [CPU])
-    network.encoder = RuntimeEncoder(encoder, run, "int8")
+    network.encoder = EncoderBackend(encoder, run, "int8")
     return network
 
 
@@ -99,21 +99,21 @@ def save_limits(
     Raises:
         InputError: they cannot be written.
     """
-    network, artefacts = calibrator.network, Artefacts(ckpt_path)
+    network, artefacts = calibrator.network, RuntimeCache(ckpt_path)
     slices = list(draw_slices(cases, inferer, SLICES, seed))
-    in_fp32 = RuntimeEncoder(network.encoder, TorchBlocks(network.encoder), "torch fp32")
-    expected = torch.cat([network.beyond_limit(in_fp32(network.to_patches(image))).flatten() for image in slices])
+    in_fp32 = EncoderBackend(network.encoder, TorchBlocks(network.encoder), "torch fp32")
+    expected = torch.cat([network.exceeds_threshold(in_fp32(network.to_patches(image))).flatten() for image in slices])
     network.calibration.fit(calibrator.scores(), network.target_fpr)
-    found = torch.cat([network.beyond_limit(network.embed(image)).flatten() for image in slices])
-    changed = share_changed(expected, found, network.target_fpr)
-    verdicts = Verdicts(artefacts)
+    found = torch.cat([network.exceeds_threshold(network.embed(image)).flatten() for image in slices])
+    changed = decision_flip_rate(expected, found, network.target_fpr)
+    verdicts = AgreementCache(artefacts)
     for runtime in ("openvino", "onnxruntime"):
         verdicts.put(f"{runtime} int8", changed)
     with _said(artefacts.limits):
         save(network.calibration.state_dict(), artefacts.limits)
     logger.info(
         f"quantised: {artefacts.quantized}; of {len(found)} normal patches, those that change sides are "
-        f"{changed:.1%} of those beyond the decision limit"
+        f"{changed:.1%} of those beyond the decision threshold"
     )
 
 
@@ -156,7 +156,7 @@ def draw_slices(
             errors.append(case["error"])
             continue
         (slices,) = inferer.slices(case["image"].unsqueeze(0))
-        occupied = occupied_slices(slices).tolist()
+        occupied = nonempty_slices(slices).tolist()
         for place in chance.sample(occupied, min(of_each, len(occupied))):
             yield slices[place : place + 1]
     if len(errors) == len(chosen):

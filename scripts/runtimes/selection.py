@@ -15,9 +15,9 @@ from ..models.calibration import ScoreCalibration
 from ..models.encoder import DINOv2PatchEncoder
 from ..models.fitted_state import check_calibration, check_tensors
 from ..models.network import PatchAnomalyNetwork
-from .auto import CheckedEncoder, Verdicts
-from .cache import Artefacts
-from .encoder import INSTALL, RunBlocks, RuntimeEncoder
+from .auto import AgreementCache, AutoBackend
+from .cache import RuntimeCache
+from .encoder import INSTALL, EncoderBackend, RunBlocks
 from .onnxruntime_backend import TENSORRT, OnnxRuntimeBlocks, has_onnxruntime, has_provider, providers_for
 from .openvino_backend import OpenVINOBlocks, has_bf16, has_openvino
 from .torch_backend import TorchBlocks
@@ -52,7 +52,7 @@ FASTEST_FIRST = {
 }
 
 
-def accelerate(
+def select_runtime(
     network: PatchAnomalyNetwork,
     ckpt_path: str | os.PathLike,
     runtime: str = "auto",
@@ -61,7 +61,7 @@ def accelerate(
 ) -> PatchAnomalyNetwork:
     """Let another runtime run a network's encoder. Scores and limits are computed as before.
 
-    A precision ``"auto"`` takes the fastest that can run here and keeps the mask, see `CheckedEncoder`; int8, which has
+    A precision ``"auto"`` takes the fastest that can run here and keeps the mask, see `AutoBackend`; int8, which has
     limits of its own, only where the model was quantised. A precision that is named is taken in any case, and a runtime
     ``"auto"`` is then the fastest that has it.
 
@@ -90,11 +90,11 @@ def accelerate(
             f"runtime {runtime} has no precision {precision} on device {device.type}; there are "
             f"{', '.join(' '.join(pair) for pair in there)}."
         )
-    artefacts = Artefacts(ckpt_path)
-    verdicts = Verdicts(artefacts)
+    artefacts = RuntimeCache(ckpt_path)
+    verdicts = AgreementCache(artefacts)
     if precision == "auto":  # int8 was compared when it was made: its limits are not those of the others
         wanted = [pair for pair in wanted if pair[1] != "int8" or verdicts.get(" ".join(pair)) is not None]
-    obstacles = {pair: obstacle(*pair, artefacts) for pair in wanted}
+    obstacles = {pair: unavailable_reason(*pair, artefacts) for pair in wanted}
     possible = [pair for pair in wanted if obstacles[pair] is None]
     if not possible:
         raise InputError("; ".join(dict.fromkeys(filter(None, obstacles.values()))))
@@ -104,22 +104,22 @@ def accelerate(
         " ".join(pair): partial(_start, *pair, encoder, network.calibration, artefacts, compiled) for pair in possible
     }
     if precision == "auto":
-        network.encoder = CheckedEncoder(encoder, starts, network.beyond_limit, network.target_fpr, verdicts)
+        network.encoder = AutoBackend(encoder, starts, network.exceeds_threshold, network.target_fpr, verdicts)
     else:
         network.encoder = _unchecked(encoder, *next(iter(starts.items())))
     return network
 
 
-def _unchecked(encoder: DINOv2PatchEncoder, name: str, start: Callable[[], RunBlocks]) -> RuntimeEncoder:
+def _unchecked(encoder: DINOv2PatchEncoder, name: str, start: Callable[[], RunBlocks]) -> EncoderBackend:
     try:
-        return RuntimeEncoder(encoder, start(), name)
+        return EncoderBackend(encoder, start(), name)
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{name} does not start here ({reason_of(error)}); take runtime auto.") from error
 
 
-def obstacle(runtime: str, precision: str, artefacts: Artefacts) -> str | None:
+def unavailable_reason(runtime: str, precision: str, artefacts: RuntimeCache) -> str | None:
     """Why a runtime cannot run a precision here, as a sentence; None where it can."""
     installed = {"openvino": has_openvino, "onnxruntime": has_onnxruntime, "tensorrt": has_provider(TENSORRT)}
     if not installed.get(runtime, True):
@@ -147,7 +147,7 @@ def _start(
     precision: str,
     encoder: DINOv2PatchEncoder,
     calibration: ScoreCalibration,
-    artefacts: Artefacts,
+    artefacts: RuntimeCache,
     compiled: bool,
 ) -> RunBlocks:
     if runtime == "torch":
@@ -164,10 +164,10 @@ def _start(
 
 
 def read_limits(path: Path, calibration: ScoreCalibration) -> dict[str, torch.Tensor]:
-    """Read the decision limits of int8.
+    """Read the decision thresholds of int8.
 
     Args:
-        path: see `Artefacts.limits`.
+        path: see `RuntimeCache.limits`.
         calibration: what is to hold them.
 
     Returns:

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.calibration import in_units
+from ..models.calibration import normalize_scores
 from ..models.network import PatchAnomalyNetwork
 
 
-class TraceableNetwork(nn.Module):
+class ExportableNetwork(nn.Module):
     """A fitted network whose choices are made, for `torch.export` and so for ONNX.
 
-    Which components count and where the decision limit lies hang on fitted values, which an exporter does not look at.
-    Here they are looked up once. The maps are those of the network.
+    Exporters cannot trace data-dependent choices (active components, decision threshold), so they are resolved once,
+    here. The maps are those of the network.
 
     Args:
         network: fitted and calibrated.
@@ -48,7 +48,7 @@ class TraceableNetwork(nn.Module):
         """
         embeddings = self.network.encoder(self.network.to_patches(images))
         scores = self.network.patch_scores(embeddings, self.network.score, self.active)
-        scores = in_units(scores, self.median, self.limit)
+        scores = normalize_scores(scores, self.median, self.limit)
         return self.network.to_pixels(scores, images.shape[2], images.shape[3])
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -58,7 +58,7 @@ class TraceableNetwork(nn.Module):
         return loaded
 
     def _choose(self) -> None:
-        median, limit = self.network.unit()
+        median, limit = self.network.score_range()
         self.register_buffer("active", self.network.mixture.active(), persistent=False)
         self.register_buffer("median", median, persistent=False)
         self.register_buffer("limit", limit, persistent=False)

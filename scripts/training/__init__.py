@@ -1,27 +1,27 @@
 """The fit: embeddings, batches, engines, handlers and their output."""
 
 from .checkpoint import FitCheckpoint
-from .embedding_cache import EmbeddingStore
+from .embedding_cache import EmbeddingCache
 from .embeddings import EmbeddingDataset, raise_failed_cases
-from .handlers import BestMixtureKeeper, MixtureStarter, NetworkSaver, ThresholdCalibrator
+from .handlers import BestModelTracker, CheckpointSaver, MixtureInitializer, ThresholdCalibrator
 from .output import FitOutput
 from .recalibration import recalibrate
 from .report import FitProgressBar, FitReporter
-from .sampler import EpochBatches
+from .sampler import DistributedBatchSampler
 from .trainer import LikelihoodEvaluator, OnlineEMTrainer
 
 __all__ = [
-    "BestMixtureKeeper",
+    "BestModelTracker",
+    "CheckpointSaver",
+    "DistributedBatchSampler",
+    "EmbeddingCache",
     "EmbeddingDataset",
-    "EmbeddingStore",
-    "EpochBatches",
     "FitCheckpoint",
     "FitOutput",
     "FitProgressBar",
     "FitReporter",
     "LikelihoodEvaluator",
-    "MixtureStarter",
-    "NetworkSaver",
+    "MixtureInitializer",
     "OnlineEMTrainer",
     "ThresholdCalibrator",
     "raise_failed_cases",

@@ -14,7 +14,7 @@ from ..errors import InputError, printable, reason_of
 from ..models.fitted_state import check_tensors, is_plain
 from ..models.network import PatchAnomalyNetwork
 from .embeddings import EmbeddingDataset
-from .handlers import BestMixtureKeeper
+from .handlers import BestModelTracker
 from .output import LAST_EPOCH, FitOutput
 from .trainer import LOG_LIKELIHOOD, VALIDATION
 
@@ -33,18 +33,18 @@ class FitCheckpoint:
 
     Args:
         network: its mixture is fitted.
-        keeper: knows the best epoch so far; it is attached with this.
+        tracker: knows the best epoch so far; it is attached with this.
         output: where the state goes, as ``last_epoch.pt``.
         train: what is fitted on.
         validation: what the best epoch is chosen on.
-        init_params: how the fit starts, see `MixtureStarter`.
+        init_params: how the fit starts, see `MixtureInitializer`.
         resume: whether a fit goes on from the file; where there is none, it starts anew.
     """
 
     def __init__(
         self,
         network: PatchAnomalyNetwork,
-        keeper: BestMixtureKeeper,
+        tracker: BestModelTracker,
         output: FitOutput,
         train: EmbeddingDataset,
         validation: EmbeddingDataset,
@@ -52,7 +52,7 @@ class FitCheckpoint:
         resume: bool = False,
     ) -> None:
         self.network = network
-        self.keeper = keeper
+        self.tracker = tracker
         self.output = output
         self.path = output.directory.path / LAST_EPOCH
         self.datasets = dict(zip(IMAGES, (train, validation), strict=True))
@@ -61,7 +61,7 @@ class FitCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, after the handlers that start the mixture and validate it."""
-        self.keeper.attach(engine)
+        self.tracker.attach(engine)
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
@@ -76,7 +76,7 @@ class FitCheckpoint:
                 "fit": self._settings(engine),
                 "epoch": engine.state.epoch,
                 "mixture": self.network.mixture.state_dict(),
-                "keeper": self.keeper.state_dict(),
+                "keeper": self.tracker.state_dict(),
             }
             self.output.save(content, LAST_EPOCH)
 
@@ -99,19 +99,19 @@ class FitCheckpoint:
             raise InputError(f"{self.path} cannot be read ({reason_of(error)}); {REMEDY}.") from error
         self._check(content, self._settings(engine))
         self.network.mixture.load_state_dict(content["mixture"])
-        self.keeper.load_state_dict(content["keeper"])
+        self.tracker.load_state_dict(content["keeper"])
         epoch = content["epoch"]
         engine.state.epoch = epoch
         engine.state.iteration = epoch * (engine.state.epoch_length or 0)
         logger.info(f"going on after epoch {epoch}")
-        if self.keeper.has_converged:
+        if self.tracker.has_converged:
             engine.terminate()
 
     def _check(self, content: Any, own: dict[str, Any]) -> None:
         """Raise `InputError` unless a file's content is the state of this very fit."""
         parts = content if isinstance(content, dict) else {}
-        settings, epoch, keeper = parts.get("fit"), parts.get("epoch"), parts.get("keeper")
-        if not isinstance(settings, dict) or not isinstance(keeper, dict) or not all(map(is_plain, settings.values())):
+        settings, epoch, tracker = parts.get("fit"), parts.get("epoch"), parts.get("keeper")
+        if not isinstance(settings, dict) or not isinstance(tracker, dict) or not all(map(is_plain, settings.values())):
             raise InputError(f"{self.path} is not the state of a fit; {REMEDY}.")
         for name in own:
             if settings.get(name) == own[name]:
@@ -125,10 +125,10 @@ class FitCheckpoint:
                 f"The fit in {self.path} had {name}={printable(str(settings.get(name)))}, this one has "
                 f"{name}={own[name]}; give the same or {REMEDY}."
             )
-        history = keeper.get("history")
+        history = tracker.get("history")
         if type(epoch) is not int or epoch < 1 or not _is_history(history, epoch):
             raise InputError(f"{self.path} does not say what its epochs brought; {REMEDY}.")
-        for mixture in (parts.get("mixture"), keeper.get("best")):
+        for mixture in (parts.get("mixture"), tracker.get("best")):
             check_tensors(mixture, self.network.mixture.state_dict(), str(self.path), REMEDY)
 
     def _settings(self, engine: Any) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class FitCheckpoint:
 
 
 def _is_history(history: Any, n_epochs: int) -> bool:
-    """Whether this has finite numbers of every epoch from 1 on, as `BestMixtureKeeper` keeps them."""
+    """Whether this has finite numbers of every epoch from 1 on, as `BestModelTracker` keeps them."""
     return (
         isinstance(history, list)
         and len(history) == n_epochs

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, reason
-from ..files import whole_file
+from ..files import atomic_write
 from ..models.fitted_state import is_plain
 from ..recorded_directory import PARTIAL, RecordedDirectory, has_record, write_record
 
 STORED = re.compile(r"[0-9a-f]{32}\.npy")
-LEFT = re.compile(r"\.[0-9a-f]{32}\.npy\..+")  # a partial file, see `whole_file`
+LEFT = re.compile(r"\.[0-9a-f]{32}\.npy\..+")  # a partial file, see `atomic_write`
 LEFT_AFTER = 3600.0  # seconds after which a partial file is that of a process that was killed
 
 
-class EmbeddingStore:
+class EmbeddingCache:
     """One half-precision file for each case, named by a digest of all that its embeddings depend on.
 
     A file appears whole or not at all, so that an interrupted run goes on where it stopped. The oldest files that this
@@ -64,7 +64,7 @@ class EmbeddingStore:
         self.preprocessing = describe(preprocessing)
         self._in_use: set[Path] = set()
 
-    def find(self, key: Any) -> Path | None:
+    def get(self, key: Any) -> Path | None:
         """Find the file with this key.
 
         Args:
@@ -101,7 +101,7 @@ class EmbeddingStore:
         self._in_use.add(path)
         self._make_room(embeddings.nbytes)
         try:
-            with whole_file(path) as partial, partial.open("wb") as file:
+            with atomic_write(path) as partial, partial.open("wb") as file:
                 np.save(file, embeddings.astype(np.float16))
         except OSError as error:
             raise InputError(
@@ -169,7 +169,10 @@ def file_identity(path: str | os.PathLike) -> list[Any]:
 
 
 def describe(thing: Any) -> Any:
-    """What a transform does, as far as its class and attributes tell.
+    """Describe a transform by its class and its attributes.
+
+    A class is named by its module, or by its ``identity`` where it has one: transforms of the bundle keep theirs when
+    they move to another module, so that embeddings stored before are found again.
 
     Args:
         thing: a transform, or a value of one of its attributes.
@@ -186,7 +189,7 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, set | frozenset):
         return sorted(json.dumps(describe(value), sort_keys=True) for value in thing)
     if isinstance(thing, type) or hasattr(thing, "__code__"):  # a class or a function
-        name = f"{thing.__module__}.{thing.__qualname__}"
+        name = vars(thing).get("identity") or f"{thing.__module__}.{thing.__qualname__}"
         return name if isinstance(thing, type) or "<" not in name else [name, *_describe_lambda(thing)]
     if hasattr(thing, "tolist"):  # an array
         return [describe(type(thing)), describe(thing.tolist())]

@@ -17,19 +17,19 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..data.cases import raise_failed
-from ..data.prefetch import ahead
+from ..data.prefetch import prefetch
 from ..digests import tensor_digest
 from ..errors import InputError
-from ..inference.inferer import DPMMInferer, occupied_slices
+from ..inference.inferer import DPMMInferer, nonempty_slices
 from ..models.network import PatchAnomalyNetwork
-from .embedding_cache import EmbeddingStore, file_identity
+from .embedding_cache import EmbeddingCache, file_identity
 
 
-class StoredSlices(Dataset):
+class CachedEmbeddings(Dataset):
     """Slices in half precision on disk, read one by one.
 
     Args:
-        files: ``[slices, patches, D]`` each, as `EmbeddingStore` keeps them.
+        files: ``[slices, patches, D]`` each, as `EmbeddingCache` keeps them.
         n_features: D.
 
     Attributes:
@@ -78,7 +78,7 @@ class StoredSlices(Dataset):
         return torch.from_numpy(np.concatenate(drawn).astype(np.float32))
 
 
-class EmbeddingDataset(StoredSlices):
+class EmbeddingDataset(CachedEmbeddings):
     """Embeddings of every slice, in half precision on disk.
 
     The encoder is frozen, so that a fit of many epochs needs each embedding only once. What the store has already is
@@ -95,7 +95,7 @@ class EmbeddingDataset(StoredSlices):
 
     Attributes:
         failed: why a case could not be embedded, by case.
-        identity: digest of all that the embeddings depend on: files, preprocessing and encoder; see `EmbeddingStore`.
+        identity: digest of all that the embeddings depend on: files, preprocessing and encoder; see `EmbeddingCache`.
         n_patches: how many there are.
         seconds: what embedding took this process.
 
@@ -109,15 +109,15 @@ class EmbeddingDataset(StoredSlices):
         network: PatchAnomalyNetwork,
         inferer: DPMMInferer,
         device: torch.device | str = "cpu",
-        store: EmbeddingStore | None = None,
+        store: EmbeddingCache | None = None,
         progress: bool = True,
     ) -> None:
         self.failed: dict[str, str] = {}
         self.n_cases = len(cases)
-        self.store = store or EmbeddingStore()
+        self.store = store or EmbeddingCache()
         network.to(device)
         keys = _keys(cases, network, inferer, self.store)
-        files = [self.store.find(key) if key is not None else None for key in keys]
+        files = [self.store.get(key) if key is not None else None for key in keys]
         self.identity = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
         self.n_found = len(files) - files.count(None)
         if idist.get_world_size() > 1 and (store is None or None in keys):
@@ -126,7 +126,7 @@ class EmbeddingDataset(StoredSlices):
         missing = [index for index, file in enumerate(files) if file is None]
         missing = missing[idist.get_rank() :: idist.get_world_size()]
         begin = time.perf_counter()
-        loaded = zip(missing, ahead(cases.__getitem__, missing, n_threads=2), strict=True)
+        loaded = zip(missing, prefetch(cases.__getitem__, missing, n_threads=2), strict=True)
         for index, case in tqdm(loaded, "embedding", len(missing), unit="case", disable=not progress or not missing):
             try:
                 if "error" in case:
@@ -149,7 +149,7 @@ class EmbeddingDataset(StoredSlices):
         of_all: list[dict[str, str]] = [{} for _ in range(idist.get_world_size())]
         torch.distributed.all_gather_object(of_all, self.failed)
         self.failed = {case: why for failed in of_all for case, why in failed.items()}
-        return [self.store.find(key) for key in keys]
+        return [self.store.get(key) for key in keys]
 
     def counts(self) -> dict[str, float]:
         """How much there is, and what it took: numbers for a report."""
@@ -164,7 +164,7 @@ class EmbeddingDataset(StoredSlices):
 
 
 def _keys(
-    cases: Sequence[dict[str, Any]], network: PatchAnomalyNetwork, inferer: DPMMInferer, store: EmbeddingStore
+    cases: Sequence[dict[str, Any]], network: PatchAnomalyNetwork, inferer: DPMMInferer, store: EmbeddingCache
 ) -> list[Any]:
     """What the embeddings of each case depend on; None for cases that are not files."""
     data = getattr(cases, "data", None)
@@ -191,7 +191,7 @@ def _embed(
 ) -> Iterator[np.ndarray]:
     """Embeddings ``[B, h*w, D]`` of the occupied slices of an image, batch by batch."""
     (slices,) = inferer.slices(image.unsqueeze(0))
-    occupied = occupied_slices(slices)
+    occupied = nonempty_slices(slices)
     if not len(occupied):
         raise InputError("every slice has a single grey value; expected slices with some contrast")
     for chosen in occupied.split(inferer.slice_batch_size):

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from ..errors import InputError, reason
 from ..models.checkpoint import save_network
 from ..models.network import PatchAnomalyNetwork
-from .embeddings import StoredSlices
+from .embeddings import CachedEmbeddings
 from .trainer import VALIDATION
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def starting_means(patches: torch.Tensor, n_components: int, init_params: str, s
     return torch.from_numpy(kmeans_plusplus(patches.numpy(), n_components, random_state=seed)[0])
 
 
-class MixtureStarter:
+class MixtureInitializer:
     """Initialises the mixture from patches of the whole training set when a fit starts.
 
     Args:
@@ -63,7 +63,7 @@ class MixtureStarter:
     def __init__(
         self,
         network: PatchAnomalyNetwork,
-        embeddings: StoredSlices,
+        embeddings: CachedEmbeddings,
         seed: int,
         init_params: str = "random_from_data",
         n_patches: int = 20000,
@@ -88,7 +88,7 @@ class MixtureStarter:
         mixture.initialize(patches, means, torch.Generator().manual_seed(self.seed))
 
 
-class BestMixtureKeeper:
+class BestModelTracker:
     """Remembers the mixture of the epoch with the best validation log-likelihood, and brings it back at the end.
 
     Args:
@@ -200,7 +200,7 @@ class ThresholdCalibrator:
         }
 
 
-class NetworkSaver:
+class CheckpointSaver:
     """Writes the fitted network when a fit is complete.
 
     Args:

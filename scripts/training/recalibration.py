@@ -1,4 +1,4 @@
-"""A site's own decision limits for a fitted model, without a new fit."""
+"""A site's own decision thresholds for a fitted model, without a new fit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def recalibrate(
             "give more images or a higher target_fpr."
         )
     before = calibration.table(kind)
-    beyond = float((scores[network.score] > float(calibration.limit(kind, target))).mean())
+    beyond = float((scores[network.score] > float(calibration.decision_threshold(kind, target))).mean())
     calibration.fit(scores, target)
     report = {
         "note": NOTE,

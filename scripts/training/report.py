@@ -19,7 +19,7 @@ from ..models.mixture import SCORE_KINDS
 from ..models.network import PatchAnomalyNetwork
 from ..models.provenance import NOTE, provenance
 from .embeddings import EmbeddingDataset
-from .handlers import BestMixtureKeeper
+from .handlers import BestModelTracker
 from .output import FIT_REPORTS, FitOutput
 from .trainer import LOG_LIKELIHOOD, VALIDATION
 
@@ -43,7 +43,7 @@ class FitReporter:
 
     Args:
         network: fitted and calibrated by then.
-        keeper: has the history.
+        tracker: has the history.
         train: what is fitted on.
         validation: what the best epoch is chosen and the network calibrated on.
         output: where the report goes.
@@ -55,7 +55,7 @@ class FitReporter:
     def __init__(
         self,
         network: PatchAnomalyNetwork,
-        keeper: BestMixtureKeeper,
+        tracker: BestModelTracker,
         train: EmbeddingDataset,
         validation: EmbeddingDataset,
         output: FitOutput,
@@ -64,7 +64,7 @@ class FitReporter:
         interval: int = 10,
     ) -> None:
         self.network = network
-        self.keeper = keeper
+        self.tracker = tracker
         self.datasets = {"train": train, "validation": validation}
         self.output = output
         self.settings = dict(settings)
@@ -95,7 +95,7 @@ class FitReporter:
 
     def figure(self) -> Figure:
         """The curves of the fit so far, and the weights of the mixture."""
-        return fit_figure(self.keeper.history, self.keeper.best_epoch, self._weights())
+        return fit_figure(self.tracker.history, self.tracker.best_epoch, self._weights())
 
     def report(self) -> dict[str, Any]:
         """What ``fit_report.json`` holds: data, settings, every epoch, weights, and limits of the scores."""
@@ -103,15 +103,15 @@ class FitReporter:
         return {
             "note": NOTE,
             "data": {name: data.counts() for name, data in self.datasets.items()},
-            "best_epoch": self.keeper.best_epoch,
-            "converged": self.keeper.has_converged,
+            "best_epoch": self.tracker.best_epoch,
+            "converged": self.tracker.has_converged,
             "active_components": mixture.n_active,
             "concentration": float(mixture.weight_concentration),
             "component_weights": self._weights(),
             "score_quantiles": {
                 kind: calibration.table(index) for index, kind in enumerate(SCORE_KINDS) if kind in mixture.score_kinds
             },
-            "epochs": self.keeper.history,
+            "epochs": self.tracker.history,
             **provenance(self.network, self.settings),
         }
 
@@ -125,7 +125,7 @@ def fit_figure(history: Sequence[Mapping[str, float]], best_epoch: int, weights:
     """Draw a fit.
 
     Args:
-        history: of each epoch its number and metrics, see `BestMixtureKeeper`.
+        history: of each epoch its number and metrics, see `BestModelTracker`.
         best_epoch: is marked.
         weights: of the components, largest first.
 

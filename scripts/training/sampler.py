@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 from ..errors import InputError
 
 
-class EpochBatches(Sampler[list[int]]):
+class DistributedBatchSampler(Sampler[list[int]]):
     """Batches whose order is a function of seed and epoch alone, each shared out among the processes.
 
     Every item is in one batch of an epoch and with one process, whatever their number; the last batch may be smaller,

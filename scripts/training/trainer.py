@@ -99,11 +99,11 @@ class OnlineEMTrainer(Trainer):
 
     def _iteration(self, engine: OnlineEMTrainer, batchdata: torch.Tensor) -> list[dict[str, float]]:
         mixture = engine.network.mixture
-        sums = mixture.expect(batchdata.to(mixture.means))
-        for value in sums.values():
+        sufficient_stats = mixture.e_step(batchdata.to(mixture.means))
+        for value in sufficient_stats.values():
             idist.all_reduce(value)  # in place; nothing where there is one process
         step_size = step_size_at(self.schedule, self.step_size, int(mixture.n_steps) + 1)
-        log_likelihood = mixture.maximize(sums, step_size)
+        log_likelihood = mixture.m_step(sufficient_stats, step_size)
         engine.state.output = [{Keys.LOSS: -log_likelihood, LOG_LIKELIHOOD: log_likelihood}]  # as if decollated
         self._log_likelihoods.append(log_likelihood)
         engine.state.metrics = {

@@ -31,7 +31,7 @@ def figures_of_run(run, encoder, **others):
     """Those of a run whose encoder takes this long for a slice, of 100."""
     parts = {"load": 0.5, "preprocess": 1.0, "encode": 100 * encoder, "resize": 0.8, "score": 0.4, "write": 2.0}
     return {
-        "runs_in": "torch fp32",
+        "backend_name": "torch fp32",
         "start": 18.0,
         "run": run,
         "parts": parts,
@@ -71,7 +71,7 @@ FIGURES = {
         "torch fp32": figures_of_run(45.0, 0.4),
         "openvino bf16": figures_of_run(22.0, 0.16),
         "openvino int8": {"error": "the processor has no such instructions"},
-        "auto": figures_of_run(22.0, 0.16, runs_in="openvino bf16"),
+        "auto": figures_of_run(22.0, 0.16, backend_name="openvino bf16"),
     },
     "bank": {
         "10,000": {"search": 0.1, "bank_mb": 15.4, "peak_mb": 300.0},

@@ -20,7 +20,7 @@ from PIL import Image
 
 from demo.dicom_series import write_series
 from scripts.data.cases import CaseDataset, find_cases
-from scripts.data.dicom import HeaderError, header_of, what_is_wrong
+from scripts.data.dicom import HeaderError, read_header, validate_series
 from scripts.data.images import ImageFileReader, LoadImageFiled
 from scripts.errors import InputError
 from tests.tiny_bundle import ROOT, TINY, run_bundle
@@ -442,11 +442,11 @@ def test_damaged_headers_raise_nothing_but_a_sentence(tmp_path):
         own[-1].write_bytes(damaged.tobytes())
     for path in own:
         try:
-            header = header_of(path)
+            header = read_header(path)
         except HeaderError as error:
             assert "\n" not in str(error) and str(path.parent) not in str(error)
         else:
-            assert header is None or "\n" not in what_is_wrong([header])
+            assert header is None or "\n" not in validate_series([header])
 
 
 def test_slices_with_slopes_of_their_own_are_refused_or_scaled(tmp_path):
@@ -505,7 +505,7 @@ def test_slices_without_the_preamble_of_dicom_are_not_read_unchecked(tmp_path):
 def test_big_endian_numbers_of_32_bits_are_refused_and_of_16_are_read():
     files = Path(pydicom.__file__).parent / "data" / "test_files"
     with pytest.raises(HeaderError, match="big-endian numbers of 32 bits"):
-        header_of(files / "rtdose_expb.dcm")
+        read_header(files / "rtdose_expb.dcm")
     voxels, _ = read(files / "MR_small_bigendian.dcm")
     np.testing.assert_array_equal(voxels.squeeze().T, pydicom.dcmread(files / "MR_small_bigendian.dcm").pixel_array)
 

@@ -5,7 +5,7 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.errors import InputError
-from scripts.inference.inferer import DPMMInferer, occupied_slices
+from scripts.inference.inferer import DPMMInferer, nonempty_slices
 
 
 def inputs(*shape):
@@ -83,8 +83,8 @@ def test_occupied_slices_have_more_than_one_value():
     slices[1, 1, 3, 4] = 1e-3
     slices[3] = inputs(2, 20, 20)
     slices[4] = 5
-    assert occupied_slices(slices).tolist() == [1, 3]
-    assert occupied_slices(torch.zeros(2, 1, 5, 5)).tolist() == []
+    assert nonempty_slices(slices).tolist() == [1, 3]
+    assert nonempty_slices(torch.zeros(2, 1, 5, 5)).tolist() == []
 
 
 def test_a_function_or_a_script_module_is_a_network():

@@ -22,7 +22,7 @@ from scripts.inference import scoring
 from scripts.inference.evaluator import CaseEvaluator
 from scripts.inference.inferer import DPMMInferer
 from scripts.inference.results_directory import LONGEST_NAME, ResultsDirectory, directory_names
-from scripts.inference.writer import CaseWriter
+from scripts.inference.writer import PredictionWriter
 from scripts.models.checkpoint import save_network
 from scripts.recorded_directory import RecordedDirectory
 from scripts.report import writer
@@ -60,13 +60,13 @@ def infer(folder, configs=("inference",), run_id="inference", **overrides):
 def scored(monkeypatch):
     """Names of the cases that were scored."""
     names = []
-    score = scoring.ScoredCases._score
+    score = scoring.AnomalyMapLoader._score
 
     def noting(self, pool):
         names.extend(case.item["case"] for case in pool if "image" in case.item)
         return score(self, pool)
 
-    monkeypatch.setattr(scoring.ScoredCases, "_score", noting)
+    monkeypatch.setattr(scoring.AnomalyMapLoader, "_score", noting)
     return names
 
 
@@ -312,7 +312,7 @@ def test_no_summary_of_an_earlier_run_stays_beside_results_of_another(folder, mo
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(CaseWriter, "write_summary", full)
+    monkeypatch.setattr(PredictionWriter, "write_summary", full)
     assert "No space left" in infer(folder)
     assert scored == [] and summary_of(folder)["settings"]["threshold"] == 1.0  # all are kept: it is true of them
     assert "No space left" in infer(folder, threshold=1.2)
@@ -335,7 +335,7 @@ def test_a_disk_that_is_full_for_one_case_fails_it_alone(folder, monkeypatch):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_score_that_is_no_number_fails_its_case(folder, monkeypatch, value):
-    score = scoring.ScoredCases._score_together
+    score = scoring.AnomalyMapLoader._score_together
 
     def spoiled(self, pool):
         items = score(self, pool)
@@ -344,7 +344,7 @@ def test_a_score_that_is_no_number_fails_its_case(folder, monkeypatch, value):
                 item["pred"][..., 10, 10, 1] = value
         return items
 
-    monkeypatch.setattr(scoring.ScoredCases, "_score_together", spoiled)
+    monkeypatch.setattr(scoring.AnomalyMapLoader, "_score_together", spoiled)
     assert "p1: its map holds values that are no numbers" in infer(folder)
     text = (folder / "out" / "summary.json").read_text()
     assert not re.search("NaN|Infinity", text) and len(json.loads(text)["cases"]) == 2
@@ -394,7 +394,7 @@ def test_a_run_that_does_not_begin_leaves_the_summary(tmp_path, fitted_network):
 
 
 def evaluator_of(directory, network, n_cases, process):
-    case_writer = CaseWriter(directory, network, {})
+    case_writer = PredictionWriter(directory, network, {})
     evaluator = CaseEvaluator(
         directory,
         torch.device("cpu"),

@@ -6,9 +6,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.data.prefetch import ahead
+from scripts.data.prefetch import prefetch
 from scripts.inference.inferer import DPMMInferer
-from scripts.inference.scoring import ScoredCases
+from scripts.inference.scoring import AnomalyMapLoader
 
 
 def picture(seed, shape=(20, 17)):
@@ -36,7 +36,7 @@ class Doubling:
 def test_maps_are_those_of_the_inferer_in_the_order_of_the_cases(spatial_dim):
     images = [picture(0), picture(1, (20, 17, 15)), picture(2), picture(3, (15, 15, 17)), picture(4, (15, 17))]
     inferer = DPMMInferer(spatial_dim, 4)
-    found = list(ScoredCases(as_cases(images), Doubling(), inferer))
+    found = list(AnomalyMapLoader(as_cases(images), Doubling(), inferer))
     assert [case["case"] for case in found] == ["0", "1", "2", "3", "4"]
     for case, image in zip(found, images, strict=True):
         assert torch.equal(case["pred"], inferer(image.unsqueeze(0), Doubling())[0])
@@ -47,7 +47,7 @@ def test_slices_of_cases_of_one_size_share_batches():
     images = [picture(seed) for seed in range(6)] + [picture(seed, (20, 17, 9)) for seed in range(2)]
     images += [picture(8, (30, 17)), picture(9)]
     network = Doubling()
-    assert len(list(ScoredCases(as_cases(images), network, DPMMInferer(2, 4)))) == 10
+    assert len(list(AnomalyMapLoader(as_cases(images), network, DPMMInferer(2, 4)))) == 10
     assert network.batches == [4, 4, 4, 3, 4, 4, 1, 1, 1]
 
 
@@ -56,7 +56,7 @@ def test_a_case_that_fails_fails_alone():
     images[2][0, 3, 4] = 7
     cases = as_cases(images)
     cases[0] = {"case": "0", "error": "it is broken"}
-    found = list(ScoredCases(cases, Doubling(), DPMMInferer(2, 4)))
+    found = list(AnomalyMapLoader(cases, Doubling(), DPMMInferer(2, 4)))
     assert [case["case"] for case in found if "error" in case] == ["0", "2", "4"]
     errors = {case["case"]: case.get("error", "") for case in found}
     assert errors["0"] == "it is broken" and "5 x 5 pixels" in errors["4"]
@@ -65,7 +65,7 @@ def test_a_case_that_fails_fails_alone():
 
 def test_a_case_without_contrast_does_not_reach_the_network():
     network = Doubling()
-    (case,) = ScoredCases(as_cases([MetaTensor(torch.ones(1, 20, 17, 3))]), network, DPMMInferer())
+    (case,) = AnomalyMapLoader(as_cases([MetaTensor(torch.ones(1, 20, 17, 3))]), network, DPMMInferer())
     assert network.batches == [] and case["pred"].shape == (1, 20, 17, 3) and not case["pred"].any()
 
 
@@ -81,7 +81,7 @@ def test_no_more_than_one_case_waits_at_each_stage():
             return {"case": str(index), "image": picture(index)}
 
     used = 0
-    for used, _ in enumerate(ScoredCases(Reading(), Doubling(), DPMMInferer(2, 1)), start=1):
+    for used, _ in enumerate(AnomalyMapLoader(Reading(), Doubling(), DPMMInferer(2, 1)), start=1):
         assert len(read) <= used + 4  # scored one ahead, read one ahead of that; each may just have gone on
     assert used == len(read) == 20
 
@@ -97,7 +97,7 @@ def test_a_run_that_is_broken_off_scores_no_further_batch(who):
             broken_off.wait(10)
         return network(images)
 
-    scored = ScoredCases(as_cases([picture(seed, (20, 17, 40)) for seed in range(9)]), slow, DPMMInferer(2, 1))
+    scored = AnomalyMapLoader(as_cases([picture(seed, (20, 17, 40)) for seed in range(9)]), slow, DPMMInferer(2, 1))
     cases = iter(scored)
     next(cases)
     assert begun.wait(10)
@@ -111,8 +111,10 @@ def test_a_run_that_is_broken_off_scores_no_further_batch(who):
 
 def test_results_come_in_order_from_another_thread_and_so_do_errors():
     here = threading.get_ident()
-    assert list(ahead(lambda item: (item, threading.get_ident() != here), range(9), 3)) == [(n, True) for n in range(9)]
-    results = ahead(lambda item: 1 // item, [1, 0, 1])
+    assert list(prefetch(lambda item: (item, threading.get_ident() != here), range(9), 3)) == [
+        (n, True) for n in range(9)
+    ]
+    results = prefetch(lambda item: 1 // item, [1, 0, 1])
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)

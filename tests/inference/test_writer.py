@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from scripts.inference import writer
-from scripts.inference.case_view import foreground_of
+from scripts.inference.case_view import foreground_mask
 from scripts.inference.measurements import OUTSIDE_SHARE, measurements
 from tests.tiny_bundle import run_configs
 
@@ -31,13 +31,13 @@ def test_the_background_may_have_any_dark_value(background, channels):
     inside[5:15, 4:16] = True
     image = np.random.default_rng(0).uniform(0, 1, (channels, *SHAPE)).astype(np.float32)
     image[:, ~inside] = background
-    assert np.array_equal(foreground_of(image), inside)
+    assert np.array_equal(foreground_mask(image), inside)
 
 
 def test_a_picture_without_background_is_foreground_where_it_is_bright():
     image = np.random.default_rng(0).uniform(0, 0.9, (1, *SHAPE))
     image[:, 5:15, 5:15] = 1.0  # clipped
-    assert foreground_of(image).all()
+    assert foreground_mask(image).all()
 
 
 @pytest.mark.parametrize("background", [0, 30])

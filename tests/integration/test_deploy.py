@@ -201,7 +201,7 @@ def test_objects_name_the_bundle_and_say_what_they_hold(runs):
     written = hd.imread(runs["axial"].dicom("parametric_map"))
     (meaning,) = written.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
     assert (meaning.RealWorldValueSlope, meaning.RealWorldValueIntercept) == (1, 0)
-    assert "1: decision limit" in meaning.LUTExplanation
+    assert "1: decision threshold" in meaning.LUTExplanation
     assert meaning.MeasurementUnitsCodeSequence[0].CodeValue == "1"
     assert written.ContentQualification == "RESEARCH"
 
@@ -226,9 +226,9 @@ def test_report_and_json_hold_the_measurements_of_the_bundles_own_inference(runs
     (group,) = report.content.get_image_measurement_groups()
     numbers = {item.name.meaning: item.value for item in group.get_measurements()}
     assert numbers == {
-        "Anomaly score in units of the decision limit": pytest.approx(found["image_score"]),
+        "Anomaly score in units of the decision threshold": pytest.approx(found["image_score"]),
         "Volume": pytest.approx(found["anomalous_volume_ml"]),
-        "Share of the foreground beyond the decision limit": pytest.approx(100 * found["fraction_beyond_limit"]),
+        "Share of the foreground beyond the decision threshold": pytest.approx(100 * found["fraction_beyond_limit"]),
         "Number of connected anomalous regions": found["n_regions"],
     }
     outside = next(i for i in group.get_qualitative_evaluations() if "outside" in i.name.meaning)

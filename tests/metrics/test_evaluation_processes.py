@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from scripts.distributed import gather, share
+from scripts.distributed import gather, partition
 from scripts.errors import InputError
 from tests.metrics.test_handler import run_evaluation
 from tests.tiny_bundle import ROOT, TINY, run_bundle
@@ -69,12 +69,12 @@ def test_two_processes_leave_what_one_does(data, tmp_path):
 
 
 def test_each_item_is_one_process_s(monkeypatch):
-    assert share("abcde") == [*"abcde"] and gather("abcde") == [*"abcde"]
+    assert partition("abcde") == [*"abcde"] and gather("abcde") == [*"abcde"]
     monkeypatch.setattr("scripts.distributed.idist.get_world_size", lambda: 3)
     shares = []
     for rank in range(3):
         monkeypatch.setattr("scripts.distributed.idist.get_rank", lambda rank=rank: rank)
-        shares += share("abcde")
+        shares += partition("abcde")
     assert sorted(shares) == [*"abcde"]
     with pytest.raises(InputError, match="3 processes need a case each, at least; got 2"):
-        share("ab")
+        partition("ab")

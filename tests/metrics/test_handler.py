@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from scripts.data.labels import Truth
+from scripts.data.labels import GroundTruth
 from scripts.errors import InputError, cause_of
 from scripts.metrics.bootstrap import case_weights, interval
 from scripts.metrics.handler import MapEvaluation, patch_threshold
@@ -60,7 +60,7 @@ class KnownLabels:
 
     def truth(self, case, image):
         mask = self.masks.get(case)
-        return Truth(None, None) if mask is None else Truth(bool(mask.any()), mask)
+        return GroundTruth(None, None) if mask is None else GroundTruth(bool(mask.any()), mask)
 
 
 def made_cases(n_cases, seed=0):
@@ -175,7 +175,7 @@ def test_without_resamplings_or_with_one_case_there_are_values_and_no_intervals(
 def test_thresholds_are_quantiles_of_normal_patches_in_units_of_the_limit(make_network, score):
     network = make_network(score)
     median, at_10 = network.calibration.quantiles[network.score_index, [0, 2]].tolist()
-    limit = float(network.calibration.limit(network.score_index, 0.01))
+    limit = float(network.calibration.decision_threshold(network.score_index, 0.01))
     assert patch_threshold(network, 0.1) == pytest.approx((at_10 - median) / (limit - median), rel=1e-4)
     assert patch_threshold(network, 0.01) == 1.0
     assert patch_threshold(network, 0.1) < patch_threshold(network, 0.05) < 1

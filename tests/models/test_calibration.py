@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scripts.errors import InputError
-from scripts.models.calibration import FALSE_POSITIVE_RATES, ScoreCalibration
+from scripts.models.calibration import CALIBRATION_FPRS, ScoreCalibration
 from scripts.models.mixture import SCORE_KINDS
 
 COSINE, NEGATIVE_LOG_LIKELIHOOD = SCORE_KINDS.index("cosine"), SCORE_KINDS.index("negative_log_likelihood")
@@ -24,21 +24,21 @@ def fitted(values=None, target_fpr=0.01, kind="cosine"):
     return calibration
 
 
-@pytest.mark.parametrize("rate", [rate for rate in FALSE_POSITIVE_RATES if rate < 0.5])
+@pytest.mark.parametrize("rate", [rate for rate in CALIBRATION_FPRS if rate < 0.5])
 def test_limits_at_the_stored_rates_are_quantiles(rate):
-    limit = float(fitted().limit(COSINE, rate))
+    limit = float(fitted().decision_threshold(COSINE, rate))
     assert limit == pytest.approx(np.quantile(scores().astype(np.float64), 1 - rate), rel=1e-6)
 
 
 @pytest.mark.parametrize("target", [0.03, 0.4999, 0.0011])
 def test_the_limit_at_the_target_is_a_quantile(target):
-    limit = float(fitted(target_fpr=target).limit(COSINE, target))
+    limit = float(fitted(target_fpr=target).decision_threshold(COSINE, target))
     assert limit == pytest.approx(np.quantile(scores().astype(np.float64), 1 - target), rel=1e-6)
 
 
 def test_a_limit_between_two_rates_lies_between_their_quantiles():
     calibration = fitted()
-    at_5, at_3, at_2 = (float(calibration.limit(COSINE, rate)) for rate in (0.05, 0.03, 0.02))
+    at_5, at_3, at_2 = (float(calibration.decision_threshold(COSINE, rate)) for rate in (0.05, 0.03, 0.02))
     assert at_5 < at_3 < at_2
     fraction = (math.log(0.05) - math.log(0.03)) / (math.log(0.05) - math.log(0.02))
     assert at_3 == pytest.approx(at_5 + fraction * (at_2 - at_5), rel=1e-5)
@@ -47,7 +47,7 @@ def test_a_limit_between_two_rates_lies_between_their_quantiles():
 
 def test_limits_rise_as_the_target_falls():
     calibration = fitted(target_fpr=0.03)
-    limits = [float(calibration.limit(COSINE, rate)) for rate in np.geomspace(0.499, 0.001, 200)]
+    limits = [float(calibration.decision_threshold(COSINE, rate)) for rate in np.geomspace(0.499, 0.001, 200)]
     assert all(after >= before for before, after in itertools.pairwise(limits))
     assert limits[-1] > limits[0]
 
@@ -80,7 +80,7 @@ def test_kinds_are_calibrated_apart():
     calibration.fit(by_kind, 0.01)
     for kind, index in (("cosine", COSINE), ("negative_log_likelihood", NEGATIVE_LOG_LIKELIHOOD)):
         assert calibration.is_fitted(index)
-        assert float(calibration.limit(index, 0.05)) == pytest.approx(np.quantile(by_kind[kind], 0.95), rel=1e-5)
+        assert float(calibration.decision_threshold(index, 0.05)) == pytest.approx(np.quantile(by_kind[kind], 0.95), rel=1e-5)
     assert not calibration.is_fitted(SCORE_KINDS.index("euclidean"))
 
 
@@ -100,7 +100,7 @@ def test_a_new_calibration_replaces_the_old_one():
 def test_a_calibration_is_saved_with_its_target():
     calibration, other = fitted(target_fpr=0.03), ScoreCalibration()
     other.load_state_dict(calibration.state_dict())
-    assert float(other.limit(COSINE, 0.03)) == float(calibration.limit(COSINE, 0.03))
+    assert float(other.decision_threshold(COSINE, 0.03)) == float(calibration.decision_threshold(COSINE, 0.03))
 
 
 def test_scores_that_are_all_the_same_raise():

@@ -15,7 +15,7 @@ from tests.oracles import load_oracle
 
 from scripts.errors import InputError
 from scripts.models.mixture import COVARIANCE_TYPES, DirichletProcessMixture, base, correlated, dirichlet_process
-from scripts.models.mixture.base import FAR
+from scripts.models.mixture.base import LOG_RESP_CUTOFF
 from scripts.models.mixture.stick_breaking import log_stick_weights, update_concentration, update_fractions
 from scripts.training.trainer import step_size_at
 
@@ -680,9 +680,9 @@ def test_no_component_that_comes_near_the_best_is_left_out(seed, kind, distance)
     components = fitted(x, covariance_type=kind, rank=2).gaussians
     log_density = components.log_density(x, torch.arange(6))
     best = log_density[:, 0] + distance
-    contenders = components.contenders(x, torch.zeros(6), torch.tensor([0]), best)
-    near = (log_density > best.unsqueeze(1) - FAR).any(0).nonzero().flatten().tolist()
-    assert set(near) - {0} <= set(contenders.tolist())
+    candidate_components = components.candidate_components(x, torch.zeros(6), torch.tensor([0]), best)
+    near = (log_density > best.unsqueeze(1) - LOG_RESP_CUTOFF).any(0).nonzero().flatten().tolist()
+    assert set(near) - {0} <= set(candidate_components.tolist())
 
 
 @few
@@ -691,7 +691,7 @@ def test_marginal_densities_bound_the_whole_ones(seed, kind, scale):
     x = scale * plane(400, d=80, q=10, seed=seed)
     components = fitted(x, covariance_type=kind, rank=4, reg_covar=1e-3 * scale**2).gaussians
     chosen = torch.arange(6)
-    bounds = components.marginal_bounds(components.marginal_terms(x), chosen).T
+    bounds = components.marginal_bounds(components.quadratic_features(x), chosen).T
     log_density = components.log_density(x, chosen)
     assert (bounds >= log_density - 1e-3 - 1e-5 * log_density.abs()).all()
 
@@ -701,16 +701,16 @@ def test_densities_that_are_left_out_do_not_matter(kind):
     x = torch.cat([plane(200, d=80, q=10, seed=seed) + 3 * torch.randn(80) for seed in range(8)])
     mixture = fitted(x, k=12, covariance_type=kind, rank=4, reg_covar=1e-3)
     arguments = (x, mixture.log_weights(), mixture.active())
-    components, rows, log_joint = mixture.gaussians.near_pairs(*arguments)
+    components, rows, log_joint = mixture.gaussians.candidate_pairs(*arguments)
     whole = mixture.gaussians.log_density(x, torch.arange(12)) + mixture.log_weights()
     torch.testing.assert_close(log_joint, whole[rows, components], rtol=1e-4, atol=1e-2)
-    near = whole > whole.amax(1, keepdim=True) - FAR
+    near = whole > whole.amax(1, keepdim=True) - LOG_RESP_CUTOFF
     found = torch.zeros_like(near)
     found[rows, components] = True
     assert found.sum() == len(rows) < near.numel() / 4
     assert found[near].all()
-    sums, chosen = mixture.gaussians.expect(*arguments)
-    expected, of_all = super(correlated.CorrelatedGaussians, mixture.gaussians).expect(*arguments)
+    sums, chosen = mixture.gaussians.e_step(*arguments)
+    expected, of_all = super(correlated.CorrelatedGaussians, mixture.gaussians).e_step(*arguments)
     assert set(expected) == set(sums)
     for name in set(expected) - {"log_likelihood"}:
         whole_sum = torch.zeros(12, *expected[name].shape[1:]).index_add(0, of_all, expected[name])
@@ -731,7 +731,7 @@ def test_components_that_are_left_out_change_nothing(covariance, monkeypatch):
         n_components.append(n_compared(quick, x))
         quick.partial_fit(x, 0.5)
     for module in (base, correlated):
-        monkeypatch.setattr(module, "FAR", 1e9)
+        monkeypatch.setattr(module, "LOG_RESP_CUTOFF", 1e9)
     monkeypatch.setattr(torch.Tensor, "clamp_", lambda x, min=None, max=None: x.clamp(min, max))
     for _ in range(60):
         assert n_compared(whole, x) == 30
@@ -767,7 +767,7 @@ def test_a_step_may_be_split_over_processes(covariance):
     x = samples()
     whole, split = started(x, **covariance), started(x, **covariance)
     whole.partial_fit(x, 0.5)
-    parts = [split.expect(part) for part in (x[:70], x[70:70], x[70:])]
-    split.maximize({name: sum(part[name] for part in parts) for name in parts[0]}, 0.5)
+    parts = [split.e_step(part) for part in (x[:70], x[70:70], x[70:])]
+    split.m_step({name: sum(part[name] for part in parts) for name in parts[0]}, 0.5)
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(split.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)

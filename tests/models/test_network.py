@@ -11,7 +11,7 @@ from scripts.errors import InputError
 from scripts.models.encoder import DINOv2PatchEncoder
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.network import PatchAnomalyNetwork
-from scripts.runtimes.traceable import TraceableNetwork
+from scripts.runtimes.traceable import ExportableNetwork
 from scripts.training.trainer import step_size_at
 
 KINDS = ["cosine", "euclidean", "mahalanobis", "negative_log_likelihood"]
@@ -216,7 +216,7 @@ def test_a_network_without_fit_raises(tiny_encoder):
     with pytest.raises(InputError, match=r"configs/train\.json"):
         torch.jit.script(network)
     with pytest.raises(RuntimeError, match=r"configs/train\.json"):
-        TraceableNetwork(network)
+        ExportableNetwork(network)
 
 
 def test_a_fitted_network_without_calibration_raises(tiny_encoder):
@@ -231,7 +231,7 @@ def test_maps_are_calibrated_patch_scores(fitted_network):
     given = images(1, 3, 56, 56)
     raw = fitted_network.patch_scores(fitted_network.embed(given), "cosine")
     assert raw.shape == (1, 1, 4, 4)
-    median, limit = fitted_network.calibration.quantiles[0, 0], fitted_network.calibration.limit(0, 0.01)
+    median, limit = fitted_network.calibration.quantiles[0, 0], fitted_network.calibration.decision_threshold(0, 0.01)
     pixels = torch.nn.functional.interpolate((raw - median) / (limit - median), size=[56, 56], mode="bilinear")
     torch.testing.assert_close(fitted_network(given), pixels, rtol=1e-4, atol=1e-4)
 
@@ -258,7 +258,7 @@ def test_another_target_needs_no_new_fit(make_network):
     other = make_network(target_fpr=0.1)
     other.load_state_dict(network.state_dict())
     median = network.calibration.quantiles[0, 0]
-    factor = (network.calibration.limit(0, 0.01) - median) / (network.calibration.limit(0, 0.1) - median)
+    factor = (network.calibration.decision_threshold(0, 0.01) - median) / (network.calibration.decision_threshold(0, 0.1) - median)
     assert factor > 1.01
     torch.testing.assert_close(other(given), network(given) * factor, rtol=1e-4, atol=1e-4)
 

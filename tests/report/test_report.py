@@ -20,8 +20,8 @@ from PIL import Image
 from skimage.measure import grid_points_in_poly
 
 from scripts.files import write_json
-from scripts.inference import CaseWriter
-from scripts.inference.case_view import CaseView
+from scripts.inference import PredictionWriter
+from scripts.inference.case_view import SliceView
 from scripts.inference.measurements import measurements
 from scripts.inference.patches import CasePatches, PatchObserver, split_patches
 from scripts.inference.results_directory import ResultsDirectory
@@ -255,7 +255,7 @@ def test_of_many_cases_those_with_the_highest_scores_are_drawn_and_all_are_liste
 def test_several_processes_do_not_write_one_report(fitted_network, tmp_path, monkeypatch):
     monkeypatch.setattr(idist, "get_world_size", lambda: 2)
     engine = Engine(lambda *_: None)
-    writer = CaseWriter(ResultsDirectory(tmp_path), fitted_network, {"threshold": 1.0})
+    writer = PredictionWriter(ResultsDirectory(tmp_path), fitted_network, {"threshold": 1.0})
     ReportWriter(writer).attach(engine)
     engine.run([0])
     assert not any(tmp_path.iterdir())
@@ -305,7 +305,7 @@ def test_each_pixel_gets_the_component_of_its_patch(make_network, score):
     generator = torch.Generator().manual_seed(3)
     image = torch.rand(1, 45, 61, 4, generator=generator)
     image[..., 1] = 0.5  # nothing to look at
-    view = CaseView(image.numpy(), np.zeros((45, 61, 4)), np.zeros((45, 61, 4), bool), (1.0, 1.0), [0, 1, 2, 3])
+    view = SliceView(image.numpy(), np.zeros((45, 61, 4)), np.zeros((45, 61, 4), bool), (1.0, 1.0), [0, 1, 2, 3])
     occupied = image[..., [0, 2, 3]].movedim(3, 0)
     patches = seen_by(fitted_network, view)
 
@@ -344,7 +344,7 @@ def large_view():
     noise = np.random.default_rng(4).normal(0, 0.03, shape)
     image = (0.5 + 0.2 * np.sin(20 * grid[0]) * np.cos(15 * grid[1]) + noise) * (np.square(grid).sum(0) < 0.9)
     scores = np.exp(-8 * np.square(grid - 0.2).sum(0)) * 2
-    return CaseView(image[None].clip(0, 1), scores, scores > 1, (1.0, 1.0), list(range(40)))
+    return SliceView(image[None].clip(0, 1), scores, scores > 1, (1.0, 1.0), list(range(40)))
 
 
 def test_a_hundred_large_cases_stay_below_50_mb(large_view, fitted_network):
@@ -356,7 +356,7 @@ def test_a_hundred_large_cases_stay_below_50_mb(large_view, fitted_network):
 
 def test_the_outline_goes_around_the_mask(large_view, fitted_network):
     number = int(large_view.scores.max((0, 1)).argmax())
-    one = CaseView(
+    one = SliceView(
         *(a[..., [number]] for a in (large_view.image, large_view.scores, large_view.mask)), (2.0, 1.0), [number]
     )
     pictures = SlicePictures(one, seen_by(fitted_network, one))

@@ -12,8 +12,8 @@ from scripts.errors import InputError
 from scripts.models.calibration import ScoreCalibration
 from scripts.models.checkpoint import save, save_network
 from scripts.runtimes import auto
-from scripts.runtimes.auto import Verdicts
-from scripts.runtimes.cache import Artefacts, compiled_for
+from scripts.runtimes.auto import AgreementCache
+from scripts.runtimes.cache import RuntimeCache, compiled_for
 from scripts.runtimes.exported import load_exported
 from scripts.runtimes.selection import read_limits
 
@@ -29,13 +29,13 @@ def saved(fitted_network, tmp_path):
     [b"", b"\xff\xfe", b"[1]", b"5", b'{"a": "b"}', b'{"a": NaN}', b'{"a": -1}', b'{"a": true}', b"[" * 100_000],
 )
 def test_damaged_verdicts_are_found_anew(saved, content):
-    artefacts = Artefacts(saved)
+    artefacts = RuntimeCache(saved)
     artefacts.prepare()
     artefacts.verdicts.write_bytes(content)
-    verdicts = Verdicts(artefacts)
+    verdicts = AgreementCache(artefacts)
     assert verdicts.get("a") is None
     verdicts.put("a", 0.25)
-    assert Verdicts(artefacts).get("a") == json.loads(artefacts.verdicts.read_text())["a"] == 0.25
+    assert AgreementCache(artefacts).get("a") == json.loads(artefacts.verdicts.read_text())["a"] == 0.25
 
 
 def test_verdicts_that_cannot_be_kept_serve_this_run(saved, monkeypatch, caplog):
@@ -43,7 +43,7 @@ def test_verdicts_that_cannot_be_kept_serve_this_run(saved, monkeypatch, caplog)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(auto, "write_json", disk_full)
-    verdicts = Verdicts(Artefacts(saved))
+    verdicts = AgreementCache(RuntimeCache(saved))
     verdicts.put("a", 0.25)
     assert verdicts.get("a") == 0.25 and "cannot be kept (No space left on device)" in caplog.text
 
@@ -54,7 +54,7 @@ def test_what_others_keep_beside_a_model_stays_and_what_was_compiled_of_another_
         (folder / name).mkdir(parents=True)
         (folder / name / "notes.txt").write_text("mine")
     (folder / "notes.txt").write_text("mine")
-    artefacts = Artefacts(saved)
+    artefacts = RuntimeCache(saved)
     artefacts.prepare()
     assert {path.name for path in folder.iterdir()} == {"mine", "1-short", "notes.txt", artefacts.folder.name}
 

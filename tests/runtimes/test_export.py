@@ -12,13 +12,13 @@ import torch
 from monai.bundle import ConfigParser, ckpt_export, onnx_export
 
 from scripts.errors import InputError, cause_of
-from scripts.export_bundle import ship
+from scripts.export_bundle import export_bundle
 from scripts.inference.inferer import DPMMInferer
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.mixture.dirichlet_process import COVARIANCE_TYPES
 from scripts.runtimes import onnx_network
 from scripts.runtimes.exported import load_exported
-from scripts.runtimes.traceable import TraceableNetwork
+from scripts.runtimes.traceable import ExportableNetwork
 from tests.conftest import make_encoder
 from tests.tiny_bundle import ROOT, TINY, run_bundle, run_configs
 from tests.tiny_cases import brain, save
@@ -81,7 +81,7 @@ def test_an_export_sees_as_many_sizes_as_the_network(tmp_path):
         save(tmp_path / "normals" / f"{seed}.nii.gz", brain(seed))
     given = {"scales": [1.0, 0.75], "output_dir": str(tmp_path / "fit"), "ckpt_path": str(tmp_path / "model.pt")}
     run_bundle("training", dataset_dir=str(tmp_path / "normals"), **given)
-    ship(tmp_path / "model.pt", tmp_path / "bundle", **TINY)
+    export_bundle(tmp_path / "model.pt", tmp_path / "bundle", **TINY)
     export(tmp_path / "bundle")
     for shape in SHAPES[:4]:
         expected = eager(tmp_path / "bundle")(images(*shape))
@@ -157,7 +157,7 @@ def test_positions_are_resampled_in_an_export_for_every_size(name):
 
 def test_a_traceable_network_takes_over_another_fit(make_network):
     network, other = make_network(), make_network(target_fpr=0.1)
-    traceable, given = TraceableNetwork(network), images(1, 3, 50, 60)
+    traceable, given = ExportableNetwork(network), images(1, 3, 50, 60)
     state = other.state_dict()
     state["calibration.quantiles"] = state["calibration.quantiles"] * 2
     del state["_extra_state"]["digest"]  # of the limits before
@@ -227,7 +227,7 @@ def test_without_onnxruntime_it_is_said_what_to_install(tmp_path, monkeypatch):
 @pytest.mark.real_weights
 def test_exports_of_a_real_fit_agree_on_real_slices(shared, real_fit, tmp_path):
     data = shared / "data" / "brain_t1"
-    ship(real_fit / "model.pt", tmp_path / "bundle")
+    export_bundle(real_fit / "model.pt", tmp_path / "bundle")
     export(tmp_path / "bundle")
 
     network, inferer = eager(tmp_path / "bundle"), DPMMInferer()

@@ -15,9 +15,9 @@ from scripts.data.transforms import UPRIGHT
 from scripts.errors import InputError
 from scripts.inference.inferer import DPMMInferer
 from scripts.models.checkpoint import load_network, save_network
-from scripts.runtimes import accelerate, auto, openvino_backend, quantization, selection
-from scripts.runtimes.cache import Artefacts
-from scripts.runtimes.encoder import RuntimeEncoder, export_blocks
+from scripts.runtimes import auto, openvino_backend, quantization, select_runtime, selection
+from scripts.runtimes.cache import RuntimeCache
+from scripts.runtimes.encoder import EncoderBackend, export_blocks
 from scripts.runtimes.onnxruntime_backend import CPU, OnnxRuntimeBlocks, providers_for
 from scripts.runtimes.openvino_backend import OpenVINOBlocks
 from scripts.runtimes.torch_backend import TorchBlocks
@@ -60,7 +60,7 @@ def blocks_of(runtime, path):
 def test_embeddings_are_those_of_torch(runtime, arguments, tmp_path):
     encoder = make_encoder(**arguments)
     export_blocks(encoder, tmp_path / "blocks.onnx")
-    elsewhere = RuntimeEncoder(encoder, blocks_of(runtime, tmp_path / "blocks.onnx"), runtime)
+    elsewhere = EncoderBackend(encoder, blocks_of(runtime, tmp_path / "blocks.onnx"), runtime)
     for batch_size, size in enumerate(SIZES, start=1):
         images = torch.rand(batch_size, 3, *size)
         torch.testing.assert_close(elsewhere(images), encoder(images), rtol=0, atol=1e-5)
@@ -70,7 +70,7 @@ def test_pictures_of_many_sizes_share_compiled_blocks(tmp_path):
     encoder = make_encoder()
     export_blocks(encoder, tmp_path / "blocks.onnx")
     blocks = OpenVINOBlocks(tmp_path / "blocks.onnx", "fp32")
-    elsewhere = RuntimeEncoder(encoder, blocks, "openvino fp32")
+    elsewhere = EncoderBackend(encoder, blocks, "openvino fp32")
     for width in range(2, 2 + 2 * openvino_backend.FIXED_SHAPES):
         images = torch.rand(1, 3, 28, 14 * width)
         torch.testing.assert_close(elsewhere(images), encoder(images), rtol=0, atol=1e-5)
@@ -80,7 +80,7 @@ def test_pictures_of_many_sizes_share_compiled_blocks(tmp_path):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_close(precision):
     encoder, images = make_encoder(), torch.rand(2, 3, 56, 70)
-    found = RuntimeEncoder(encoder, TorchBlocks(encoder, precision), precision)(images)
+    found = EncoderBackend(encoder, TorchBlocks(encoder, precision), precision)(images)
     expected = encoder(images)
     assert found.dtype == torch.float32
     assert (found * expected).sum(1).min() > 0.999
@@ -89,7 +89,7 @@ def test_half_precision_is_close(precision):
 
 def test_compiled_blocks_are_those_of_torch():
     encoder, images = make_encoder(), torch.rand(1, 3, 28, 42)
-    found = RuntimeEncoder(encoder, TorchBlocks(encoder, compiled=True), "torch fp32")(images)
+    found = EncoderBackend(encoder, TorchBlocks(encoder, compiled=True), "torch fp32")(images)
     torch.testing.assert_close(found, encoder(images), rtol=0, atol=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_a_gpu_short_of_memory_gets_smaller_batches(monkeypatch, caplog, fits, e
         return run(batch, positions)
 
     monkeypatch.setattr(blocks, "run", short_of_memory)
-    torch.testing.assert_close(RuntimeEncoder(encoder, blocks, "torch fp32")(images), encoder(images))
+    torch.testing.assert_close(EncoderBackend(encoder, blocks, "torch fp32")(images), encoder(images))
     assert seen == expected
     assert f"going on with {fits}" in caplog.text
 
@@ -122,7 +122,7 @@ def test_a_gpu_without_any_memory_gives_way_to_the_cpu(monkeypatch, caplog):
         return run(batch, positions)
 
     monkeypatch.setattr(blocks, "run", without_memory)
-    elsewhere = RuntimeEncoder(encoder, blocks, "torch fp32")
+    elsewhere = EncoderBackend(encoder, blocks, "torch fp32")
     for _ in range(2):
         torch.testing.assert_close(elsewhere(images), encoder(images))
     assert caplog.text.count("goes on on the CPU") == 1
@@ -144,14 +144,14 @@ def test_tensorrt_comes_first_and_keeps_its_engines_with_the_model(tmp_path):
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_maps_are_those_of_torch(runtime, fitted_network, saved, images):
     expected = fitted_network(images)
-    network = accelerate(fitted_network, saved, runtime, "fp32")
+    network = select_runtime(fitted_network, saved, runtime, "fp32")
     torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-4)
-    assert network.encoder.runs_in == f"{runtime} fp32"
+    assert network.encoder.backend_name == f"{runtime} fp32"
 
 
 def test_single_precision_in_torch_is_the_network_itself(fitted_network, saved, images):
     expected = fitted_network(images)
-    assert torch.equal(accelerate(fitted_network, saved, "torch", "fp32")(images), expected)
+    assert torch.equal(select_runtime(fitted_network, saved, "torch", "fp32")(images), expected)
     assert not saved.with_suffix(".compiled").exists()
 
 
@@ -170,7 +170,7 @@ def test_single_precision_in_torch_is_the_network_itself(fitted_network, saved, 
 )
 def test_what_cannot_run_is_said(runtime, precision, expected, fitted_network, saved, no_bf16):
     with pytest.raises(InputError) as raised:
-        accelerate(fitted_network, saved, runtime, precision)
+        select_runtime(fitted_network, saved, runtime, precision)
     assert expected in str(raised.value)
 
 
@@ -178,13 +178,13 @@ def test_what_cannot_run_is_said(runtime, precision, expected, fitted_network, s
 def test_a_runtime_that_is_not_installed_is_said(runtime, fitted_network, saved, monkeypatch):
     monkeypatch.setattr(selection, f"has_{runtime}", False)
     with pytest.raises(InputError, match=f"{runtime}, which is not installed; `pip install -r requirements-fast.txt`"):
-        accelerate(fitted_network, saved, runtime, "fp32")
+        select_runtime(fitted_network, saved, runtime, "fp32")
 
 
 def test_a_runtime_that_does_not_start_is_said(fitted_network, saved, monkeypatch):
     monkeypatch.setattr(selection, "OpenVINOBlocks", lambda *_: 1 / 0)
     with pytest.raises(InputError, match=r"openvino fp32 does not start here \(division by zero\); take runtime auto"):
-        accelerate(fitted_network, saved, "openvino", "fp32")
+        select_runtime(fitted_network, saved, "openvino", "fp32")
 
 
 # ---------------------------------------------------------------- auto
@@ -193,10 +193,10 @@ def test_a_runtime_that_does_not_start_is_said(fitted_network, saved, monkeypatc
 def test_auto_takes_the_fastest_that_keeps_the_mask(fitted_network, saved, images, caplog):
     caplog.set_level(logging.INFO, "scripts")
     expected = fitted_network(images)
-    network = accelerate(fitted_network, saved)
+    network = select_runtime(fitted_network, saved)
     found = network(images)
     fastest = "openvino bf16" if openvino_backend.has_bf16() else "openvino fp32"
-    assert network.encoder.runs_in == fastest
+    assert network.encoder.backend_name == fastest
     assert f"the encoder runs in {fastest}, the fastest here that keeps the mask" in caplog.text
     assert ((found >= 1) != (expected >= 1)).float().mean() < 0.01
 
@@ -205,9 +205,9 @@ def test_auto_goes_on_without_packages_and_says_so(fitted_network, saved, images
     for name in ("has_openvino", "has_onnxruntime"):
         monkeypatch.setattr(selection, name, False)
     expected = fitted_network(images)
-    network = accelerate(fitted_network, saved)
+    network = select_runtime(fitted_network, saved)
     assert torch.equal(network(images), expected)
-    assert network.encoder.runs_in == "torch fp32"
+    assert network.encoder.backend_name == "torch fp32"
     assert "runtime openvino needs openvino, which is not installed" in caplog.text
     assert "bf16 with torch needs a processor" in caplog.text
 
@@ -226,21 +226,21 @@ def test_auto_passes_over_what_would_change_the_mask_and_remembers(fitted_networ
     assert (expected >= 1).float().mean() < 0.1  # noise is what the network was fitted on
     original = fitted_network.encoder
     monkeypatch.setattr(selection, "OpenVINOBlocks", spoilt)
-    network = accelerate(fitted_network, saved)
+    network = select_runtime(fitted_network, saved)
     torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-4)
-    assert network.encoder.runs_in == "onnxruntime fp32"
+    assert network.encoder.backend_name == "onnxruntime fp32"
     assert "openvino fp32 would not keep the mask" in caplog.text
 
     network.encoder = original
-    monkeypatch.setattr(auto.CheckedEncoder, "_compare", None)  # would fail where it is called
-    assert accelerate(network, saved).encoder.runs_in == "onnxruntime fp32"
+    monkeypatch.setattr(auto.AutoBackend, "_compare", None)  # would fail where it is called
+    assert select_runtime(network, saved).encoder.backend_name == "onnxruntime fp32"
 
 
 def test_auto_passes_over_what_does_not_start(fitted_network, saved, images, monkeypatch, caplog, no_bf16):
     monkeypatch.setattr(selection, "OpenVINOBlocks", lambda *_: 1 / 0)
-    network = accelerate(fitted_network, saved)
+    network = select_runtime(fitted_network, saved)
     network(images)
-    assert network.encoder.runs_in == "onnxruntime fp32"
+    assert network.encoder.backend_name == "onnxruntime fp32"
     assert "openvino fp32 does not run the encoder here (division by zero); taking the next" in caplog.text
 
 
@@ -248,9 +248,9 @@ def test_where_nothing_that_was_asked_for_keeps_the_mask_torch_runs(fitted_netwo
     images = torch.rand(4, 1, 56, 56, generator=torch.Generator().manual_seed(1))
     expected = fitted_network(images)
     monkeypatch.setattr(selection, "OpenVINOBlocks", spoilt)
-    network = accelerate(fitted_network, saved, "openvino", "auto")
+    network = select_runtime(fitted_network, saved, "openvino", "auto")
     torch.testing.assert_close(network(images), expected)
-    assert network.encoder.runs_in == "torch fp32"
+    assert network.encoder.backend_name == "torch fp32"
     assert "None of what was asked for keeps the mask" in caplog.text
 
 
@@ -258,20 +258,20 @@ def test_where_nothing_that_was_asked_for_keeps_the_mask_torch_runs(fitted_netwo
 
 
 def test_blocks_are_exported_once_for_a_model(fitted_network, saved, monkeypatch):
-    path = Artefacts(saved).blocks(fitted_network.encoder)
+    path = RuntimeCache(saved).blocks(fitted_network.encoder)
     monkeypatch.setattr("scripts.runtimes.cache.export_blocks", None)
-    assert Artefacts(saved).blocks(fitted_network.encoder) == path
+    assert RuntimeCache(saved).blocks(fitted_network.encoder) == path
     assert path.parent.parent == saved.with_suffix(".compiled")
 
 
 def test_another_model_at_the_same_place_has_its_own(fitted_network, saved, images):
-    accelerate(fitted_network, saved, "openvino", "fp32")
-    old = Artefacts(saved).folder
+    select_runtime(fitted_network, saved, "openvino", "fp32")
+    old = RuntimeCache(saved).folder
     fitted_network.encoder = make_encoder()
     fitted_network.encoder.vit.blocks[0].mlp.fc1.weight.data.mul_(2)
     expected = fitted_network(images)
     save_network(fitted_network, saved)
-    found = accelerate(fitted_network, saved, "openvino", "fp32")(images)
+    found = select_runtime(fitted_network, saved, "openvino", "fp32")(images)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert not old.exists()
 
@@ -279,7 +279,7 @@ def test_another_model_at_the_same_place_has_its_own(fitted_network, saved, imag
 def test_a_place_that_cannot_be_written_is_done_without(fitted_network, saved, images, caplog):
     saved.with_suffix(".compiled").write_text("in the way")
     expected = fitted_network(images)
-    network = accelerate(fitted_network, saved, "openvino", "fp32")
+    network = select_runtime(fitted_network, saved, "openvino", "fp32")
     torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-4)
     assert "cannot be kept beside the model" in caplog.text
     assert saved.with_suffix(".compiled").read_text() == "in the way"
@@ -348,7 +348,7 @@ def test_int8_has_limits_of_its_own_and_about_the_same_scores(runtime, quantised
 
 
 def test_limits_of_int8_are_not_those_of_single_precision(quantised):
-    limits = torch.load(Artefacts(quantised / "model.pt").limits, weights_only=True)
+    limits = torch.load(RuntimeCache(quantised / "model.pt").limits, weights_only=True)
     fitted = torch.load(quantised / "model.pt", weights_only=True)
     assert limits["rates"].equal(fitted["calibration.rates"])
     assert not limits["quantiles"].equal(fitted["calibration.quantiles"])
@@ -414,7 +414,7 @@ def judged(shared, real_quantised):
     def judge(runtime, precision):
         if (runtime, precision) not in found:
             network = load_network(config.get_parsed_content("network_def", instantiate=True), real_quantised)
-            accelerate(network, real_quantised, runtime, precision)
+            select_runtime(network, real_quantised, runtime, precision)
             with torch.no_grad():
                 scores = np.concatenate([inferer(volume, network).numpy().ravel() for volume in volumes])
             found[runtime, precision] = roc_auc_score(labels, scores), average_precision_score(labels, scores)

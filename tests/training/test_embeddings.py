@@ -21,7 +21,7 @@ from scripts.data.transforms import ScaleForegroundPercentilesd
 from scripts.errors import InputError
 from scripts.inference.inferer import DPMMInferer
 from scripts.recorded_directory import LOCK, RECORD, RecordedDirectory
-from scripts.training.embedding_cache import EmbeddingStore, describe
+from scripts.training.embedding_cache import EmbeddingCache, describe
 from scripts.training.embeddings import EmbeddingDataset, raise_failed_cases
 
 
@@ -205,7 +205,7 @@ def test_files_open_at_once_do_not_grow_with_the_set(fitted_network, tmp_path):
     in_use = max(int(entry.name) for entry in Path("/dev/fd").iterdir())
     resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 40, limits[1]))
     try:
-        dataset = embed(images, fitted_network, store=EmbeddingStore(tmp_path))
+        dataset = embed(images, fitted_network, store=EmbeddingCache(tmp_path))
         kept = [dataset[index] for index in range(len(dataset))]
         assert len(dataset.sample(10**6, seed=0)) == sum(len(patches) for patches in kept) == 120 * 16
     finally:
@@ -254,34 +254,34 @@ def same(one, other):
 def test_a_second_run_finds_everything_in_the_store(fitted_network, tmp_path):
     store = tmp_path / "store"
     first, second = Files(tmp_path / "cases"), Files(tmp_path / "cases")
-    one = embed(first, fitted_network, store=EmbeddingStore(store))
-    other = embed(second, fitted_network, store=EmbeddingStore(store))
+    one = embed(first, fitted_network, store=EmbeddingCache(store))
+    other = embed(second, fitted_network, store=EmbeddingCache(store))
     assert sorted(first.loaded) == ["0", "1", "2"] and second.loaded == []
     assert same(one, other)
     assert same(one, embed(Files(tmp_path / "cases"), fitted_network))
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(fitted_network, tmp_path, monkeypatch):
-    cases, store = Files(tmp_path / "cases"), EmbeddingStore(tmp_path / "store")
-    put = EmbeddingStore.put
+    cases, store = Files(tmp_path / "cases"), EmbeddingCache(tmp_path / "store")
+    put = EmbeddingCache.put
 
     def interrupted(self, key, embeddings):
         if len(list(self.directory.glob("*.npy"))) == 2:
             raise KeyboardInterrupt
         return put(self, key, embeddings)
 
-    monkeypatch.setattr(EmbeddingStore, "put", interrupted)
+    monkeypatch.setattr(EmbeddingCache, "put", interrupted)
     with pytest.raises(KeyboardInterrupt):
         embed(cases, fitted_network, store=store)
-    monkeypatch.setattr(EmbeddingStore, "put", put)
+    monkeypatch.setattr(EmbeddingCache, "put", put)
     again = Files(tmp_path / "cases")
-    embed(again, fitted_network, store=EmbeddingStore(tmp_path / "store"))
+    embed(again, fitted_network, store=EmbeddingCache(tmp_path / "store"))
     assert again.loaded == ["2"]
 
 
 def test_whatever_changes_the_embeddings_is_embedded_anew(fitted_network, tmp_path):
     def loaded(cases, network=fitted_network, **arguments):
-        store = EmbeddingStore(tmp_path / "store", preprocessing=cases.transform)
+        store = EmbeddingCache(tmp_path / "store", preprocessing=cases.transform)
         embed(cases, network, store=store, **arguments)
         return sorted(cases.loaded)
 
@@ -297,23 +297,23 @@ def test_whatever_changes_the_embeddings_is_embedded_anew(fitted_network, tmp_pa
 
 
 def test_a_damaged_file_is_embedded_anew(fitted_network, tmp_path):
-    whole = embed(Files(tmp_path / "cases"), fitted_network, store=EmbeddingStore(tmp_path / "store"))
+    whole = embed(Files(tmp_path / "cases"), fitted_network, store=EmbeddingCache(tmp_path / "store"))
     expected = [whole[index] for index in range(len(whole))]
     file = next((tmp_path / "store").glob("*.npy"))
     file.write_bytes(file.read_bytes()[:200])
     cases = Files(tmp_path / "cases")
-    assert same(expected, embed(cases, fitted_network, store=EmbeddingStore(tmp_path / "store")))
+    assert same(expected, embed(cases, fitted_network, store=EmbeddingCache(tmp_path / "store")))
     assert len(cases.loaded) == 1
 
 
 def test_old_files_make_room_and_those_in_use_do_not(tmp_path):
     array = np.zeros((1, 10, 50), np.float16)  # a thousand bytes and a header
-    old = EmbeddingStore(tmp_path).put("old", array)
+    old = EmbeddingCache(tmp_path).put("old", array)
     os.utime(old, (1, 1))
-    used = EmbeddingStore(tmp_path).put("used", array)
+    used = EmbeddingCache(tmp_path).put("used", array)
     os.utime(used, (2, 2))
-    store = EmbeddingStore(tmp_path, 2.5e-6)
-    assert store.find("used") == used
+    store = EmbeddingCache(tmp_path, 2.5e-6)
+    assert store.get("used") == used
     new = store.put("new", array)
     assert sorted(tmp_path.glob("[!.]*")) == sorted([used, new])
     with pytest.raises(InputError, match="embedding_store_gb"):
@@ -323,36 +323,36 @@ def test_old_files_make_room_and_those_in_use_do_not(tmp_path):
 
 def test_files_of_others_in_a_store_are_neither_counted_nor_removed(tmp_path):
     array = np.zeros((1, 10, 50), np.float16)
-    store = EmbeddingStore(tmp_path, 1.5e-6)
+    store = EmbeddingCache(tmp_path, 1.5e-6)
     for name in ("mine.npy", f"{'0' * 31}.npy", f"{'g' * 32}.npy", f"{'0' * 32}.txt"):
         (tmp_path / name).write_bytes(bytes(5000))
         os.utime(tmp_path / name, (1, 1))
     before = set(tmp_path.iterdir())
     store.put("a", array)
-    assert set(tmp_path.iterdir()) == {*before, store.find("a")}
+    assert set(tmp_path.iterdir()) == {*before, store.get("a")}
 
 
 def test_a_folder_of_somebody_else_is_not_made_a_store(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"embedding_store .* holds files that this program did not write.*notes\.txt"):
-        EmbeddingStore(tmp_path)
+        EmbeddingCache(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(InputError, match="embedding_store must"):
-        EmbeddingStore(tmp_path / "notes.txt")
+        EmbeddingCache(tmp_path / "notes.txt")
     with pytest.raises(InputError, match="embedding_store must name a directory"):
-        EmbeddingStore("")
+        EmbeddingCache("")
 
 
 def test_a_store_of_0_4_goes_on_being_one(tmp_path):
-    kept = EmbeddingStore(tmp_path).put("a", np.ones((1, 2, 3)))
+    kept = EmbeddingCache(tmp_path).put("a", np.ones((1, 2, 3)))
     (tmp_path / RECORD).unlink()
-    assert EmbeddingStore(tmp_path).find("a") == kept
+    assert EmbeddingCache(tmp_path).get("a") == kept
     (tmp_path / "notes.txt").write_text("mine")
-    assert EmbeddingStore(tmp_path).find("a") == kept
+    assert EmbeddingCache(tmp_path).get("a") == kept
 
 
 def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing_half_written(tmp_path, monkeypatch):
-    store = EmbeddingStore(tmp_path)
+    store = EmbeddingCache(tmp_path)
     kept = store.put("a", np.ones((1, 2, 3)))
 
     def disk_full(file, array):
@@ -373,12 +373,12 @@ def test_a_store_that_cannot_be_made_says_so(tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match=r"embedding_store .* cannot be written \(Read-only file system\); give another"
     ):
-        EmbeddingStore(tmp_path / "store")
+        EmbeddingCache(tmp_path / "store")
 
 
 @pytest.mark.parametrize("content", ["empty", "header", "pickle", "zip", "double", "flat"])
 def test_whatever_a_damaged_file_holds_it_is_embedded_anew(tmp_path, content):
-    store = EmbeddingStore(tmp_path)
+    store = EmbeddingCache(tmp_path)
     path = store.put("a", np.ones((1, 2, 3)))
     if content == "empty":
         path.write_bytes(b"")
@@ -393,23 +393,23 @@ def test_whatever_a_damaged_file_holds_it_is_embedded_anew(tmp_path, content):
     else:
         with path.open("wb") as file:
             np.save(file, np.ones((1, 2, 3)) if content == "double" else np.ones(6, np.float16))
-    assert EmbeddingStore(tmp_path).find("a") is None
+    assert EmbeddingCache(tmp_path).get("a") is None
 
 
 def test_what_a_killed_run_left_is_cleared_and_what_another_writes_is_not(tmp_path):
-    store = EmbeddingStore(tmp_path)
+    store = EmbeddingCache(tmp_path)
     names = {age: f".{age * 32}.npy.{number}" for age, number in (("a", 1), ("b", 2))}
     for name in names.values():
         (tmp_path / name).write_bytes(b"half")
     os.utime(tmp_path / names["a"], (1, 1))
-    EmbeddingStore(store.directory)
+    EmbeddingCache(store.directory)
     assert {path.name for path in tmp_path.iterdir()} == {names["b"], RECORD}
 
 
 def test_a_temporary_store_lies_where_the_next_run_clears_it(tmp_path):
     directory = RecordedDirectory(tmp_path)
     directory.open()
-    store = EmbeddingStore(within=tmp_path)
+    store = EmbeddingCache(within=tmp_path)
     store.put("a", np.ones((1, 2, 3)))
     store._temporary._finalizer.detach()  # as a process that is killed
     assert store.directory.parent == tmp_path
@@ -420,7 +420,7 @@ def test_a_temporary_store_lies_where_the_next_run_clears_it(tmp_path):
 @pytest.mark.parametrize("limit", [0, -1.0])
 def test_a_limit_that_is_not_positive_raises(tmp_path, limit):
     with pytest.raises(InputError, match="embedding_store_gb"):
-        EmbeddingStore(tmp_path, limit)
+        EmbeddingCache(tmp_path, limit)
 
 
 def test_a_description_tells_transforms_apart_and_is_plain():

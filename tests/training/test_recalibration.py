@@ -1,4 +1,4 @@
-"""`run calibrate`: a site's own decision limits on a fitted model."""
+"""`run calibrate`: a site's own decision thresholds on a fitted model."""
 
 import json
 import shutil

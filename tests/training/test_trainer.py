@@ -12,7 +12,7 @@ from monai.handlers import ValidationHandler
 from scripts.errors import InputError
 from scripts.models.checkpoint import load_network
 from scripts.models.mixture import SCORE_KINDS, DirichletProcessMixture
-from scripts.training.handlers import BestMixtureKeeper, MixtureStarter, NetworkSaver, ThresholdCalibrator
+from scripts.training.handlers import BestModelTracker, CheckpointSaver, MixtureInitializer, ThresholdCalibrator
 from scripts.training.trainer import LOG_LIKELIHOOD, VALIDATION, LikelihoodEvaluator, OnlineEMTrainer, step_size_at
 
 
@@ -172,7 +172,7 @@ def test_validation_changes_nothing(network):
 
 
 def start(network, seed, embeddings=None, **arguments):
-    MixtureStarter(network, embeddings or Embeddings(), seed, **arguments)(Engine(lambda *_: None))
+    MixtureInitializer(network, embeddings or Embeddings(), seed, **arguments)(Engine(lambda *_: None))
     return state_of(network.mixture)
 
 
@@ -199,7 +199,7 @@ def test_a_start_of_k_means_lies_farther_apart_and_follows_its_seed(network):
 
 def test_an_unknown_start_raises(network):
     with pytest.raises(InputError, match="init_params must be"):
-        MixtureStarter(network, Embeddings(), 0, "kmeans")
+        MixtureInitializer(network, Embeddings(), 0, "kmeans")
 
 
 def test_a_start_does_not_touch_the_global_randomness(network):
@@ -224,7 +224,7 @@ def test_a_start_of_too_few_patches_raises(network):
 
 def test_a_trainer_starts_its_mixture(network):
     network.mixture.means.fill_(7)
-    engine = trainer(network, batches(), max_epochs=1, train_handlers=[MixtureStarter(network, Embeddings(), 3)])
+    engine = trainer(network, batches(), max_epochs=1, train_handlers=[MixtureInitializer(network, Embeddings(), 3)])
     engine.run()
     found = state_of(network.mixture)
     start(network, 3)
@@ -250,7 +250,7 @@ def test_the_best_epoch_is_brought_back(network, best):
             return torch.tensor([metrics[len(after_epoch) - 1]], dtype=torch.float64)
 
     evaluator = Scripted("cpu", batches((5,)), network)
-    handlers = [ValidationHandler(1, evaluator), BestMixtureKeeper(network, evaluator)]
+    handlers = [ValidationHandler(1, evaluator), BestModelTracker(network, evaluator)]
     trainer(network, batches(), max_epochs=4, train_handlers=handlers).run()
     assert_same(network.mixture.state_dict(), after_epoch[best])
     assert int(network.mixture.n_steps) == 3 * (best + 1)
@@ -260,7 +260,7 @@ def test_a_real_fit_keeps_its_best_likelihood(network):
     evaluator = LikelihoodEvaluator("cpu", batches((60, 31)), network)
     seen = []
     evaluator.add_event_handler(Events.COMPLETED, lambda: seen.append(evaluator.state.metrics[VALIDATION]))
-    handlers = [ValidationHandler(1, evaluator), BestMixtureKeeper(network, evaluator)]
+    handlers = [ValidationHandler(1, evaluator), BestModelTracker(network, evaluator)]
     trainer(network, batches(), max_epochs=6, step_size=1.0, train_handlers=handlers).run()
     again = LikelihoodEvaluator("cpu", batches((60, 31)), network)
     again.run()
@@ -270,7 +270,7 @@ def test_a_real_fit_keeps_its_best_likelihood(network):
 def test_a_keeper_without_epochs_changes_nothing(network):
     before = state_of(network.mixture)
     evaluator = LikelihoodEvaluator("cpu", batches(), network)
-    BestMixtureKeeper(network, evaluator).restore(Engine(lambda *_: None))
+    BestModelTracker(network, evaluator).restore(Engine(lambda *_: None))
     assert_same(network.mixture.state_dict(), before)
 
 
@@ -288,7 +288,7 @@ def test_every_score_is_calibrated_on_all_patches(make_network):
         index = SCORE_KINDS.index(kind)
         assert network.calibration.is_fitted(index)
         for rate in (0.5, 0.05, 0.01):
-            limit = float(network.calibration.limit(index, rate))
+            limit = float(network.calibration.decision_threshold(index, rate))
             assert limit == pytest.approx(np.quantile(raw, 1 - rate), rel=1e-4, abs=1e-4)
     assert (network.calibration.rates == 0.05).sum() == 2
 
@@ -298,7 +298,7 @@ def test_a_target_of_its_own_is_calibrated(make_network):
     loader = batches((200, 57))
     ThresholdCalibrator(network, loader)(Engine(lambda *_: None))
     raw = network.mixture.anomaly_score(torch.cat(list(loader)).float(), "cosine").numpy()
-    assert float(network.calibration.limit(0, 0.03)) == pytest.approx(np.quantile(raw, 0.97), rel=1e-5)
+    assert float(network.calibration.decision_threshold(0, 0.03)) == pytest.approx(np.quantile(raw, 0.97), rel=1e-5)
 
 
 def test_a_fit_leaves_a_file_of_the_best_calibrated_mixture(make_network, tmp_path):
@@ -306,11 +306,11 @@ def test_a_fit_leaves_a_file_of_the_best_calibrated_mixture(make_network, tmp_pa
     network.calibration.quantiles.fill_(float("nan"))
     evaluator = LikelihoodEvaluator("cpu", batches((60, 31)), network)
     handlers = [
-        MixtureStarter(network, Embeddings(), 3),
+        MixtureInitializer(network, Embeddings(), 3),
         ValidationHandler(1, evaluator),
-        BestMixtureKeeper(network, evaluator),
+        BestModelTracker(network, evaluator),
         ThresholdCalibrator(network, batches((60, 31))),
-        NetworkSaver(network, path),
+        CheckpointSaver(network, path),
     ]
     trainer(network, batches(), max_epochs=5, train_handlers=handlers).run()
     loaded = load_network(make_network(), path)
@@ -318,4 +318,4 @@ def test_a_fit_leaves_a_file_of_the_best_calibrated_mixture(make_network, tmp_pa
     images = torch.rand(1, 1, 56, 56)
     assert torch.equal(loaded(images), network(images))
     raw = loaded.mixture.anomaly_score(torch.cat(list(batches((60, 31)))).float(), "cosine").numpy()
-    assert float(loaded.calibration.limit(0, 0.01)) == pytest.approx(np.quantile(raw, 0.99), rel=1e-5)
+    assert float(loaded.calibration.decision_threshold(0, 0.01)) == pytest.approx(np.quantile(raw, 0.99), rel=1e-5)

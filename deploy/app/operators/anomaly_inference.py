@@ -9,7 +9,7 @@ import numpy as np
 from monai.deploy.core import AppContext, Fragment, Image, IOType, OperatorSpec
 from monai.deploy.operators.monai_bundle_inference_operator import IOMapping, MonaiBundleInferenceOperator
 
-from scripts.inference.case_view import CaseView
+from scripts.inference.case_view import SliceView
 from scripts.inference.measurements import caption, outside_warning
 from scripts.inference.overlay import overlay_png
 
@@ -61,7 +61,7 @@ class AnomalyInference(MonaiBundleInferenceOperator):
         if found["outside_fitted_range"]:
             logger.warning(outside_warning(found))
         picture = overlay_png(
-            CaseView.of(image, anomaly_map, mask, self._inferer.spatial_dim), caption("anomaly map", found)
+            SliceView.of(image, anomaly_map, mask, self._inferer.spatial_dim), caption("anomaly map", found)
         )
         op_output.emit(Image(scores.swapaxes(0, 2)), "map")
         op_output.emit(found, "measurements")

@@ -27,7 +27,7 @@ def parametric_map(scores: np.ndarray, slices: list, algorithm: Algorithm) -> hd
     """The DICOM object of a map.
 
     Args:
-        scores: calibrated map ``[D,H,W]``: 0 a typical normal patch, 1 the decision limit.
+        scores: calibrated map ``[D,H,W]``: 0 a typical normal patch, 1 the decision threshold.
         slices: the D source images, in order.
         algorithm: what made the map.
 
@@ -36,7 +36,7 @@ def parametric_map(scores: np.ndarray, slices: list, algorithm: Algorithm) -> hd
     """
     meaning = hd.pm.RealWorldValueMapping(
         lut_label="ANOMALY_SCORE",
-        lut_explanation="0: typical normal patch, 1: decision limit",
+        lut_explanation="0: typical normal patch, 1: decision threshold",
         unit=codes.UCUM.NoUnits,
         value_range=(float(scores.min()), float(scores.max())),
         slope=1.0,
@@ -58,7 +58,7 @@ def parametric_map(scores: np.ndarray, slices: list, algorithm: Algorithm) -> hd
         real_world_value_mappings=[meaning],
         voi_lut_transformations=[hd.VOILUTTransformation(window_center=1.0, window_width=2.0)],
         content_label="ANOMALY_MAP",
-        content_description="Anomaly score in units of the decision limit",
+        content_description="Anomaly score in units of the decision threshold",
     )
     written.Laterality = slices[0].get("Laterality", "")  # must be there for a paired part of the body
     written.SeriesDescription = "Anomaly map, not for diagnosis"

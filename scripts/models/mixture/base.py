@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 EPS = torch.finfo(torch.float32).eps  # keeps the mass of a starved component from 0
-NEGLIGIBLE = 1e-14  # a responsibility so small is lost beside eps
-FAR = 36.0  # nats below the best component at which a responsibility, 2e-16, is lost beside eps
+RESP_CUTOFF = 1e-14  # a responsibility so small is lost beside eps
+LOG_RESP_CUTOFF = 36.0  # nats below the best component at which a responsibility, 2e-16, is lost beside eps
 
 
 class Gaussians(nn.Module):
     """K Gaussians in D dimensions: parameters and the running statistics they follow from, all of them buffers.
 
-    A subclass gives the maths of one covariance type. Components are always named by ``chosen``, indices ``[k]``, so
+    A subclass gives the maths of one covariance type. Components are always named by ``components``, indices ``[k]``, so
     that those without a say cost nothing.
 
     Args:
@@ -28,7 +28,7 @@ class Gaussians(nn.Module):
         covariances: of a shape that depends on the type.
         first_statistic: running mean of ``r x``, ``[K,D]``.
         second_statistic: running mean of what the covariance needs of ``r x x^T``.
-        statistics: names of the buffers that `sums` gives the new terms of.
+        statistics: names of the buffers that `sufficient_stats` gives the new terms of.
     """
 
     means: torch.Tensor
@@ -57,31 +57,31 @@ class Gaussians(nn.Module):
     def start(self, x: torch.Tensor, means: torch.Tensor) -> None:
         """Take over means ``[K,D]``, and for all components the covariance of samples ``[N,D]``; empty statistics."""
         self.means.copy_(means)
-        self.start_covariances(x)
+        self.initialize_covariances(x)
         for name in self.statistics:
             getattr(self, name).zero_()
 
-    def start_covariances(self, x: torch.Tensor) -> None:
+    def initialize_covariances(self, x: torch.Tensor) -> None:
         """Give all components the covariance of samples ``[N,D]``."""
         raise NotImplementedError
 
-    def squared_mahalanobis(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    def squared_mahalanobis(self, x: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
         """Squared Mahalanobis distances ``[N,k]`` of samples ``[N,D]``, not negative."""
         raise NotImplementedError
 
-    def squared_subspace_distances(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    def reconstruction_error(self, x: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
         """Squared distances ``[N,k]`` to each component's subspace, where covariances are of low rank."""
         raise NotImplementedError
 
-    def log_determinants(self, chosen: torch.Tensor) -> torch.Tensor:
+    def log_determinants(self, components: torch.Tensor) -> torch.Tensor:
         """Log determinants of the covariances, ``[k]``."""
         raise NotImplementedError
 
-    def largest_variances(self, chosen: torch.Tensor) -> torch.Tensor:
+    def largest_variances(self, components: torch.Tensor) -> torch.Tensor:
         """The variance in the direction where it is largest, ``[k]``, or a number above it."""
         raise NotImplementedError
 
-    def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+    def sufficient_stats(self, resp: torch.Tensor, x: torch.Tensor, components: torch.Tensor) -> dict[str, torch.Tensor]:
         """Sums over samples of the terms of each statistic: ``resp [N,k]``, ``x [N,D]`` -> ``[k,...]`` by name."""
         raise NotImplementedError
 
@@ -89,10 +89,10 @@ class Gaussians(nn.Module):
         """Parameters from statistics; ``mass [K]`` is the running mean responsibility plus eps."""
         raise NotImplementedError
 
-    def log_density(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    def log_density(self, x: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
         """Log densities ``[N,k]`` in nats of samples ``[N,D]``."""
-        log_normaliser = self.log_determinants(chosen) + self.n_features * math.log(2 * math.pi)
-        return self.squared_mahalanobis(x, chosen).add_(log_normaliser).mul_(-0.5)
+        log_normaliser = self.log_determinants(components) + self.n_features * math.log(2 * math.pi)
+        return self.squared_mahalanobis(x, components).add_(log_normaliser).mul_(-0.5)
 
     def log_joint(
         self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
@@ -102,23 +102,23 @@ class Gaussians(nn.Module):
         Args:
             x: ``[N,D]``.
             log_weights: of all components, ``[K]``.
-            active: indices of those with some weight. Others are added where no bound shows that they are `FAR` from
+            active: indices of those with some weight. Others are added where no bound shows that they are `LOG_RESP_CUTOFF` from
                 the best one for every sample.
 
         Returns:
             ``[N,k]``, and the indices of these components, ``[k]``.
         """
         log_joint = self.log_density(x, active).add_(log_weights[active])
-        others = self.contenders(x, log_weights, active, log_joint.amax(1))
+        others = self.candidate_components(x, log_weights, active, log_joint.amax(1))
         if len(others):
             of_others = self.log_density(x, others).add_(log_weights[others])
             log_joint, active = torch.cat([log_joint, of_others], 1), torch.cat([active, others])
         return log_joint, active
 
-    def expect(
+    def e_step(
         self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Responsibilities, and the sums that a step needs of them.
+        """Responsibilities, and the sufficient_stats that a step needs of them.
 
         Args:
             x: samples ``[N,D]``.
@@ -126,22 +126,22 @@ class Gaussians(nn.Module):
             active: see `log_joint`.
 
         Returns:
-            ``log_likelihood`` (nats, of all samples), ``resp_statistic [k]`` and what `sums` gives; and the indices of
+            ``log_likelihood`` (nats, of all samples), ``resp_statistic [k]`` and what `sufficient_stats` gives; and the indices of
             these components, ``[k]``.
         """
-        log_joint, chosen = self.log_joint(x, log_weights, active)
+        log_joint, components = self.log_joint(x, log_weights, active)
         highest = log_joint.amax(1, keepdim=True)
-        resp = log_joint.sub_(highest).clamp_(min=-FAR).exp_()  # denormal numbers would be slow
+        resp = log_joint.sub_(highest).clamp_(min=-LOG_RESP_CUTOFF).exp_()  # denormal numbers would be slow
         total = resp.sum(1, keepdim=True)
         resp.div_(total)
-        sums = {
+        sufficient_stats = {
             "log_likelihood": (highest + total.log()).sum(dtype=torch.float64),
             "resp_statistic": resp.sum(0),
-            **self.sums(resp, x, chosen),
+            **self.sufficient_stats(resp, x, components),
         }
-        return sums, chosen
+        return sufficient_stats, components
 
-    def contenders(
+    def candidate_components(
         self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor, best: torch.Tensor
     ) -> torch.Tensor:
         """Components ``[k]`` beside the active ones that may come near the ``best [N]`` for some sample of ``x [N,D]``.
@@ -156,7 +156,7 @@ class Gaussians(nn.Module):
         distances = torch.maximum(norms.amin() - of_means, of_means - norms.amax()).clamp(min=0)
         log_normaliser = self.log_determinants(idle) + self.n_features * math.log(2 * math.pi)
         log_density = (distances.square() / self.largest_variances(idle) + log_normaliser).mul(-0.5)
-        return idle[~(log_density + log_weights[idle] < best.amin() - FAR)]
+        return idle[~(log_density + log_weights[idle] < best.amin() - LOG_RESP_CUTOFF)]
 
 
 def squared_distances(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
@@ -165,7 +165,7 @@ def squared_distances(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     return torch.addmm(means.square().sum(1), x, means.T, alpha=-2).add_(norms).clamp_(min=0)
 
 
-def own_samples(resp: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def assigned_samples(resp: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The samples that count for each component: in many dimensions nearly every one belongs to a single component.
 
     Args:
@@ -175,6 +175,6 @@ def own_samples(resp: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         For each component the indices ``[n]`` of its samples and their responsibilities ``[n,1]``.
     """
     of_components = resp.T.contiguous()
-    own = of_components > NEGLIGIBLE
+    own = of_components > RESP_CUTOFF
     rows = torch.nonzero(own)[:, 1].split(own.sum(1).tolist())
     return [(rows[k], of_components[k, rows[k]].unsqueeze(1)) for k in range(len(rows))]

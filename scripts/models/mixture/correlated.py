@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .base import FAR, NEGLIGIBLE, Gaussians, own_samples
+from .base import LOG_RESP_CUTOFF, RESP_CUTOFF, Gaussians, assigned_samples
 
 N_DIRECTIONS = 32  # of the marginal densities that decide which densities matter
 ROUNDING = 4e-6  # relative to the lengths of the factors of a matrix product in single precision
@@ -39,7 +39,7 @@ class CorrelatedGaussians(Gaussians):
         self.register_buffer("centre", torch.zeros(n_features))
         self.register_buffer("directions", torch.eye(n_features, n_directions))
 
-    def start_covariances(self, x: torch.Tensor) -> None:
+    def initialize_covariances(self, x: torch.Tensor) -> None:
         """Give all components the covariance of samples ``[N,D]``, and take the directions from it."""
         self.centre.copy_(x.mean(0))
         centred = (x - self.centre).double()
@@ -52,51 +52,51 @@ class CorrelatedGaussians(Gaussians):
         """Give all components one covariance: rising ``variances [D]`` along the columns of ``axes [D,D]``."""
         raise NotImplementedError
 
-    def marginal_covariances(self, chosen: torch.Tensor) -> torch.Tensor:
+    def marginal_covariances(self, components: torch.Tensor) -> torch.Tensor:
         """Covariances ``[k,p,p]`` in the directions."""
         raise NotImplementedError
 
     def squared_mahalanobis_of_rows(
-        self, x: torch.Tensor, chosen: torch.Tensor, rows: Sequence[torch.Tensor]
+        self, x: torch.Tensor, components: torch.Tensor, rows: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
         """Squared Mahalanobis distances ``[n]`` of the samples with the indices ``rows``, for each component."""
         raise NotImplementedError
 
     def sums_over_rows(
-        self, x: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]], chosen: torch.Tensor
+        self, x: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]], components: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """As `sums`, of the samples of each component and their responsibilities, see `own_samples`."""
+        """As `sufficient_stats`, of the samples of each component and their responsibilities, see `assigned_samples`."""
         raise NotImplementedError
 
-    def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+    def sufficient_stats(self, resp: torch.Tensor, x: torch.Tensor, components: torch.Tensor) -> dict[str, torch.Tensor]:
         """See `Gaussians`."""
-        return self.sums_over_rows(x, own_samples(resp), chosen)
+        return self.sums_over_rows(x, assigned_samples(resp), components)
 
-    def expect(
+    def e_step(
         self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """See `Gaussians`; a pair of sample and component that a bound shows to be `FAR` from the best is left out."""
-        near = self.near_pairs(x, log_weights, active) if self.n_features >= 2 * N_DIRECTIONS else None
+        """See `Gaussians`; a pair of sample and component that a bound shows to be `LOG_RESP_CUTOFF` from the best is left out."""
+        near = self.candidate_pairs(x, log_weights, active) if self.n_features >= 2 * N_DIRECTIONS else None
         if near is None:
-            return super().expect(x, log_weights, active)
+            return super().e_step(x, log_weights, active)
         components, rows, log_joint = near
         highest = x.new_full((len(x),), -math.inf).scatter_reduce(0, rows, log_joint, "amax")
         resp = (log_joint - highest[rows]).exp_()
         total = torch.zeros_like(highest).index_add_(0, rows, resp)
         resp /= total[rows]
         order = components.argsort()
-        order = order[resp[order] > NEGLIGIBLE]
-        chosen, counts = components[order].unique_consecutive(return_counts=True)
+        order = order[resp[order] > RESP_CUTOFF]
+        components, counts = components[order].unique_consecutive(return_counts=True)
         sizes = counts.tolist()
         own = list(zip(rows[order].split(sizes), resp[order].unsqueeze(1).split(sizes), strict=True))
-        sums = {
+        sufficient_stats = {
             "log_likelihood": (highest + total.log()).sum(dtype=torch.float64),
             "resp_statistic": torch.stack([weights.sum() for _, weights in own]),
-            **self.sums_over_rows(x, own, chosen),
+            **self.sums_over_rows(x, own, components),
         }
-        return sums, chosen
+        return sufficient_stats, components
 
-    def near_pairs(
+    def candidate_pairs(
         self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
         """The pairs of sample and component that count; None where they are so many that all may as well be computed.
@@ -109,20 +109,20 @@ class CorrelatedGaussians(Gaussians):
         Returns:
             Indices of components and of samples, and the log of weight times density, each ``[pairs]``.
         """
-        terms = self.marginal_terms(x)
+        terms = self.quadratic_features(x)
         bounds = self.marginal_bounds(terms, active) + log_weights[active].unsqueeze(1)
         likely = bounds.argmax(0)
         first = self._log_joint_of(x, log_weights, active[likely], torch.arange(len(x), device=x.device))
         best = torch.empty_like(x[:, 0]).index_copy_(0, first[1], first[2])
         bounds.scatter_(0, likely.unsqueeze(0), -math.inf)
-        wanted = [(active, bounds > best - FAR)]
-        others = self.contenders(x, log_weights, active, best)
+        wanted = [(active, bounds > best - LOG_RESP_CUTOFF)]
+        others = self.candidate_components(x, log_weights, active, best)
         if len(others):
             bounds = self.marginal_bounds(terms, others) + log_weights[others].unsqueeze(1)
-            wanted.append((others, bounds > best - FAR))
+            wanted.append((others, bounds > best - LOG_RESP_CUTOFF))
         if sum(int(mask.sum()) for _, mask in wanted) > len(x) * len(active) // 8:
             return None
-        pairs = [(chosen[near[:, 0]], near[:, 1]) for chosen, mask in wanted for near in [torch.nonzero(mask)]]
+        pairs = [(components[near[:, 0]], near[:, 1]) for components, mask in wanted for near in [torch.nonzero(mask)]]
         components, rows = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         rest = self._log_joint_of(x, log_weights, components, rows)
         return tuple(torch.cat(parts) for parts in zip(first, rest, strict=True))  # type: ignore[return-value]
@@ -133,15 +133,15 @@ class CorrelatedGaussians(Gaussians):
         """The pairs, sorted by component, and the log of weight times density."""
         components, order = components.sort()
         rows = rows[order]
-        chosen, counts = components.unique_consecutive(return_counts=True)
-        distances = self.squared_mahalanobis_of_rows(x, chosen, rows.split(counts.tolist()))
-        constants = log_weights[chosen] - 0.5 * (
-            self.log_determinants(chosen) + self.n_features * math.log(2 * math.pi)
+        distinct, counts = components.unique_consecutive(return_counts=True)
+        distances = self.squared_mahalanobis_of_rows(x, distinct, rows.split(counts.tolist()))
+        constants = log_weights[distinct] - 0.5 * (
+            self.log_determinants(distinct) + self.n_features * math.log(2 * math.pi)
         )
         log_joint = constants.repeat_interleave(counts) - 0.5 * torch.cat([x.new_empty(0), *distances])
         return components, rows, log_joint
 
-    def marginal_terms(self, x: torch.Tensor) -> torch.Tensor:
+    def quadratic_features(self, x: torch.Tensor) -> torch.Tensor:
         """What `marginal_bounds` is linear in: products of the coordinates of samples ``[N,D]`` and these themselves.
 
         The last row is no less than the length of the others, which is what rounding is relative to.
@@ -159,16 +159,16 @@ class CorrelatedGaussians(Gaussians):
         terms[-1] = squared_lengths + squared_lengths.sqrt()
         return terms
 
-    def marginal_bounds(self, terms: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    def marginal_bounds(self, terms: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
         """Log densities ``[k,N]`` that those of the samples with these terms do not exceed."""
         p = self.directions.shape[1]
-        means = ((self.means[chosen] - self.centre) @ self.directions).double()
-        precisions = torch.linalg.inv(self.marginal_covariances(chosen).double())
+        means = ((self.means[components] - self.centre) @ self.directions).double()
+        precisions = torch.linalg.inv(self.marginal_covariances(components).double())
         of_means = (precisions @ means.unsqueeze(2)).squeeze(2)
         first, second = torch.triu_indices(p, p, device=terms.device)
         products = precisions[:, first, second] * torch.where(first == second, 1.0, 2.0)
         factors = torch.cat([products, -2 * of_means], 1).to(terms)
         rounding = -ROUNDING * torch.linalg.vector_norm(factors, dim=1, keepdim=True)
-        constants = (of_means * means).sum(1).to(terms) + self.log_determinants(chosen)
+        constants = (of_means * means).sum(1).to(terms) + self.log_determinants(components)
         constants = constants + self.n_features * math.log(2 * math.pi)
         return torch.addmm(constants.unsqueeze(1), torch.cat([factors, rounding], 1), terms).mul_(-0.5)

@@ -12,26 +12,26 @@ class DiagonalGaussians(Gaussians):
         shape = (n_components, n_features)
         super().__init__(n_components, n_features, reg_covar, shape, shape)
 
-    def start_covariances(self, x: torch.Tensor) -> None:
+    def initialize_covariances(self, x: torch.Tensor) -> None:
         """Give all components the variances of samples ``[N,D]``."""
         self.covariances.copy_(x.var(0, correction=min(1, len(x) - 1)) + self.reg_covar)
 
-    def squared_mahalanobis(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    def squared_mahalanobis(self, x: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
         """``sum_d (x_d - m_d)^2 / s_d``, expanded into two matrix products."""
-        means, precisions = self.means[chosen], self.covariances[chosen].reciprocal()
+        means, precisions = self.means[components], self.covariances[components].reciprocal()
         constant = (means.square() * precisions).sum(1)
         distances = torch.addmm(constant, x, (means * precisions).T, alpha=-2)
         return distances.addmm_(x.square(), precisions.T).clamp_(min=0)
 
-    def log_determinants(self, chosen: torch.Tensor) -> torch.Tensor:
+    def log_determinants(self, components: torch.Tensor) -> torch.Tensor:
         """See `Gaussians`."""
-        return self.covariances[chosen].log().sum(1)
+        return self.covariances[components].log().sum(1)
 
-    def largest_variances(self, chosen: torch.Tensor) -> torch.Tensor:
+    def largest_variances(self, components: torch.Tensor) -> torch.Tensor:
         """See `Gaussians`."""
-        return self.covariances[chosen].amax(1)
+        return self.covariances[components].amax(1)
 
-    def sums(self, resp: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+    def sufficient_stats(self, resp: torch.Tensor, x: torch.Tensor, components: torch.Tensor) -> dict[str, torch.Tensor]:
         """Sums of ``r x`` and ``r x^2``, each ``[k,D]``."""
         return {"first_statistic": resp.T @ x, "second_statistic": resp.T @ x.square()}
 

@@ -140,7 +140,7 @@ class DirichletProcessMixture(nn.Module):
         self.n_steps.zero_()
 
     def partial_fit(self, embeddings: torch.Tensor, step_size: float) -> float:
-        """One step of online EM: `expect`, then `maximize`.
+        """One step of online EM: `e_step`, then `m_step`.
 
         Args:
             embeddings: samples ``[N,D]``.
@@ -153,17 +153,17 @@ class DirichletProcessMixture(nn.Module):
             InputError: samples of another shape, a step size out of range, covariances that the data cannot support.
             RuntimeError: the mixture was not initialised, or a sample is not finite.
         """
-        return self.maximize(self.expect(self._samples(embeddings)), step_size)
+        return self.m_step(self.e_step(self._samples(embeddings)), step_size)
 
     @torch.no_grad()
-    def expect(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The sums over samples that a step needs; those of several processes may be added.
+    def e_step(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The sufficient_stats over samples that a step needs; those of several processes may be added.
 
         Args:
             x: samples ``[N,D]``; N may be 0.
 
         Returns:
-            ``n_samples``, ``log_likelihood`` (nats), ``resp_statistic [K]`` and the sums of `Gaussians.sums`.
+            ``n_samples``, ``log_likelihood`` (nats), ``resp_statistic [K]`` and the sufficient_stats of `Gaussians.sufficient_stats`.
 
         Raises:
             RuntimeError: the mixture was not initialised.
@@ -176,18 +176,18 @@ class DirichletProcessMixture(nn.Module):
         totals["n_samples"] = torch.tensor(float(len(x)), dtype=torch.float64, device=x.device)
         log_weights, active = log_stick_weights(self.stick_fractions), self.active()
         for rows in x.split(ROWS_AT_ONCE) if len(x) else ():
-            sums, chosen = self.gaussians.expect(rows, log_weights, active)
-            totals["log_likelihood"] += sums.pop("log_likelihood")
-            for name, value in sums.items():
-                totals[name].index_add_(0, chosen, value)
+            sufficient_stats, components = self.gaussians.e_step(rows, log_weights, active)
+            totals["log_likelihood"] += sufficient_stats.pop("log_likelihood")
+            for name, value in sufficient_stats.items():
+                totals[name].index_add_(0, components, value)
         return totals
 
     @torch.no_grad()
-    def maximize(self, sums: dict[str, torch.Tensor], step_size: float) -> float:
-        """Blend the sums of a batch into the statistics, and take the parameters that follow.
+    def m_step(self, sufficient_stats: dict[str, torch.Tensor], step_size: float) -> float:
+        """Blend the sufficient_stats of a batch into the statistics, and take the parameters that follow.
 
         Args:
-            sums: as from `expect`.
+            sufficient_stats: as from `e_step`.
             step_size: weight in (0,1] of this batch against all before.
 
         Returns:
@@ -199,13 +199,13 @@ class DirichletProcessMixture(nn.Module):
         """
         if not 0 < step_size <= 1:
             raise InputError(f"A step size must be above 0 and at most 1; got {step_size}.")
-        n_samples = int(sums["n_samples"])
-        mean_log_likelihood = float(sums["log_likelihood"]) / n_samples
+        n_samples = int(sufficient_stats["n_samples"])
+        mean_log_likelihood = float(sufficient_stats["log_likelihood"]) / n_samples
         if mean_log_likelihood != mean_log_likelihood or abs(mean_log_likelihood) == float("inf"):
             raise RuntimeError(f"The log-likelihood of this batch is {mean_log_likelihood}: are the embeddings finite?")
-        self.resp_statistic.lerp_(sums["resp_statistic"] / n_samples, step_size)
+        self.resp_statistic.lerp_(sufficient_stats["resp_statistic"] / n_samples, step_size)
         for name in self.gaussians.statistics:
-            getattr(self.gaussians, name).lerp_(sums[name] / n_samples, step_size)
+            getattr(self.gaussians, name).lerp_(sufficient_stats[name] / n_samples, step_size)
         self.gaussians.update(self.resp_statistic + EPS)
         self.stick_fractions.copy_(update_fractions(self.resp_statistic, self.weight_concentration, n_samples))
         if self.learn_weight_concentration:
@@ -258,7 +258,7 @@ class DirichletProcessMixture(nn.Module):
             active = self.active()
         log_joint = self.gaussians.log_density(x, active) + log_stick_weights(self.stick_fractions)[active]
         highest, most_probable = log_joint.max(1)
-        rest = (log_joint - highest.unsqueeze(1)).clamp_(min=-36.0).exp_()  # `FAR`: denormals are slow
+        rest = (log_joint - highest.unsqueeze(1)).clamp_(min=-36.0).exp_()  # `LOG_RESP_CUTOFF`: denormals are slow
         return active[most_probable], rest.sum(1).log_().add_(highest)
 
     def anomaly_score(self, x: torch.Tensor, kind: str, active: torch.Tensor | None = None) -> torch.Tensor:
@@ -288,7 +288,7 @@ class DirichletProcessMixture(nn.Module):
         if kind == "mahalanobis":
             return self.gaussians.squared_mahalanobis(x, active).amin(1).sqrt()
         if kind == "subspace" and self.covariance_type == "low_rank":
-            return self.gaussians.squared_subspace_distances(x, active).amin(1).sqrt()
+            return self.gaussians.reconstruction_error(x, active).amin(1).sqrt()
         raise ValueError(f"There is no anomaly score {kind} for a mixture with covariance_type {self.covariance_type}.")
 
     def _samples(self, embeddings: torch.Tensor) -> torch.Tensor:

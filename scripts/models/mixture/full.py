@@ -42,41 +42,41 @@ class FullGaussians(CorrelatedGaussians):
         self.whitening.copy_(_whitening(covariances))
         self.covariances.copy_(covariances)
 
-    def squared_mahalanobis(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    def squared_mahalanobis(self, x: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
         """See `Gaussians`."""
-        distances = x.new_empty((chosen.shape[0], x.shape[0]))
-        for index in range(chosen.shape[0]):
-            white = (x - self.means[chosen[index]]) @ self.whitening[chosen[index]].T
+        distances = x.new_empty((components.shape[0], x.shape[0]))
+        for index in range(components.shape[0]):
+            white = (x - self.means[components[index]]) @ self.whitening[components[index]].T
             distances[index] = white.square().sum(1)
         return distances.T.contiguous()
 
-    def log_determinants(self, chosen: torch.Tensor) -> torch.Tensor:
+    def log_determinants(self, components: torch.Tensor) -> torch.Tensor:
         """See `Gaussians`."""
-        return -2 * self.whitening.diagonal(dim1=1, dim2=2)[chosen].log().sum(1)
+        return -2 * self.whitening.diagonal(dim1=1, dim2=2)[components].log().sum(1)
 
-    def largest_variances(self, chosen: torch.Tensor) -> torch.Tensor:
+    def largest_variances(self, components: torch.Tensor) -> torch.Tensor:
         """The largest sum of magnitudes in a row bounds the largest eigenvalue."""
-        return torch.linalg.vector_norm(self.covariances, ord=1, dim=2)[chosen].amax(1)
+        return torch.linalg.vector_norm(self.covariances, ord=1, dim=2)[components].amax(1)
 
     def squared_mahalanobis_of_rows(
-        self, x: torch.Tensor, chosen: torch.Tensor, rows: Sequence[torch.Tensor]
+        self, x: torch.Tensor, components: torch.Tensor, rows: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
         """See `CorrelatedGaussians`."""
         return [
             ((x.index_select(0, own) - self.means[component]) @ self.whitening[component].T).square().sum(1)
-            for own, component in zip(rows, chosen.tolist(), strict=True)
+            for own, component in zip(rows, components.tolist(), strict=True)
         ]
 
-    def marginal_covariances(self, chosen: torch.Tensor) -> torch.Tensor:
+    def marginal_covariances(self, components: torch.Tensor) -> torch.Tensor:
         """See `CorrelatedGaussians`."""
-        return self.directions.T @ (self.covariances[chosen] @ self.directions)
+        return self.directions.T @ (self.covariances[components] @ self.directions)
 
     def sums_over_rows(
-        self, x: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]], chosen: torch.Tensor
+        self, x: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]], components: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Sums of ``r x`` ``[k,D]`` and ``r (x - c) (x - c)^T`` ``[k,D,D]``, c the centre."""
-        first = x.new_zeros((len(chosen), self.n_features))
-        second = x.new_zeros((len(chosen), self.n_features, self.n_features))
+        first = x.new_zeros((len(components), self.n_features))
+        second = x.new_zeros((len(components), self.n_features, self.n_features))
         for index, (rows, weights) in enumerate(own):
             samples = x.index_select(0, rows)
             torch.mv(samples.T, weights[:, 0], out=first[index])

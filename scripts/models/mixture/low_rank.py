@@ -55,61 +55,61 @@ class LowRankGaussians(CorrelatedGaussians):
         self.loadings.copy_((axes[:, -self.rank :] * lengths).T.flip(0))
         self.covariances.copy_(remainder + self.reg_covar)
 
-    def squared_mahalanobis(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    def squared_mahalanobis(self, x: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
         """``(|d|^2 - sum_j (w_j d)^2 / (|w_j|^2 + s)) / s`` with ``d = x - m``: Woodbury with orthogonal axes."""
-        variances = self.covariances[chosen].unsqueeze(1)
-        shares = (self._squared_lengths(chosen) + variances).reciprocal()
-        return self._distances_beside(x, chosen, shares).div_(variances.T)
+        variances = self.covariances[components].unsqueeze(1)
+        shares = (self._squared_lengths(components) + variances).reciprocal()
+        return self._distances_beside(x, components, shares).div_(variances.T)
 
-    def squared_subspace_distances(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    def reconstruction_error(self, x: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
         """What is left of ``|x - m|^2`` beside the principal axes: squared distances to the affine subspaces."""
-        squared_lengths = self._squared_lengths(chosen)
+        squared_lengths = self._squared_lengths(components)
         shares = torch.where(squared_lengths > 1e-12, squared_lengths.reciprocal(), torch.zeros_like(squared_lengths))
-        return self._distances_beside(x, chosen, shares)
+        return self._distances_beside(x, components, shares)
 
-    def log_determinants(self, chosen: torch.Tensor) -> torch.Tensor:
+    def log_determinants(self, components: torch.Tensor) -> torch.Tensor:
         """See `Gaussians`."""
-        variances = self.covariances[chosen]
-        along = (self._squared_lengths(chosen) + variances.unsqueeze(1)).log().sum(1)
+        variances = self.covariances[components]
+        along = (self._squared_lengths(components) + variances.unsqueeze(1)).log().sum(1)
         return along + variances.log() * (self.n_features - self.rank)
 
-    def largest_variances(self, chosen: torch.Tensor) -> torch.Tensor:
+    def largest_variances(self, components: torch.Tensor) -> torch.Tensor:
         """See `Gaussians`."""
-        return self._squared_lengths(chosen).amax(1) + self.covariances[chosen]
+        return self._squared_lengths(components).amax(1) + self.covariances[components]
 
     def squared_mahalanobis_of_rows(
-        self, x: torch.Tensor, chosen: torch.Tensor, rows: Sequence[torch.Tensor]
+        self, x: torch.Tensor, components: torch.Tensor, rows: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
         """See `CorrelatedGaussians`."""
-        variances = self.covariances[chosen].unsqueeze(1)
-        axes = self.loadings[chosen] * (self._squared_lengths(chosen) + variances).rsqrt().unsqueeze(2)
+        variances = self.covariances[components].unsqueeze(1)
+        axes = self.loadings[components] * (self._squared_lengths(components) + variances).rsqrt().unsqueeze(2)
         distances = []
         for index, own in enumerate(rows):
-            centred = x.index_select(0, own).sub_(self.means[chosen[index]])
+            centred = x.index_select(0, own).sub_(self.means[components[index]])
             beside = torch.linalg.vector_norm(centred, dim=1).square_()
             beside -= torch.linalg.vector_norm(centred @ axes[index].T, dim=1).square_()
             distances.append(beside.clamp_(min=0).div_(variances[index]))
         return distances
 
-    def marginal_covariances(self, chosen: torch.Tensor) -> torch.Tensor:
+    def marginal_covariances(self, components: torch.Tensor) -> torch.Tensor:
         """See `CorrelatedGaussians`."""
-        loadings = self.loadings[chosen] @ self.directions
+        loadings = self.loadings[components] @ self.directions
         covariances = loadings.mT @ loadings
-        covariances.diagonal(dim1=1, dim2=2).add_(self.covariances[chosen].unsqueeze(1))
+        covariances.diagonal(dim1=1, dim2=2).add_(self.covariances[components].unsqueeze(1))
         return covariances
 
     def sums_over_rows(
-        self, x: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]], chosen: torch.Tensor
+        self, x: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]], components: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Sums of ``r x``, ``r |x|^2``, ``r z x^T`` and ``r E[z z^T], r z``."""
         q = self.rank
-        moments = x.new_zeros((len(chosen), q + 1, self.n_features))
-        latent = x.new_zeros((len(chosen), q + 1, q + 1))
-        variances = self.covariances[chosen].unsqueeze(1)
-        posterior = (self._squared_lengths(chosen) + variances).reciprocal()
-        to_latent = self.loadings[chosen] * posterior.unsqueeze(2)
-        means = self.means[chosen]
-        squares = x.new_zeros(len(chosen))
+        moments = x.new_zeros((len(components), q + 1, self.n_features))
+        latent = x.new_zeros((len(components), q + 1, q + 1))
+        variances = self.covariances[components].unsqueeze(1)
+        posterior = (self._squared_lengths(components) + variances).reciprocal()
+        to_latent = self.loadings[components] * posterior.unsqueeze(2)
+        means = self.means[components]
+        squares = x.new_zeros(len(components))
         for index, (rows, weights) in enumerate(own):
             samples = x.index_select(0, rows)
             squares[index] = (samples * weights.sqrt()).square().sum()
@@ -153,18 +153,18 @@ class LowRankGaussians(CorrelatedGaussians):
         self.latent_statistic[:, :, :q] = turned[:, :, :q] @ turn.mT
         self.latent_statistic[:, :, q] = turned[:, :, q]
 
-    def _squared_lengths(self, chosen: torch.Tensor) -> torch.Tensor:
+    def _squared_lengths(self, components: torch.Tensor) -> torch.Tensor:
         """Squared lengths ``[k,q]`` of the loadings."""
-        return self.loadings[chosen].square().sum(2)
+        return self.loadings[components].square().sum(2)
 
-    def _distances_beside(self, x: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    def _distances_beside(self, x: torch.Tensor, components: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         """``|d|^2 - sum_j share_j (w_j d)^2`` with ``d = x - m``: ``x [N,D]``, ``shares [k,q]`` -> ``[N,k]``.
 
         All that is linear in x goes into one matrix product, and only ``(w_j x)^2`` needs the projections, one axis of
         all components at a time: that bounds the memory. Less cancels as seen from the centre.
         """
-        x, means = x - self.centre, self.means[chosen] - self.centre
-        axes = self.loadings[chosen] * shares.sqrt().unsqueeze(2)
+        x, means = x - self.centre, self.means[components] - self.centre
+        axes = self.loadings[components] * shares.sqrt().unsqueeze(2)
         offsets = (axes @ means.unsqueeze(2)).squeeze(2)
         linear = means - (offsets.unsqueeze(1) @ axes).squeeze(1)
         constant = means.square().sum(1) - offsets.square().sum(1)

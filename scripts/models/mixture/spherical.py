@@ -8,9 +8,9 @@ from .diagonal import DiagonalGaussians
 class SphericalGaussians(DiagonalGaussians):
     """`DiagonalGaussians` with the mean over features for each variance: ``covariances [K,D]``, rows of one number."""
 
-    def start_covariances(self, x: torch.Tensor) -> None:
+    def initialize_covariances(self, x: torch.Tensor) -> None:
         """Give all components the mean variance of samples ``[N,D]``."""
-        super().start_covariances(x)
+        super().initialize_covariances(x)
         self._average()
 
     def update(self, mass: torch.Tensor) -> None:
