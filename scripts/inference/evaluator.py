@@ -18,8 +18,8 @@ from monai.engines.utils import IterationEvents
 from ..data.cases import raise_failed, sentence
 from ..errors import InputError, reason
 from .inferer import DPMMInferer
+from .loader import FAILED, AnomalyMapLoader
 from .results_directory import ResultsDirectory
-from .scoring import FAILED, AnomalyMapLoader
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 from skimage.measure import label
 
-from .case_view import foreground_mask, slice_axis
+from .visualization import foreground_mask, slice_axis
 
 # Of the foreground beyond the normal limit: 0.08 at most was measured with lesions, all with another contrast
 # (docs/thresholds.md).

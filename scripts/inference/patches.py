@@ -13,7 +13,7 @@ import torch
 from ..models.encoder import PATCH_SIZE
 from ..models.mixture import SCORE_KINDS
 from ..models.network import PatchAnomalyNetwork
-from .case_view import SliceView
+from .visualization import SliceView
 
 Seen = list[tuple[torch.Tensor, torch.Tensor]]
 

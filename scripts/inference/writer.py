@@ -19,10 +19,9 @@ from ..distributed import gather
 from ..errors import InputError, reason_of
 from ..models.network import PatchAnomalyNetwork
 from ..models.provenance import NOTE, provenance
-from .case_view import SliceView
 from .measurements import affine_of, caption, outside_warning
-from .overlay import overlay_png
 from .results_directory import ResultsDirectory
+from .visualization import SliceView, overlay_png
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from ..data.labels import CaseLabels
 from ..distributed import gather
 from ..errors import InputError
 from ..files import write_csv
-from ..inference.case_view import foreground_mask
 from ..inference.measurements import IMAGE_SCORES, image_score
+from ..inference.visualization import foreground_mask
 from ..models.network import PatchAnomalyNetwork
 from ..models.provenance import NOTE, provenance
 from ..recorded_directory import RecordedDirectory

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import to_hex
 
-from ..inference.case_view import SliceView
 from ..inference.measurements import image_score
 from ..inference.patches import CasePatches
+from ..inference.visualization import SliceView
 from ..models.network import PatchAnomalyNetwork
 from .figures import histogram_svg
 from .pictures import SlicePictures, chosen_slices, component_colours

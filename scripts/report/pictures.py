@@ -11,9 +11,8 @@ from matplotlib.colors import hsv_to_rgb
 from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
-from ..inference.case_view import SliceView
-from ..inference.overlay import HEAT, brightest_of, heat, windowed
 from ..inference.patches import CasePatches
+from ..inference.visualization import HEAT, SliceView, brightest_of, heat, windowed
 
 LONGEST_SIDE = 256  # of a picture, in pixels
 MAX_SLICES = 32  # of a case

@@ -17,8 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.colors import to_hex
 from monai.engines.utils import IterationEvents
 
-from ..inference.overlay import HEAT
 from ..inference.patches import CasePatches, PatchObserver
+from ..inference.visualization import HEAT
 from ..inference.writer import PredictionWriter
 from .content import case_content
 from .figures import curve_svgs

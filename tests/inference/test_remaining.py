@@ -18,7 +18,7 @@ import torch
 from ignite.engine import Events
 
 from scripts.errors import InputError, cause_of
-from scripts.inference import scoring
+from scripts.inference import loader
 from scripts.inference.evaluator import CaseEvaluator
 from scripts.inference.inferer import DPMMInferer
 from scripts.inference.results_directory import LONGEST_NAME, ResultsDirectory, directory_names
@@ -60,13 +60,13 @@ def infer(folder, configs=("inference",), run_id="inference", **overrides):
 def scored(monkeypatch):
     """Names of the cases that were scored."""
     names = []
-    score = scoring.AnomalyMapLoader._score
+    score = loader.AnomalyMapLoader._score
 
     def noting(self, pool):
         names.extend(case.item["case"] for case in pool if "image" in case.item)
         return score(self, pool)
 
-    monkeypatch.setattr(scoring.AnomalyMapLoader, "_score", noting)
+    monkeypatch.setattr(loader.AnomalyMapLoader, "_score", noting)
     return names
 
 
@@ -335,7 +335,7 @@ def test_a_disk_that_is_full_for_one_case_fails_it_alone(folder, monkeypatch):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_score_that_is_no_number_fails_its_case(folder, monkeypatch, value):
-    score = scoring.AnomalyMapLoader._score_together
+    score = loader.AnomalyMapLoader._score_together
 
     def spoiled(self, pool):
         items = score(self, pool)
@@ -344,7 +344,7 @@ def test_a_score_that_is_no_number_fails_its_case(folder, monkeypatch, value):
                 item["pred"][..., 10, 10, 1] = value
         return items
 
-    monkeypatch.setattr(scoring.AnomalyMapLoader, "_score_together", spoiled)
+    monkeypatch.setattr(loader.AnomalyMapLoader, "_score_together", spoiled)
     assert "p1: its map holds values that are no numbers" in infer(folder)
     text = (folder / "out" / "summary.json").read_text()
     assert not re.search("NaN|Infinity", text) and len(json.loads(text)["cases"]) == 2

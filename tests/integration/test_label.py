@@ -53,7 +53,7 @@ def make_other_bundle(folder, shipped):
     shutil.copy(shipped / "configs" / "metadata.json", folder / "configs")
     (folder / "configs" / "inference.json").write_text(json.dumps(OTHER_INFERENCE))
     (folder / "scripts" / "__init__.py").touch()
-    (folder / "scripts" / "network.py").write_text(OTHER_NETWORK)
+    (folder / "scripts" / "models.py").write_text(OTHER_NETWORK)
     torch.save({"limit": torch.tensor([700.0])}, folder / "models" / "model.pt")
 
 

@@ -21,10 +21,10 @@ from skimage.measure import grid_points_in_poly
 
 from scripts.files import write_json
 from scripts.inference import PredictionWriter
-from scripts.inference.case_view import SliceView
 from scripts.inference.measurements import measurements
 from scripts.inference.patches import CasePatches, PatchObserver, split_patches
 from scripts.inference.results_directory import ResultsDirectory
+from scripts.inference.visualization import SliceView
 from scripts.models.checkpoint import save_network
 from scripts.models.provenance import NOTE
 from scripts.report import ReportWriter

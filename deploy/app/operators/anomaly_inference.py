@@ -9,9 +9,8 @@ import numpy as np
 from monai.deploy.core import AppContext, Fragment, Image, IOType, OperatorSpec
 from monai.deploy.operators.monai_bundle_inference_operator import IOMapping, MonaiBundleInferenceOperator
 
-from scripts.inference.case_view import SliceView
 from scripts.inference.measurements import caption, outside_warning
-from scripts.inference.overlay import overlay_png
+from scripts.inference.visualization import SliceView, overlay_png
 
 logger = logging.getLogger("anomaly_app")
 

@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 
 from scripts.data.prefetch import prefetch
 from scripts.inference.inferer import DPMMInferer
-from scripts.inference.scoring import AnomalyMapLoader
+from scripts.inference.loader import AnomalyMapLoader
 
 
 def picture(seed, shape=(20, 17)):
