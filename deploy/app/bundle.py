@@ -64,7 +64,7 @@ class Bundle:
         parser.read_meta(path / "configs" / "metadata.json")
         parser.read_config(path / "configs" / "inference.json")
         parser["bundle_root"] = str(path)
-        network = parser.get_parsed_content("running_network").eval()
+        network = parser.get_parsed_content("network").eval()
         model = Model(str(path), "anomaly")
         model.predictor = network
         metadata = parser["_meta_"]

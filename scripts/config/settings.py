@@ -218,7 +218,9 @@ class Settings(BaseModel, validate_assignment=True):
     label_dir: OrOff[FilePath] = Field(description="labels that maps are judged against ([how](evaluation.md))")
     label_pattern: Pattern = Field(description="which file names are labels")
     normal_pattern: OrOff[Pattern] = Field(description="names of cases that are normal and have no label")
-    image_score: Literal["top_hundredth", "maximum"] = Field(description="a case's score: what is taken of its map")
+    image_score: Literal["top_1_percent_mean", "maximum", "top_hundredth"] = Field(
+        description="score of a case: the mean of the highest 1 % of its map (formerly `top_hundredth`), or the maximum"
+    )
     fpr_limit: Annotated[Number, Field(gt=0, le=1)] = Field(
         description="highest false positive rate up to which AUPRO is taken"
     )
@@ -235,9 +237,9 @@ SECTIONS = frozenset((
     "_meta_", "imports", "initialize", "finalize", "check", "inference", "training", "run", "evaluation",
     "calibrate", "quantize", "displayable_configs", "displayable_configs::threshold",
     "displayable_configs::smoothing_mm", "encoder", "pretrained_encoder", "mixture", "network_def", "network",
-    "fitted_network", "running_network", "quantized_network", "traceable_network", "inferer", "intensities",
+    "fitted_network", "quantized_network", "traceable_network", "inferer", "intensities",
     "preprocessing", "postprocessing", "cases", "normals", "split", "labels", "dataset", "store", "fit_settings",
-    "run_settings", "results", "remaining", "fit_output", "case_writer",
+    "run_settings", "results", "remaining", "loader", "fit_output", "case_writer",
     "handlers", "evaluator", "calibrator", "recalibration", "limits",
     "report_failed", "is_not_rank0", "train", "train::dataset", "train::inferer", "train::embeddings",
     "train::dataloader", "train::tracker", "train::handlers", "train::trainer", "validate", "validate::dataset",

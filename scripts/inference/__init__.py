@@ -1,10 +1,19 @@
-"""From cases to maps, masks and what is left of them in a results directory."""
+"""Inference: slices to maps, maps to masks, measurements, pictures and a summary."""
 
 from .evaluator import CaseEvaluator
 from .inferer import DPMMInferer
+from .loader import AnomalyMapLoader
 from .measurements import MeasureAnomalyd
 from .remaining import RemainingCases
 from .results_directory import ResultsDirectory
 from .writer import PredictionWriter
 
-__all__ = ["CaseEvaluator", "DPMMInferer", "MeasureAnomalyd", "PredictionWriter", "RemainingCases", "ResultsDirectory"]
+__all__ = [
+    "AnomalyMapLoader",
+    "CaseEvaluator",
+    "DPMMInferer",
+    "MeasureAnomalyd",
+    "PredictionWriter",
+    "RemainingCases",
+    "ResultsDirectory",
+]

@@ -1,4 +1,4 @@
-"""The engine of an inference run: case by case, whatever happens to one of them."""
+"""Engine of an inference run; a failed case does not stop the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,52 +27,51 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CaseEvaluator(SupervisedEvaluator):
-    """A `SupervisedEvaluator` that goes on after a case that fails, and says so at the end.
+    """A `SupervisedEvaluator` that continues after a failed case and reports all failures at the end.
 
-    Its iterations are cases that `AnomalyMapLoader` has scored in other threads meanwhile; the rest, postprocessing and
-    handlers, is done here. Handlers of `IterationEvents.MODEL_COMPLETED` write into ``batch["directory"]``, and put
-    into ``batch["about"]`` what its record is to say, among it ``entry``, the case's entry of the summary. When the
-    last of them is done, the directory takes the place of that of an earlier run. Handlers of
-    `Events.ITERATION_COMPLETED` find a ``state.batch`` only where all of that went well; of a case that an earlier run
-    has finished it holds ``case`` and ``entry`` alone.
+    Each iteration is a case that `AnomalyMapLoader` has scored in other threads; postprocessing and handlers run here.
+    Handlers of `IterationEvents.MODEL_COMPLETED` write into ``batch["directory"]`` and add to ``batch["about"]``, the
+    content of the directory's record; its ``entry`` is the case's entry of the summary. After the last handler the
+    directory replaces that of an earlier run. Handlers of `Events.ITERATION_COMPLETED` find a ``state.batch`` only if
+    all of this succeeded; for a case that an earlier run has finished it holds only ``case`` and ``entry``.
 
     Args:
-        results: where results go.
-        device: where the network is.
-        val_data_loader: a dataset such as `RemainingCases` or `CaseDataset`.
-        network: see `AnomalyMapLoader`.
-        inferer: likewise.
-        arguments: those of a `SupervisedEvaluator`.
+        results: directory of the results.
+        device: device of the network.
+        val_data_loader: loader of scored cases.
+        network: the network that scores them.
+        inferer: the inferer that they are scored with.
+        arguments: further arguments of `SupervisedEvaluator`.
 
     Attributes:
-        failed: a sentence by case.
-        n_finished: how many cases have results, those of an earlier run included.
-        n_kept: how many of them are an earlier run's.
+        failed: reason of each failure, by case.
+        n_finished: number of cases with results, including those of an earlier run.
+        n_kept: number of cases with results of an earlier run.
     """
 
     def __init__(
         self,
         results: ResultsDirectory,
         device: torch.device,
-        val_data_loader: Sequence[dict[str, Any]],
+        val_data_loader: AnomalyMapLoader,
         network: Any,
         inferer: DPMMInferer,
         **arguments: Any,
     ) -> None:
         self.results = results
-        self.scored = AnomalyMapLoader(val_data_loader, network, inferer, device)
-        super().__init__(device, self.scored, network, inferer=inferer, decollate=False, **arguments)
-        self.logger.setLevel(logging.CRITICAL)  # what ends a run is said once, by `run`
+        self.loader = val_data_loader
+        super().__init__(device, val_data_loader, network, inferer=inferer, decollate=False, **arguments)
+        self.logger.setLevel(logging.CRITICAL)  # `run` reports what ends a run, once
         self.failed: dict[str, str] = {}
         self.n_finished = self.n_kept = 0
 
     def run(self, global_epoch: int = 1) -> None:
-        """Run all cases.
+        """Score all cases and write their results.
 
         Raises:
-            InputError: one or more of them failed, or the results of the run as a whole could not be written; the
-                others are finished.
-            KeyboardInterrupt: the run was stopped, by Ctrl-C or SIGTERM; says how many cases are finished.
+            InputError: one or more cases failed (the others are finished), or the results of the run as a whole could
+                not be written.
+            KeyboardInterrupt: Ctrl-C or SIGTERM stopped the run; the message has the number of finished cases.
         """
         self.failed.clear()
         self.n_finished = self.n_kept = 0
@@ -91,7 +90,7 @@ class CaseEvaluator(SupervisedEvaluator):
                     ) from error
                 raise
             finally:
-                self.scored.stop()
+                self.loader.stop()
         if self.n_kept:
             kept = f"{self.n_kept} of {self.state.epoch_length} cases"
             logger.info(f"{kept} are kept from an earlier run; --overwrite True makes all anew")
@@ -108,7 +107,7 @@ class CaseEvaluator(SupervisedEvaluator):
                 self.n_kept += 1
             else:
                 self._write(engine, batchdata)
-            engine.state.batch = [batchdata]  # until the next one is asked for
+            engine.state.batch = [batchdata]  # until the next case
             self.n_finished += 1
         except Exception as error:
             self.failed[case] = _why(error)
@@ -116,7 +115,7 @@ class CaseEvaluator(SupervisedEvaluator):
             logger.debug("the whole of it", exc_info=True)
 
     def _write(self, engine: CaseEvaluator, batchdata: dict[str, Any]) -> None:
-        """Let the handlers write the results of a case, which appear when they are complete."""
+        """Let the handlers write the results of a case; the directory appears when they are complete."""
         about = batchdata["about"] = {"key": batchdata.get("key")}
         with self.results.write_directory(self.results.name_of(batchdata["case"]), about) as directory:
             batchdata["directory"] = directory
@@ -126,12 +125,12 @@ class CaseEvaluator(SupervisedEvaluator):
                 engine.fire_event(IterationEvents.FORWARD_COMPLETED)
                 engine.fire_event(IterationEvents.MODEL_COMPLETED)
             finally:
-                engine.state.batch = engine.state.output = None  # the case is done with: room for the next one
+                engine.state.batch = engine.state.output = None  # free the memory for the next case
 
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM end the run like Ctrl-C meanwhile, so that what is half written is removed."""
+    """Treat SIGTERM like Ctrl-C, so that incomplete files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,10 +1,9 @@
-"""Cases and their maps: scored while the next ones are read and those before are written."""
+"""Loader of scored cases: reading, scoring and using cases overlap."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +11,10 @@ from monai.networks.utils import eval_mode
 
 from ..data.cases import sentence
 from ..data.prefetch import prefetch
+from ..errors import InputError
+from ..models.network import PatchOutput
 from .inferer import DPMMInferer, nonempty_slices
-from .patches import PatchObserver, Seen, split_patches
+from .patches import split_by_case
 
 logger = logging.getLogger(__name__)
 
@@ -24,31 +25,32 @@ class SlicedCase(NamedTuple):
     """A case that was read.
 
     Attributes:
-        item: what the dataset gives.
-        slices: ``[S,C,h,w]``; none where the case failed, or is not to be scored.
-        occupied: see `nonempty_slices`.
+        item: item of the dataset.
+        slices: ``[S,C,h,w]``; empty if the case failed or needs no score.
+        nonempty: indices of the slices with contrast, see `nonempty_slices`.
     """
 
     item: dict[str, Any]
     slices: torch.Tensor
-    occupied: torch.Tensor
+    nonempty: torch.Tensor
 
 
 class AnomalyMapLoader:
-    """Iterates over cases with their anomaly maps.
+    """Iterate over cases with their anomaly maps.
 
-    One thread reads a case while another scores the one before; who iterates uses the one before that. Slices of
-    successive cases share batches where one case does not fill them. In each of the three places there is one case at a
+    One thread reads a case while another scores the previous one and the caller uses the one before that. Slices of
+    successive cases share batches if one case does not fill a batch. Each of the three stages holds one case at a
     time, or as many as fill a batch.
 
     Args:
         cases: a dataset such as `CaseDataset`.
         network: ``[B,C,h,w]`` -> ``[B,1,h,w]``; a module or any callable.
-        inferer: takes the slices and puts the maps together.
-        device: where the network is; the cases stay where they are.
+        inferer: takes the slices of a case and stacks their maps.
+        device: device of the network; the cases stay where they are.
+        patches: whether to ask the network for the components and likelihoods of the patches, too.
 
-    Attributes:
-        observer: looks on, where there is one.
+    Raises:
+        InputError: patches are wanted of a network that returns maps only, as an exported file does.
     """
 
     def __init__(
@@ -57,94 +59,102 @@ class AnomalyMapLoader:
         network: Any,
         inferer: DPMMInferer,
         device: torch.device | str = "cpu",
+        patches: bool = False,
     ) -> None:
+        if patches and not hasattr(network, "score_patches"):
+            raise InputError(
+                "An exported network returns maps only, which is too little for a report; add --report False."
+            )
         self.cases = cases
         self.network = network
         self.inferer = inferer
         self.device = device
-        self.observer: PatchObserver | None = None
+        self.patches = patches
         self._stopped = False
 
     def __len__(self) -> int:
-        """Number of cases."""
+        """Return the number of cases."""
         return len(self.cases)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Score the cases.
 
         Yields:
-            Of each case ``case``, its name; ``image`` ``[C,...]`` and ``pred``, its map ``[1,...]``; ``patches``, what
-            the observer saw; and ``key``, as the dataset gives it. Items without an ``image`` are handed on as they
-            are, such as ``case`` and ``error``, a sentence.
+            For each case ``case``, its name; ``image`` ``[C,...]``; ``pred``, its map ``[1,...]``; ``patches``, its
+            `PatchAssignments` or None; ``key``, from the dataset. Items without an ``image`` are passed on unchanged,
+            for example ``case`` and ``error``, a sentence.
         """
         self._stopped = False
-        scored = (case for pool in self._pools() for case in self._score(pool))
+        scored = (case for group in self._groups() for case in self._score(group))
         try:
             yield from prefetch(lambda _: next(scored), range(len(self)))
         finally:
             self._stopped = True
 
     def stop(self) -> None:
-        """End the threads with the batch that they are at."""
+        """Stop the threads after the current batch."""
         self._stopped = True
 
-    def _pools(self) -> Iterator[list[SlicedCase]]:
-        """Successive cases of one size that fill a batch together."""
-        pool: list[SlicedCase] = []
+    def _groups(self) -> Iterator[list[SlicedCase]]:
+        """Group successive cases of one size that fill a batch together."""
+        group: list[SlicedCase] = []
         for case in map(self._sliced, prefetch(self.cases.__getitem__, range(len(self)))):
-            if pool and case.slices.shape[1:] != pool[0].slices.shape[1:]:
-                yield pool
-                pool = []
-            pool.append(case)
-            n_slices = sum(len(self.inferer.scored(each.occupied)) for each in pool)
-            if max(n_slices, len(pool)) >= self.inferer.slice_batch_size:
-                yield pool
-                pool = []
-        if pool:
-            yield pool
+            if group and case.slices.shape[1:] != group[0].slices.shape[1:]:
+                yield group
+                group = []
+            group.append(case)
+            n_slices = sum(len(self.inferer.scored(member.nonempty)) for member in group)
+            if max(n_slices, len(group)) >= self.inferer.slice_batch_size:
+                yield group
+                group = []
+        if group:
+            yield group
 
     def _sliced(self, item: dict[str, Any]) -> SlicedCase:
-        nothing = SlicedCase(item, torch.empty(0), torch.empty(0, dtype=torch.long))
+        unscored = SlicedCase(item, torch.empty(0), torch.empty(0, dtype=torch.long))
         if "image" not in item:
-            return nothing
+            return unscored
         try:
             (slices,) = self.inferer.slices(item["image"].unsqueeze(0))
             return SlicedCase(item, slices, nonempty_slices(slices))
         except Exception as error:
-            return nothing._replace(item=_failed(item, error))
+            return unscored._replace(item=_failed(item, error))
 
-    def _score(self, pool: list[SlicedCase]) -> list[dict[str, Any]]:
-        """The cases of a pool with their maps; one that fails does not take the others along."""
+    def _score(self, group: list[SlicedCase]) -> list[dict[str, Any]]:
+        """Score the cases of a group; a case that fails does not affect the others."""
         try:
-            return self._score_together(pool)
+            return self._score_together(group)
         except Exception as error:
-            if len(pool) == 1:
-                return [_failed(pool[0].item, error)]
-            return [scored for case in pool for scored in self._score([case])]
+            if len(group) == 1:
+                return [_failed(group[0].item, error)]
+            return [scored for case in group for scored in self._score([case])]
 
-    def _score_together(self, pool: list[SlicedCase]) -> list[dict[str, Any]]:
-        if not len(pool[0].slices):  # nor have the others any: they are of one size
-            return [case.item for case in pool]
-        stacks, occupied = [case.slices for case in pool], [case.occupied for case in pool]
-        watching: AbstractContextManager[Seen] = self.observer.watch() if self.observer else nullcontext([])
-        with eval_mode(self.network), watching as seen:
-            maps = self.inferer.maps(stacks, occupied, self._map_of)
-        patches = split_patches(seen, [self.inferer.scored(chosen) for chosen in occupied])
+    def _score_together(self, group: list[SlicedCase]) -> list[dict[str, Any]]:
+        if not len(group[0].slices):  # cases of a group have one size: the others are empty as well
+            return [case.item for case in group]
+        outputs: list[PatchOutput] = []
+
+        def score(images: torch.Tensor) -> torch.Tensor:
+            if self._stopped:
+                raise RuntimeError("The run was stopped.")
+            if not self.patches:
+                return self.network(images.to(self.device))
+            outputs.append(self.network.score_patches(images.to(self.device)))
+            return outputs[-1].anomaly_map
+
+        with eval_mode(self.network):
+            maps = self.inferer.maps([case.slices for case in group], [case.nonempty for case in group], score)
+        patches = split_by_case(outputs, [self.inferer.scored(case.nonempty) for case in group])
         return [
             {
                 "case": case.item["case"],
                 "image": case.item["image"],
-                "pred": self.inferer.stack_slices([of_case], case.item["image"].unsqueeze(0))[0],
-                "patches": of_patches,
+                "pred": self.inferer.stack_slices([anomaly_map], case.item["image"].unsqueeze(0))[0],
+                "patches": assignments,
                 "key": case.item.get("key"),
             }
-            for case, of_case, of_patches in zip(pool, maps, patches, strict=True)
+            for case, anomaly_map, assignments in zip(group, maps, patches, strict=True)
         ]
-
-    def _map_of(self, images: torch.Tensor) -> torch.Tensor:
-        if self._stopped:
-            raise RuntimeError("The run was stopped.")
-        return self.network(images.to(self.device))
 
 
 def _failed(item: dict[str, Any], error: Exception) -> dict[str, Any]:

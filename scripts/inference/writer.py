@@ -1,4 +1,4 @@
-"""What an inference run leaves in its output directory."""
+"""Writer of the predictions: mask, map and picture of each case, and the summary."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from .visualization import SliceView, overlay_png
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN = 5  # two summaries of a run that goes on
+SECONDS_BETWEEN = 5  # between two updates of the summary
 
 
 class PredictionWriter:
-    """Writes the mask, the map and a picture of each case, and a summary of the run.
+    """Write the mask, the map and a picture of each case, and a summary of the run.
 
-    ``<case>/<case>_mask.nii.gz``, ``<case>/<case>_map.nii.gz`` and ``<case>/<case>_overlay.png``. ``summary.json`` is
-    renewed after a case, though not again within a few seconds, and when the run ends; several processes, each of which
-    has its own cases, write it together at the end.
+    The files are ``<case>/<case>_mask.nii.gz``, ``<case>/<case>_map.nii.gz``, ``<case>/<case>_overlay.png`` and
+    ``summary.json``, which is updated every few seconds and when the run ends; with several processes it is written
+    once, at the end.
 
     Args:
-        directory: where they go.
-        network: named in the summary by its settings and its weights.
-        settings: the run's settings, for the summary.
+        directory: directory of the results.
+        network: source of the model settings and weights digest in the summary.
+        settings: settings of the run, for the summary.
         spatial_dim: axis of the oriented volume across which slices were taken.
     """
 
@@ -57,7 +57,7 @@ class PredictionWriter:
         self._next_summary = 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a `CaseEvaluator`; what fails here is a failure of the case."""
+        """Attach to a `CaseEvaluator`; an error in this handler is a failure of the case."""
         self.directory.check_replaceable("summary.json")
         engine.add_event_handler(Events.STARTED, lambda: self.cases.clear())
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
@@ -71,11 +71,11 @@ class PredictionWriter:
         """Write the files of the cases of an iteration.
 
         Raises:
-            InputError: there is no score, as of an image that holds none but extreme values.
+            InputError: the score is not finite, for example because the image holds extreme values only.
         """
         state: Any = engine.state
         if not self._next_summary:
-            self.directory.remove("summary.json")  # an earlier run's, of results that are replaced now
+            self.directory.remove("summary.json")  # describes results that are replaced now
         for batch, output in zip(state.batch, state.output, strict=True):
             if not output["map"].isfinite().all() or not np.isfinite(output["result"]["image_score"]):
                 raise InputError("its map holds values that are no numbers; check the grey values of the image")
@@ -84,7 +84,6 @@ class PredictionWriter:
             elsewhere = {"directory": name} if name != case else {}
             entry = batch["about"]["entry"] = {"case": case, **elsewhere, **output["result"]}
             view = SliceView.of(output["image"], output["map"], output["pred"], self.spatial_dim)
-            output["view"] = view  # for who comes after
             self.write_case(
                 batch["directory"],
                 entry["case"],
@@ -96,7 +95,7 @@ class PredictionWriter:
             )
 
     def list_case(self, engine: Engine) -> None:
-        """List the cases of an iteration, which are finished now or were before."""
+        """Add the finished cases of an iteration to the summary and log them."""
         state: Any = engine.state
         for batch in state.batch or []:
             if "entry" in batch:
@@ -126,13 +125,13 @@ class PredictionWriter:
         """Write the files of one case.
 
         Args:
-            directory: where they go.
-            case: its name.
+            directory: directory of the files.
+            case: name of the case.
             anomaly_map: calibrated map ``[1,...]``, in the orientation of the input.
-            mask: ``[1,...]`` likewise.
-            affine: of both, ``[4,4]`` in mm.
-            view: of the same.
-            result: its measurements.
+            mask: mask ``[1,...]``, in the same orientation.
+            affine: affine of both ``[4,4]``, in mm.
+            view: slices of the case.
+            result: measurements of the case.
         """
         name = self.directory.name_of(case)
         for kind, volume, dtype in (("mask", mask, np.uint8), ("map", anomaly_map, np.float32)):
@@ -142,17 +141,17 @@ class PredictionWriter:
         (directory / f"{name}_overlay.png").write_bytes(overlay_png(view, caption(case, result)))
 
     def renew_summary(self, engine: Engine) -> None:
-        """Write ``summary.json`` unless that was just done: thousands of cases would be written thousands of times."""
+        """Write ``summary.json`` unless that was just done: its size grows with the number of cases."""
         if time.monotonic() >= self._next_summary:
             self.try_to_write_summary(engine)
 
     def write_last_summary(self, engine: Engine) -> None:
-        """Write ``summary.json`` of a run that is broken off, unless it has not come to a case."""
+        """Write ``summary.json`` of an interrupted run that has reached a case."""
         if self.cases or getattr(engine, "failed", {}):
             self.try_to_write_summary(engine)
 
     def try_to_write_summary(self, engine: Engine) -> None:
-        """Write ``summary.json``; where that fails, go on, for there is another time."""
+        """Write ``summary.json``; a failure is logged, because the file is written again later."""
         try:
             self.write_summary(engine)
         except (OSError, InputError) as error:
@@ -161,12 +160,12 @@ class PredictionWriter:
     def write_summary(self, engine: Engine) -> None:
         """Write ``summary.json`` with the cases so far."""
         self._next_summary = time.monotonic() + SECONDS_BETWEEN
-        summary = self.summary(engine)  # of all processes: each has to call it
+        summary = self.summary(engine)  # a collective call: every process makes it
         if idist.get_rank() == 0:
             self.directory.write_json(summary, "summary.json")
 
     def summary(self, engine: Engine) -> dict[str, Any]:
-        """Tell what ``summary.json`` holds: the cases so far, those that failed, and what the results came from."""
+        """Return the content of ``summary.json``: finished cases, failed cases, settings, versions."""
         return {
             "note": NOTE,
             "cases": gather(self.cases),

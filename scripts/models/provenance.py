@@ -21,11 +21,11 @@ def provenance(network: PatchAnomalyNetwork, settings: Mapping[str, Any]) -> dic
     Returns:
         What JSON can hold.
     """
-    scored = network.mixture.is_fitted  # otherwise an exported file did, whose encoder is not known
+    is_known = hasattr(network, "settings")  # an exported file does not describe itself
     return {
-        "settings": {**settings, **(network.settings() if scored else {})},
-        "encoder_weights_digest": network.encoder.weights_digest if scored else None,
-        "encoder_runs_in": network.encoder.backend_name if scored else None,
+        "settings": {**settings, **(network.settings() if is_known else {})},
+        "encoder_weights_digest": network.encoder.weights_digest if is_known else None,
+        "encoder_runs_in": network.encoder.backend_name if is_known else None,
         "versions": versions(),
     }
 

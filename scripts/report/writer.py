@@ -1,4 +1,4 @@
-"""Writes the report: case by case while the run goes on, as a whole at its end."""
+"""Report handler: draws each case during the run and writes the page at its end."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.colors import to_hex
 from monai.engines.utils import IterationEvents
 
-from ..inference.patches import CasePatches, PatchObserver
-from ..inference.visualization import HEAT
+from ..inference.patches import CasePatches
+from ..inference.visualization import HEAT, SliceView
 from ..inference.writer import PredictionWriter
 from .content import case_content
 from .figures import curve_svgs
 
 logger = logging.getLogger(__name__)
 
-MAX_CASES = 200  # that are drawn: a browser has to open it
-PART = ".dpmm_report.json"  # in a case's directory: its part of the report, and a small picture
+MAX_CASES = 200  # drawn cases: a browser has to open the page
+PART = ".dpmm_report.json"  # part of the report in the directory of a case
 
 
 class ReportWriter:
-    """Leaves ``report.html`` beside ``summary.json``: one file, which opens without network.
+    """Write ``report.html``, a single file without external resources, next to ``summary.json``.
 
-    A case's part of the file lies in the directory of its results, where a later run finds it; of more than
-    ``MAX_CASES`` those with the highest scores are drawn, and all are listed. ``metrics.json`` is shown where
-    this run has written it. Several processes leave no report, since each has seen some of the cases only.
+    The part of a case is kept in the directory of its results, where a later run finds it. All cases are listed; the
+    ``MAX_CASES`` cases with the highest scores are drawn. Metrics are shown if this run has written ``metrics.json``.
+    Several processes write no report, because each has only some of the cases.
 
     Args:
-        results: the writer of the run's results, attached before.
+        results: writer of the predictions, attached before this handler.
     """
 
     def __init__(self, results: PredictionWriter) -> None:
@@ -53,7 +53,7 @@ class ReportWriter:
         self._metrics_path = results.directory.path / "metrics.json"
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a `CaseEvaluator`; what fails here is a failure of the case."""
+        """Attach to a `CaseEvaluator`; an error in this handler is a failure of the case."""
         if idist.get_world_size() > 1:
             logger.warning("Several processes leave no report.html; run with one process to have it.")
             return
@@ -63,22 +63,21 @@ class ReportWriter:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.list_case)
 
     def start(self, engine: Engine) -> None:
-        """Begin a report."""
-        if not engine.has_event_handler(self.write):  # attached only now, to come after what writes the metrics
+        """Reset the report."""
+        if not engine.has_event_handler(self.write):  # attached only now, to run after the writer of the metrics
             engine.add_event_handler(Events.COMPLETED, self.write)
         self.cases: list[dict[str, Any]] = []
-        self._highest: list[float] = []  # scores, the lowest first
+        self._highest: list[float] = []  # heap of scores, lowest first
         self._metrics_before = _stamp(self._metrics_path)
-        engine.data_loader.observer = PatchObserver(self.results.network)  # type: ignore[attr-defined]
 
     def __call__(self, engine: Engine) -> None:
-        """Draw the case of an iteration, unless enough have higher scores."""
+        """Draw the case of an iteration, unless ``MAX_CASES`` cases have higher scores."""
         state: Any = engine.state
         (batch,), (output,) = state.batch, state.output
         entry = batch["about"]["entry"]
         if len(self._highest) == MAX_CASES and entry["image_score"] <= self._highest[0]:
             return
-        view = output["view"]
+        view = SliceView.of(output["image"], output["map"], output["pred"], self.results.spatial_dim)
         patches = CasePatches.of(batch["patches"], view, self.results.network)
         content = case_content(view, patches, self.results.network, self.threshold)
         template = self.templates.get_template("case.html.j2")
@@ -90,7 +89,7 @@ class ReportWriter:
         (batch["directory"] / PART).write_text(json.dumps(part), encoding="utf-8")
 
     def list_case(self, engine: Engine) -> None:
-        """List the cases of an iteration, which are finished now or were before."""
+        """Add the finished cases of an iteration to the list."""
         state: Any = engine.state
         for batch in state.batch or []:
             entry = batch.get("entry") or batch["about"]["entry"]
@@ -114,7 +113,7 @@ class ReportWriter:
             "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "cases": cases,
             "n_drawn": len(parts),
-            "parts": (_read(part)["html"] for part in parts),  # one in memory at a time
+            "parts": (_read(part)["html"] for part in parts),  # only one in memory at a time
             "threshold": self.threshold,
             "target_fpr": self.results.network.target_fpr,
             "heat_colours": [to_hex(colour) for colour in HEAT.cmap(np.linspace(0, 1, 9))],
@@ -125,7 +124,7 @@ class ReportWriter:
         logger.info(f"report: {self.results.directory.path / 'report.html'}")
 
     def _evaluation(self) -> dict[str, Any]:
-        """``metrics``, None unless this run has written them, and their ``curves``."""
+        """Return ``metrics``, None unless this run has written them, and their ``curves``."""
         if _stamp(self._metrics_path) in (None, self._metrics_before):
             return {"metrics": None}
         metrics = json.loads(self._metrics_path.read_text())
@@ -143,12 +142,12 @@ def _read(part: Path) -> dict[str, Any]:
 
 
 def _anchor(case: str) -> str:
-    """Name the place of a case in the report, the same in every run."""
+    """Return the anchor of a case in the report, the same in every run."""
     return hashlib.sha256(ascii(case).encode()).hexdigest()[:12]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Tells one writing of a file from another; None where it is not there."""
+    """Return a value that differs between two versions of a file; None if it is missing."""
     if not path.is_file():
         return None
     status = path.stat()

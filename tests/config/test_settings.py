@@ -46,8 +46,8 @@ def check(configs, **overrides):
     files = [str(ROOT / "configs" / f"{name}.json") for name in configs]
     parser = ConfigParser(ConfigParser.load_config_files(files))
     parser.read_meta(str(ROOT / "configs" / "metadata.json"))
-    parser.update(overrides)
-    parser.get_parsed_content("check")
+    parser.update({"check_alone": ["$@check()"], **overrides})
+    parser.get_parsed_content("check_alone")
     return parser
 
 
@@ -224,7 +224,7 @@ def test_every_run_begins_with_the_check():
         for run, items in config.items():
             is_run = isinstance(items, list) and items and all(ConfigExpression.is_expression(item) for item in items)
             if is_run and run not in ("imports", "initialize", "finalize"):
-                assert items[0] == "$@check", f"{name}: {run}"
+                assert items[0] == "$@check()", f"{name}: {run}"
 
 
 def test_nothing_of_ours_is_touched_before_the_run():
@@ -255,10 +255,10 @@ def test_an_id_that_changes_nothing_is_refused(configs, name, expected):
 
 def test_own_ids_own_runs_and_sections_that_nothing_needs_pass():
     check(("inference",), brightest=90, **{"intensities#upper": "@brightest"})
-    check(("inference",), mine=["$@check", "$print(@threshold)"])
+    check(("inference",), mine=["$@check()", "$print(@threshold)"], also="@mine")
     check(("inference",), postprocessing={"_target_": "Compose", "transforms": []})
     check(("train",), **{"train#trainer#max_epochs": 3, "validate#dataset#data": [], "train#handlers": []})
-    check(("inference",), fitted_network="$torch.nn.Identity()", running_network="@fitted_network")
+    check(("inference",), network="$torch.nn.Identity()")
 
 
 def test_ids_of_monais_tracking_pass(tmp_path):
@@ -270,7 +270,8 @@ def test_ids_of_monais_tracking_pass(tmp_path):
     )
     workflow.initialize()
     assert workflow.parser.get_parsed_content("tracking_uri")
-    workflow.parser.get_parsed_content("check")
+    workflow.parser["check_alone"] = ["$@check()"]
+    workflow.parser.get_parsed_content("check_alone")
 
 
 def test_a_setting_that_the_run_does_not_use_is_said(monkeypatch, caplog):

@@ -7,6 +7,7 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.data.prefetch import prefetch
+from scripts.errors import InputError
 from scripts.inference.inferer import DPMMInferer
 from scripts.inference.loader import AnomalyMapLoader
 
@@ -67,6 +68,21 @@ def test_a_case_without_contrast_does_not_reach_the_network():
     network = Doubling()
     (case,) = AnomalyMapLoader(as_cases([MetaTensor(torch.ones(1, 20, 17, 3))]), network, DPMMInferer())
     assert network.batches == [] and case["pred"].shape == (1, 20, 17, 3) and not case["pred"].any()
+
+
+def test_patches_are_those_of_the_case(fitted_network):
+    images = [picture(0, (60, 57)), picture(1, (60, 57)), picture(2, (60, 57))]
+    cases = list(AnomalyMapLoader(as_cases(images), fitted_network, DPMMInferer(2, 4), patches=True))
+    for case, image in zip(cases, images, strict=True):
+        alone = fitted_network.score_patches(image.unsqueeze(0))
+        assert case["patches"].slices.tolist() == [0]
+        assert torch.equal(case["patches"].components, alone.components)
+        torch.testing.assert_close(case["patches"].log_likelihood, alone.log_likelihood)
+
+
+def test_a_network_that_returns_maps_only_has_no_patches():
+    with pytest.raises(InputError, match="add --report False"):
+        AnomalyMapLoader([], Doubling(), DPMMInferer(), patches=True)
 
 
 def test_no_more_than_one_case_waits_at_each_stage():

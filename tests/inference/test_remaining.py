@@ -21,6 +21,7 @@ from scripts.errors import InputError, cause_of
 from scripts.inference import loader
 from scripts.inference.evaluator import CaseEvaluator
 from scripts.inference.inferer import DPMMInferer
+from scripts.inference.loader import AnomalyMapLoader
 from scripts.inference.results_directory import LONGEST_NAME, ResultsDirectory, directory_names
 from scripts.inference.writer import PredictionWriter
 from scripts.models.checkpoint import save_network
@@ -398,7 +399,7 @@ def evaluator_of(directory, network, n_cases, process):
     evaluator = CaseEvaluator(
         directory,
         torch.device("cpu"),
-        [{}] * n_cases,
+        AnomalyMapLoader([{}] * n_cases, None, DPMMInferer()),
         None,
         DPMMInferer(),
         val_handlers=[case_writer],

@@ -346,10 +346,11 @@ def test_the_command_line_ends_with_one_sentence(tmp_path):
 def test_ids_that_the_two_configs_share_are_equal():
     train, inference = (json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference"))
     assert train["network_def"].pop("encoder") == "@pretrained_encoder"
+    inference["network_def"] = inference["network_def"]["network"]
     assert inference["network_def"].pop("encoder") == "@encoder"
     shared = set(train) & set(inference)
     assert {"network_def", "mixture", "encoder", "inferer", "preprocessing", "image_size"} <= shared
-    assert {name for name in shared if train[name] != inference[name]} == {"run", "inferer"}
+    assert {name for name in shared if train[name] != inference[name]} == {"run", "network", "inferer"}
     assert train["inferer"] | {"slice_step": "@slice_step"} == inference["inferer"]  # a fit leaves no slice out
 
 

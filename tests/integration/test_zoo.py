@@ -195,7 +195,7 @@ def test_required_properties_are_ids_of_the_configs():
         assert [name for name in required if workflow.properties[name]["id"] not in workflow.parser] == []
 
 
-def verify(bundle, net_id="fitted_network", **arguments):
+def verify(bundle, net_id="network_def", **arguments):
     verify_net_in_out(
         net_id=net_id,
         meta_file=str(bundle / "configs" / "metadata.json"),
@@ -220,7 +220,7 @@ def test_network_in_and_out_are_as_the_metadata_says_for_images(bundle, shape, c
 
 def test_a_network_without_its_fit_says_so(bundle):
     with pytest.raises(RuntimeError, match=r"not fitted and calibrated. Run `python -m monai\.bundle run training"):
-        verify(bundle, net_id="network_def")
+        verify(bundle, net_id="network_def#network")
 
 
 # ---------------------------------------------------------------- TorchScript

@@ -67,7 +67,14 @@ def test_the_default_bins_are_within_their_stated_error_which_is_small(oracle):
         assert found[f"dice_at_fpr_{rate}"] == pytest.approx(float(oracle[f"dice_at_fpr_{rate}"]), abs=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("maximum", "image_auroc_max"), ("top_hundredth", "image_auroc_top1pct")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("maximum", "image_auroc_max"),
+        ("top_1_percent_mean", "image_auroc_top1pct"),
+        ("top_hundredth", "image_auroc_top1pct"),
+    ],
+)
 def test_image_scores_are_those_of_the_oracle(oracle, kind, name):
     rows = [
         {

@@ -179,9 +179,8 @@ def test_thresholds_are_quantiles_of_normal_patches_in_units_of_the_limit(make_n
     assert patch_threshold(network, 0.1) == pytest.approx((at_10 - median) / (limit - median), rel=1e-4)
     assert patch_threshold(network, 0.01) == 1.0
     assert patch_threshold(network, 0.1) < patch_threshold(network, 0.05) < 1
-    network.calibration.quantiles.fill_(float("nan"))
     with pytest.raises(InputError, match=r"evaluate with model\.pt"):
-        patch_threshold(network, 0.1)
+        patch_threshold(torch.jit.script(network), 0.1)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +208,7 @@ def test_what_cannot_be_computed_is_null_with_its_reason(tmp_path, fitted_networ
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"image_score": "mean"}, "image_score must be one of top_hundredth, maximum"),
+        ({"image_score": "mean"}, "image_score must be one of top_1_percent_mean, maximum"),
         ({"fpr_limit": 0.0}, "fpr_limit must be above 0"),
         ({"n_resamplings": -1}, "n_resamplings must be 0 or more"),
     ],

@@ -339,3 +339,14 @@ def test_a_mixture_of_other_features_raises(tiny_encoder):
 def test_a_target_out_of_range_raises(tiny_encoder):
     with pytest.raises(InputError, match="target_fpr"):
         PatchAnomalyNetwork(tiny_encoder, DirichletProcessMixture(4, 32), target_fpr=0.6)
+
+
+@pytest.mark.parametrize("score", ["cosine", "negative_log_likelihood"])
+def test_patches_come_with_the_same_map(make_network, score):
+    network = make_network(score)
+    given = images(2, 1, 50, 70)
+    output = network.score_patches(given)
+    components, log_likelihood = network.mixture(network.embed(given).permute(0, 2, 3, 1).flatten(0, 2))
+    assert torch.equal(output.anomaly_map, network(given))
+    assert torch.equal(output.components.flatten(), components)
+    assert torch.equal(output.log_likelihood.flatten(), log_likelihood)

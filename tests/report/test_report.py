@@ -22,7 +22,7 @@ from skimage.measure import grid_points_in_poly
 from scripts.files import write_json
 from scripts.inference import PredictionWriter
 from scripts.inference.measurements import measurements
-from scripts.inference.patches import CasePatches, PatchObserver, split_patches
+from scripts.inference.patches import CasePatches, split_by_case
 from scripts.inference.results_directory import ResultsDirectory
 from scripts.inference.visualization import SliceView
 from scripts.models.checkpoint import save_network
@@ -30,7 +30,7 @@ from scripts.models.provenance import NOTE
 from scripts.report import ReportWriter
 from scripts.report.content import case_content
 from scripts.report.figures import curve_svgs, histogram_svg
-from scripts.report.pictures import LONGEST_SIDE, MAX_SLICES, SlicePictures, chosen_slices, component_colours
+from scripts.report.pictures import LONGEST_SIDE, MAX_SLICES, SlicePictures, component_colours, representative_slices
 from tests.tiny_bundle import ROOT, TINY
 
 HOSTILE = "<img src=x onerror=alert(1)>&amp;'\"{{ 7*7 }}"
@@ -292,11 +292,9 @@ def test_names_and_reasons_are_text_whatever_they_hold(fitted_network, tmp_path)
 def seen_by(network, view):
     """The patches of a view, whose slices with some contrast the network has looked at, two at a time."""
     slices = torch.from_numpy(np.flatnonzero(np.ptp(view.image, (0, 1, 2))))
-    with PatchObserver(network).watch() as seen:
-        for batch in torch.from_numpy(view.image[..., slices.numpy()]).movedim(3, 0).float().split(2):
-            network(batch)
-    (of_case,) = split_patches(seen, [slices])
-    return CasePatches.of(of_case, view, network)
+    batches = torch.from_numpy(view.image[..., slices.numpy()]).movedim(3, 0).float().split(2)
+    (assignments,) = split_by_case([network.score_patches(batch) for batch in batches], [slices])
+    return CasePatches.of(assignments, view, network)
 
 
 @pytest.mark.parametrize("score", ["cosine", "negative_log_likelihood"])
@@ -330,7 +328,7 @@ def test_each_pixel_gets_the_component_of_its_patch(make_network, score):
 @pytest.mark.parametrize("n_scored", [1, 7, MAX_SLICES, 181])
 def test_few_slices_stand_for_all_and_the_highest_is_among_them(n_scored):
     scores = np.random.default_rng(n_scored).random(n_scored)
-    chosen = chosen_slices(scores)
+    chosen = representative_slices(scores)
     assert len(chosen) == min(n_scored, MAX_SLICES)
     assert (np.diff(chosen) > 0).all() and scores.argmax() in chosen
     assert np.abs(chosen[:, None] - np.arange(n_scored)).min(0).max() <= 2 * n_scored / len(chosen)
