@@ -1,4 +1,4 @@
-"""Slice by slice through images and volumes."""
+"""Slice-wise inference on images and volumes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from ..models.encoder import PATCH_SIZE
 
 
 class DPMMInferer(Inferer):
-    """Applies a two-dimensional network to the slices of volumes, or to images as they are.
+    """Apply a two-dimensional network to the slices of volumes, or to images as they are.
 
-    Slices with a single grey value hold nothing to look at: the network does not see them and their map is 0, the
-    value of a typical normal patch.
+    Slices with a single grey value are empty: the network does not see them and their map is 0, the value of a typical
+    normal patch.
 
     Args:
         spatial_dim: axis of a volume across which slices are taken; 2, the last, gives axial slices of a volume
             oriented as the bundle's preprocessing does.
-        slice_batch_size: how many slices the network sees at once.
-        slice_step: of a volume one slice of so many is scored, and the last; the maps of those between are interpolated
-            linearly.
-        progress: whether to show a bar of the slices.
+        slice_batch_size: number of slices in a batch.
+        slice_step: score every n-th slice of a volume, and the last one; interpolate the rest linearly.
+        progress: whether to show a progress bar of the batches.
 
     Raises:
-        InputError: an argument out of its range.
+        InputError: an argument is out of range.
     """
 
     def __init__(
@@ -51,37 +50,37 @@ class DPMMInferer(Inferer):
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Anomaly maps of images or volumes.
+        """Compute the anomaly maps of images or volumes.
 
         Args:
             inputs: ``[N,C,H,W]`` or ``[N,C,H,W,D]`` in [0,1].
             network: ``[B,C,h,w]`` -> ``[B,1,h,w]``; a module, a `ScriptModule` or any callable.
-            args: handed on to ``network``.
-            kwargs: handed on to ``network``.
+            args: further arguments of ``network``.
+            kwargs: further keyword arguments of ``network``.
 
         Returns:
-            ``[N,1,...]`` of the same spatial shape; a `MetaTensor` where ``inputs`` is one.
+            ``[N,1,...]`` of the same spatial shape; a `MetaTensor` if ``inputs`` is one.
 
         Raises:
-            ValueError: inputs of another number of dimensions.
-            InputError: slices smaller than a patch.
+            ValueError: the inputs have another number of dimensions.
+            InputError: the slices are smaller than a patch.
         """
         stacks = self.slices(inputs)
-        occupied = [nonempty_slices(stack) for stack in stacks]
-        return self.stack_slices(self.maps(stacks, occupied, partial(network, *args, **kwargs)), inputs)
+        nonempty = [nonempty_slices(stack) for stack in stacks]
+        return self.stack_slices(self.maps(stacks, nonempty, partial(network, *args, **kwargs)), inputs)
 
     def slices(self, inputs: torch.Tensor) -> list[torch.Tensor]:
-        """The slices of each image or volume of a batch.
+        """Split a batch of images or volumes into slices.
 
         Args:
             inputs: ``[N,C,H,W]`` or ``[N,C,H,W,D]``.
 
         Returns:
-            N plain tensors ``[1,C,H,W]``, or ``[S,C,h,w]`` with the S slices of a volume; they share its memory.
+            N plain tensors: ``[1,C,H,W]`` for images, ``[S,C,h,w]`` for volumes of S slices; views of the inputs.
 
         Raises:
-            ValueError: inputs of another number of dimensions.
-            InputError: slices smaller than a patch.
+            ValueError: the inputs have another number of dimensions.
+            InputError: the slices are smaller than a patch.
         """
         if inputs.ndim not in (4, 5):
             raise ValueError(f"Inputs must be [N,C,H,W] or [N,C,H,W,D]; got {list(inputs.shape)}.")
@@ -95,53 +94,54 @@ class DPMMInferer(Inferer):
             )
         return list(stacks)
 
-    def scored(self, occupied: torch.Tensor) -> torch.Tensor:
-        """Those of the occupied slices ``[s]`` of a volume that the network sees."""
-        return torch.unique(torch.cat([occupied[:: self.slice_step], occupied[-1:]]))
+    def scored(self, nonempty: torch.Tensor) -> torch.Tensor:
+        """Select the slices that the network sees from the nonempty slices ``[s]`` of a volume."""
+        return torch.unique(torch.cat([nonempty[:: self.slice_step], nonempty[-1:]]))
 
     def maps(
         self,
         stacks: Sequence[torch.Tensor],
-        occupied: Sequence[torch.Tensor],
+        nonempty: Sequence[torch.Tensor],
         network: Callable[[torch.Tensor], torch.Tensor],
     ) -> list[torch.Tensor]:
-        """Anomaly maps of the slices of several cases, which share batches.
+        """Compute the anomaly maps of the slices of several cases, which share batches.
 
         Args:
             stacks: slices ``[S,C,h,w]`` of each case, all of one size.
-            occupied: see `nonempty_slices`, of each case.
-            network: ``[B,C,h,w]`` -> ``[B,1,h,w]``; it sees the slices in their order.
+            nonempty: indices of the nonempty slices of each case, see `nonempty_slices`.
+            network: ``[B,C,h,w]`` -> ``[B,1,h,w]``; it sees the slices in order.
 
         Returns:
-            ``[S,1,h,w]`` of each case.
+            For each case its maps ``[S,1,h,w]``.
         """
         maps = [stack.new_zeros((len(stack), 1, *stack.shape[2:]), dtype=torch.float32) for stack in stacks]
-        places = [(case, index) for case, of_case in enumerate(occupied) for index in self.scored(of_case).tolist()]
+        positions = [(case, index) for case, slices in enumerate(nonempty) for index in self.scored(slices).tolist()]
         batches = [
-            places[start : start + self.slice_batch_size] for start in range(0, len(places), self.slice_batch_size)
+            positions[start : start + self.slice_batch_size]
+            for start in range(0, len(positions), self.slice_batch_size)
         ]
         for batch in tqdm(batches, desc="scoring", unit="batch", leave=False, disable=not self.progress):
-            found = network(torch.stack([stacks[case][index] for case, index in batch]))
-            for (case, index), of_slice in zip(batch, found, strict=True):
-                maps[case][index] = of_slice
-        for of_case, chosen in zip(maps, occupied, strict=True):
-            _interpolate(of_case, chosen.tolist(), self.scored(chosen).tolist())
+            slice_maps = network(torch.stack([stacks[case][index] for case, index in batch]))
+            for (case, index), slice_map in zip(batch, slice_maps, strict=True):
+                maps[case][index] = slice_map
+        for case_maps, slices in zip(maps, nonempty, strict=True):
+            _interpolate(case_maps, slices.tolist(), self.scored(slices).tolist())
         return maps
 
     def stack_slices(self, maps: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-        """Maps ``[S,1,h,w]`` of each case of a batch ``[N,C,...]``, as ``[N,1,...]``."""
+        """Stack the maps ``[S,1,h,w]`` of each case of a batch ``[N,C,...]`` to ``[N,1,...]``."""
         joined = torch.stack(list(maps)) if len(maps) > 1 else maps[0].unsqueeze(0)
         joined = joined.movedim(1, self.spatial_dim + 2) if inputs.ndim == 5 else joined.squeeze(1)
         return convert_to_dst_type(joined, inputs, dtype=torch.float32)[0]
 
 
 def nonempty_slices(slices: torch.Tensor) -> torch.Tensor:
-    """Indices of the slices ``[S,C,h,w]`` that have more than one grey value."""
+    """Return the indices of the slices ``[S,C,h,w]`` with more than one grey value."""
     return torch.nonzero(slices.amax((1, 2, 3)) > slices.amin((1, 2, 3))).flatten()
 
 
-def _interpolate(maps: torch.Tensor, occupied: list[int], scored: list[int]) -> None:
-    """Fill the maps ``[S,1,h,w]`` of occupied slices between scored ones."""
+def _interpolate(maps: torch.Tensor, nonempty: list[int], scored: list[int]) -> None:
+    """Fill the maps ``[S,1,h,w]`` of the nonempty slices between scored ones."""
     for before, after in pairwise(scored):
-        for index in occupied[occupied.index(before) + 1 : occupied.index(after)]:
+        for index in nonempty[nonempty.index(before) + 1 : nonempty.index(after)]:
             torch.lerp(maps[before], maps[after], (index - before) / (after - before), out=maps[index])

@@ -12,14 +12,14 @@ from skimage.measure import label
 
 from .visualization import foreground_mask, slice_axis
 
-# Of the foreground beyond the normal limit: 0.08 at most was measured with lesions, all with another contrast
+# Lesions left at most 0.08 of the foreground beyond the decision threshold, another contrast all of it
 # (docs/thresholds.md).
 OUTSIDE_SHARE = 0.3
-IMAGE_SCORES = ("top_hundredth", "maximum")
+IMAGE_SCORES = ("top_1_percent_mean", "maximum", "top_hundredth")  # the last is the former name of the first
 
 
 class MeasureAnomalyd(Transform):
-    """Puts the measurements of a case beside its map and mask, as ``result``: what MONAI Label answers with.
+    """Add the measurements of a case as ``result``, which MONAI Label returns with the mask.
 
     Args:
         spatial_dim: axis of the oriented volume across which slices were taken.
@@ -38,33 +38,32 @@ class MeasureAnomalyd(Transform):
 
 
 def affine_of(image: MetaTensor) -> np.ndarray:
-    """The affine ``[4,4]`` in mm of an image that was turned back to how it was stored, 2-D or 3-D."""
+    """Return the affine ``[4,4]`` in mm of a 2-D or 3-D image in the orientation of its file."""
     affine = np.eye(4)
-    given = np.asarray(image.meta.get("original_affine", image.affine), dtype=float)
-    affine[: len(given) - 1, : len(given) - 1] = given[:-1, :-1]
-    affine[: len(given) - 1, 3] = given[:-1, -1]
+    stored = np.asarray(image.meta.get("original_affine", image.affine), dtype=float)
+    affine[: len(stored) - 1, : len(stored) - 1] = stored[:-1, :-1]
+    affine[: len(stored) - 1, 3] = stored[:-1, -1]
     return affine
 
 
 def measurements(
     scores: np.ndarray, mask: np.ndarray, foreground: np.ndarray, affine: np.ndarray, spatial_dim: int
 ) -> dict[str, Any]:
-    """The numbers that describe a case.
+    """Measure a case.
 
     Args:
         scores: calibrated map of an image or a volume.
-        mask: the same shape, true where something was found.
+        mask: the same shape, true in anomalous regions.
         foreground: the same shape, true where the image is not background.
         affine: of both, ``[4,4]``, in mm.
         spatial_dim: axis of the oriented volume across which slices were taken.
 
     Returns:
-        ``image_score`` (mean of the highest hundredth of the map within the foreground, in units of the limit),
-        ``anomalous_volume_ml`` (None for an image, which has no thickness), ``anomalous_fraction`` (of the foreground),
-        ``fraction_beyond_limit`` (of the foreground, beyond 1.0 whatever the threshold of the mask),
-        ``outside_fitted_range`` (whether that is more than a lesion explains), ``n_regions`` (connected through faces,
-        edges and corners), and for a volume ``slices`` (indices, from 0, of those that the mask touches along
-        ``slice_axis`` of the array).
+        ``image_score`` (mean of the highest 1 % of the map within the foreground), ``anomalous_volume_ml`` (None for an
+        image, which has no thickness), ``anomalous_fraction`` (of the foreground), ``fraction_beyond_limit`` (of the
+        foreground, above 1.0 whatever the threshold of the mask), ``outside_fitted_range`` (whether that fraction is
+        larger than a lesion explains), ``n_regions`` (connected through faces, edges and corners), and for a volume
+        ``slices`` (indices, from 0, of the slices with anomalous voxels along ``slice_axis`` of the array).
     """
     beyond = float((scores[foreground] > 1).mean())
     numbers: dict[str, Any] = {
@@ -85,31 +84,31 @@ def measurements(
     return numbers
 
 
-def image_score(scores: np.ndarray, foreground: np.ndarray, kind: str = "top_hundredth") -> float:
-    """The score of a whole case, in units of the limit.
+def image_score(scores: np.ndarray, foreground: np.ndarray, kind: str = "top_1_percent_mean") -> float:
+    """Compute the score of a whole case from its calibrated map.
 
     Args:
         scores: calibrated map.
         foreground: the same shape, true where the image is not background.
-        kind: ``"top_hundredth"``, the mean of the highest hundredth of the map within the foreground; ``"maximum"``.
+        kind: ``"top_1_percent_mean"``, the mean of the highest 1 % of the map within the foreground, or ``"maximum"``.
 
     Returns:
         The score.
     """
     inside = scores[foreground]
-    highest = max(1, round(inside.size / 100)) if kind == "top_hundredth" else 1
+    highest = 1 if kind == "maximum" else max(1, round(inside.size / 100))
     return float(np.partition(inside, -highest)[-highest:].mean())
 
 
 def outside_warning(numbers: Mapping[str, Any]) -> str:
-    """What to say of a case outside the fitted range; see `measurements`."""
+    """Return the warning for a case outside the fitted range; see `measurements`."""
     return (
-        f"{numbers['fraction_beyond_limit']:.0%} of the foreground lies beyond the normal limit, so scanner, contrast "
-        "or anatomy is outside the fitted range and the mask means little"
+        f"{numbers['fraction_beyond_limit']:.0%} of the foreground lies beyond the decision threshold, so scanner, "
+        "contrast or anatomy is outside the fitted range and the mask means little"
     )
 
 
 def caption(case: str, numbers: Mapping[str, Any]) -> str:
-    """What stands above the picture of a case; see `measurements`."""
+    """Return the caption of the picture of a case; see `measurements`."""
     outside = "   OUTSIDE THE FITTED RANGE" if numbers["outside_fitted_range"] else ""
     return f"{case}   image score {numbers['image_score']:.2f}{outside}   not for diagnosis"

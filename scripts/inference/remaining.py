@@ -1,4 +1,4 @@
-"""The cases that an earlier run has not finished."""
+"""Dataset of the cases that an earlier run has not finished."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ logger = logging.getLogger(__name__)
 
 
 class RemainingCases:
-    """A dataset that does not read cases whose results are there: of the same input, by the same model and settings.
+    """A dataset that skips cases with results of the same input, model and settings.
 
-    Items are those of the dataset with ``key``, a digest of all that the results of the case depend on, which goes into
-    their record; of a finished case only ``case`` and ``entry``, that of the summary. What cannot be described, such as
-    a lambda among the transforms, makes all cases remain.
+    Items are those of the dataset with ``key``, a digest of everything that the results of the case depend on; the key
+    goes into their record. The item of a finished case has only ``case`` and ``entry``, its entry of the summary. If a
+    setting cannot be hashed, a lambda among the transforms for example, no case is skipped.
 
     Args:
-        dataset: gives the cases, such as `CaseDataset`.
-        results: where the results are.
-        network: scores the cases.
+        dataset: dataset of the cases, for example a `CaseDataset`.
+        results: directory of the results.
+        network: the network that scores the cases.
         ckpt_path: the file with everything fitted.
-        settings: of the run, and all that changes results: transforms, inferer. They are described now, before
-            their use leaves traces in them.
-        overwrite: whether all cases remain.
-        report: whether there is to be a report, which shows parts that an earlier run has drawn.
+        settings: settings of the run and every object that changes results: transforms, inferer. Hashed at
+            construction, before transforms acquire run-time state.
+        overwrite: whether to skip no case.
+        report: whether there is a report, which shows parts that an earlier run has drawn.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class RemainingCases:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read a case that remains; name one that does not."""
-        given = self.dataset.data[index]
-        if "image" not in given:
+        """Read a remaining case, or return the name and the entry of a finished one."""
+        record = self.dataset.data[index]
+        if "image" not in record:
             return self.dataset[index]
-        case, key = given["case"], self._key_of(given)
+        case, key = record["case"], self._key_of(record)
         if key and not self.overwrite and (about := self.results.find(case, key)):
             return {"case": case, "entry": about["entry"]}
         directory = self.results.name_of(case)
@@ -82,19 +82,21 @@ class RemainingCases:
             return None
         path = Path(case["image"])
         try:
-            files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+            files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
             contents = [[ascii(file.name), file_sha256(file)] for file in files]
-        except OSError:  # reading it says why
+        except OSError:  # reading the case reports it
             return None
         text = json.dumps([self._key, ascii(case["case"]), contents])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _structure(network: Any) -> Any:
-    """Describe what scores, but for what is in its file."""
+    """Describe a network, except for the content of its file."""
     if hasattr(network, "named_modules"):
         parts = [[name, type(module)] for name, module in network.named_modules()]
-        limits = {name: value.tolist() for name, value in network.named_buffers() if name.startswith("calibration.")}
-        return [parts, limits]  # int8 has limits of its own
+        thresholds = {
+            name: value.tolist() for name, value in network.named_buffers() if name.startswith("calibration.")
+        }
+        return [parts, thresholds]  # int8 has its own thresholds
     is_ours = type(network).__module__.partition(".")[0] == __name__.partition(".")[0]
     return type(network) if is_ours else network

@@ -1,4 +1,4 @@
-"""The directory of the results of an inference run: a directory for each case, and files about all of them."""
+"""Directory of the results of an inference run: one directory per case, and files about all cases."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from ..recorded_directory import RecordedDirectory, has_record, is_intact, read_
 
 logger = logging.getLogger(__name__)
 
-ABOUT_ALL = ("report.html", "metrics.json", "metrics.csv", "metrics_per_case.csv")  # go with one summary.json
+ABOUT_ALL = ("report.html", "metrics.json", "metrics.csv", "metrics_per_case.csv")  # belong to one summary.json
 OF_FITS = ("fit_report.json", "fit_report.png", "calibration_report.json", "last_epoch.pt", "embeddings", "tensorboard")
 TAKEN = {"summary.json", *ABOUT_ALL, *OF_FITS}  # by default a fit has the same output_dir
-LONGEST_NAME = 200  # of a case's directory, in bytes; suffixes are added to it
+LONGEST_NAME = 200  # bytes of the name of a case's directory, to which suffixes are added
 
 
 class ResultsDirectory(RecordedDirectory):
-    """A `RecordedDirectory` of results, checked as soon as it is known where they go.
+    """A `RecordedDirectory` of results, checked at construction.
 
     Args:
-        path: the directory; made when the run begins.
-        cases: those of the run, as from `find_cases`.
+        path: the directory; created when the run begins.
+        cases: the cases of the run, see `find_cases`.
 
     Raises:
-        InputError: it cannot be used (see `RecordedDirectory.check`), another run writes into it, or a file or
-            directory of somebody else's is where the results of a case belong.
+        InputError: the directory cannot be used (see `RecordedDirectory.check`), another run writes into it, or
+            a file or directory of somebody else has the name of a case's results.
     """
 
     def __init__(self, path: str | os.PathLike, cases: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -46,7 +46,7 @@ class ResultsDirectory(RecordedDirectory):
             for name in self._names.values():
                 self.check_replaceable_directory(name)
         if has_record(self.path) and idist.get_rank() == 0:
-            with self.lock():  # is another run at it? That is better known before the model is loaded
+            with self.lock():  # refuse before the model is loaded if another run writes here
                 pass
         for case, name in self._names.items():
             if case != name:
@@ -55,23 +55,23 @@ class ResultsDirectory(RecordedDirectory):
                 )
 
     def name_of(self, case: str) -> str:
-        """Name the directory, and the beginning of the files, of a case's results.
+        """Return the name of a case's directory, which is the prefix of its files, too.
 
         Args:
-            case: its name.
+            case: name of the case.
         """
         return self._names.get(case) or directory_names([case])[case]
 
     def find(self, case: str, key: str) -> dict[str, Any] | None:
-        """Find what an earlier run recorded about a case.
+        """Return the record of an earlier run about a case.
 
         Args:
-            case: its name.
-            key: what its results depend on, see `scripts.inference.remaining`.
+            case: name of the case.
+            key: digest of everything that its results depend on, see `scripts.inference.remaining`.
 
         Returns:
-            ``key``, ``entry`` (that of the summary) and what else was recorded; None unless there are results with this
-            key, all of them as they were written.
+            ``key``, ``entry`` (of the summary) and the rest of the record; None unless there are results with this key
+            and none of them was changed.
         """
         directory = self.path / self.name_of(case)
         if not has_record(directory):
@@ -84,9 +84,9 @@ class ResultsDirectory(RecordedDirectory):
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Open and lock the directory for a run, and remove what an earlier one said about all of its cases.
+        """Open and lock the directory for a run, and remove an earlier run's files about all cases.
 
-        Of several processes the first does, and the others wait for it.
+        With several processes the first one does this and the others wait.
 
         Raises:
             InputError: see `RecordedDirectory.open`.
@@ -109,13 +109,13 @@ class ResultsDirectory(RecordedDirectory):
 
 
 def directory_names(cases: Iterable[str]) -> dict[str, str]:
-    """Find a name for the directory of each case: its own, where that can be a directory's beside our own files.
+    """Choose a name for the directory of each case: the case's own name, if it is valid and not taken.
 
     Args:
-        cases: names.
+        cases: names of the cases.
 
     Returns:
-        By case its directory's name. Names differ on file systems, too, that do not tell a from A.
+        Directory names by case; distinct on case-insensitive file systems, too.
     """
     taken = set(TAKEN)
     names: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Anomaly maps against labels."""
+"""Metrics of anomaly maps against labels."""
 
 from .handler import MapEvaluation
 

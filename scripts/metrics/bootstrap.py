@@ -1,7 +1,8 @@
-"""Confidence intervals over cases, from resamplings that are made while the cases pass by.
+"""Bootstrap intervals over cases, from resamplings computed case by case.
 
-In a bootstrap a case is drawn a number of times that is nearly Poisson distributed with mean 1. Drawn so, case by case,
-it needs neither their number nor all of them at once (Oza & Russell, 2001, Online bagging and boosting).
+The number of draws of a case in a bootstrap is approximately Poisson distributed with mean 1. Drawn for each case
+separately, it requires neither the number of cases nor all of them at once (Oza & Russell, 2001, Online bagging and
+boosting).
 """
 
 from __future__ import annotations
@@ -10,30 +11,30 @@ import numpy as np
 
 
 def case_weights(case: str, n_resamplings: int, seed: int) -> np.ndarray:
-    """How often a case counts.
+    """Draw the weights of a case.
 
     Args:
-        case: its name; the weights depend on it and the seed alone, so that neither the order of cases nor their share
-            among processes matters.
-        n_resamplings: R.
-        seed: of the draw.
+        case: name of the case; the weights depend only on it and the seed, not on the order of the cases or their
+            partition among processes.
+        n_resamplings: number of resamplings R.
+        seed: seed of the draw.
 
     Returns:
-        ``[1 + R]``: once in the set as it is, and so many times in each resampling.
+        ``[1 + R]``: 1 for the set itself, and the number of draws in each resampling.
     """
     generator = np.random.default_rng([seed, *case.encode()])
     return np.concatenate([[1], generator.poisson(1, n_resamplings)])
 
 
 def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of a metric.
+    """Compute the percentile interval of a metric.
 
     Args:
-        values: of the resamplings ``[R]``; NaN in those that lack what the metric needs, which are left out.
-        confidence: share of the resamplings inside.
+        values: value of each resampling ``[R]``; NaN values, of resamplings without a defined metric, are ignored.
+        confidence: fraction of the resamplings inside the interval.
 
     Returns:
-        Its ends; NaN where no resampling has a value.
+        The ends of the interval; NaN if no resampling has a value.
     """
     values = values[np.isfinite(values)]
     if not len(values):

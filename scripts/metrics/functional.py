@@ -1,7 +1,7 @@
-"""How well anomaly maps agree with labels, from `pixel_counts`.
+"""Pixel and case metrics, computed from histograms.
 
-Bins take the place of samples. A score within a bin is not told from another: metrics that need the order of all pixels
-have an error, which `binning_errors` bounds.
+Bins replace samples. Scores within a bin are not distinguished, so metrics that depend on the order of the pixels have
+an error, which `binning_errors` bounds.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from .histograms import ANOMALOUS, NORMAL, REGIONS
 def pixel_metrics(
     counts: np.ndarray, edges: np.ndarray, thresholds: Mapping[str, float], fpr_limit: float = 0.3
 ) -> dict[str, float]:
-    """Metrics of pixels, NaN where one is not defined.
+    """Compute metrics of pixels; a metric that is not defined is NaN.
 
-    AUPRO is the mean over regions of the share found, as a function of the false-positive rate of all normal pixels,
-    integrated to the limit and divided by it (Bergmann et al., 2021, IJCV 129, section 5). Maximal Dice is that of the
-    pooled pixels, over all thresholds.
+    AUPRO is the per-region overlap, averaged over regions, as a function of the false-positive rate of all normal
+    pixels, integrated up to ``fpr_limit`` and divided by it (Bergmann et al., 2021, IJCV 129, section 5). Maximal Dice
+    is the Dice coefficient of the pooled pixels, maximised over all thresholds.
 
     Args:
-        counts: see `count_pixels`, ``[3,B]``, of one case or summed over cases.
-        edges: ``[B]``.
-        thresholds: by the name that their metrics end in; edges, or the metrics are those of the next one.
-        fpr_limit: false-positive rate to which AUPRO goes.
+        counts: histograms ``[3,B]`` of one case or summed over cases, see `count_pixels`.
+        edges: lower edges of the bins ``[B]``.
+        thresholds: thresholds by the suffix of their metrics; a threshold that is no edge is rounded up to the next.
+        fpr_limit: largest false-positive rate of AUPRO.
 
     Returns:
         ``pixel_auroc``, ``pixel_ap``, ``aupro_<limit>``, ``max_dice`` and its threshold; ``dice``, ``sensitivity``,
-        ``precision`` and ``false_positive_rate`` of the pixels that reach each threshold.
+        ``precision`` and ``false_positive_rate`` at each threshold.
     """
-    counts, edges = _occupied(counts, edges)
+    counts, edges = _without_empty_bins(counts, edges)
     n_normal, n_anomalous, _ = counts.sum(1)
     values = dict.fromkeys(
         ["pixel_auroc", "pixel_ap", f"aupro_{fpr_limit:g}", "max_dice", "max_dice_threshold"], np.nan
@@ -61,18 +61,19 @@ def pixel_metrics(
 
 
 def binning_errors(counts: np.ndarray, fpr_limit: float = 0.3) -> dict[str, float]:
-    """By how much at most `pixel_metrics` may differ from metrics of the scores themselves.
+    """Bound the differences between `pixel_metrics` and metrics of the unbinned scores.
 
-    The order of the pixels of a bin is not known. Pairs of a normal and an anomalous one count half in the AUROC, and
-    can count between nothing and all. So can areas under the PRO curve; the bin at its limit is taken whole. The
-    precision at an anomalous pixel lies between that with all normal pixels of its bin above it and that with none.
+    The order of the pixels within a bin is unknown. A pair of a normal and an anomalous pixel counts 0.5 in the AUROC;
+    the true value is between 0 and 1. The same holds for areas under the PRO curve; the bin at ``fpr_limit`` counts
+    whole. The precision at an anomalous pixel is between its values with all and with none of the normal pixels of its
+    bin above it.
 
     Args:
-        counts: see `count_pixels`, ``[3,B]``.
-        fpr_limit: see `pixel_metrics`.
+        counts: histograms ``[3,B]``, see `count_pixels`.
+        fpr_limit: largest false-positive rate of AUPRO.
 
     Returns:
-        Bounds of ``pixel_auroc``, ``pixel_ap``, ``aupro_<limit>`` and ``max_dice``; empty where these are not defined.
+        Bounds of ``pixel_auroc``, ``pixel_ap``, ``aupro_<limit>`` and ``max_dice``; empty if these are not defined.
     """
     counts = counts[:, counts.any(0)]
     if not counts[:2].any(1).all():
@@ -85,7 +86,7 @@ def binning_errors(counts: np.ndarray, fpr_limit: float = 0.3) -> dict[str, floa
     false, true = _reaching(counts)[:2]
     ap = np.sum(anomalous * true / (true + false))
     highest = np.sum(anomalous * true / (true + false - n).clip(min=1))
-    # sum over k = 1..a of (t + k) / (t + k + f); t before the bin, f with all of it
+    # sum over k = 1..a of (t + k) / (t + k + f); t excludes the bin, f includes it
     lowest = np.sum(a - false * (digamma(true + false + 1) - digamma(true - a + false + 1))) / a.sum()
     best = 2 * true / (true + false - n + a.sum())
     return {
@@ -97,11 +98,11 @@ def binning_errors(counts: np.ndarray, fpr_limit: float = 0.3) -> dict[str, floa
 
 
 def case_metrics(rows: Sequence[Mapping[str, float | None]], weights: np.ndarray) -> dict[str, float]:
-    """Metrics of whole cases and their lesions, NaN where one is not defined.
+    """Compute metrics of cases and lesions; a metric that is not defined is NaN.
 
     Args:
-        rows: of each case ``image_score``, ``is_anomalous`` and what `count_regions` gives; None where not known.
-        weights: how often each case counts, ``[len(rows)]``.
+        rows: for each case ``image_score``, ``is_anomalous`` and `count_regions`; None for unknown values.
+        weights: weight of each case ``[len(rows)]``.
 
     Returns:
         ``image_auroc``, ``image_ap``, ``lesion_sensitivity`` and ``false_regions_per_case``.
@@ -122,68 +123,67 @@ def case_metrics(rows: Sequence[Mapping[str, float | None]], weights: np.ndarray
 
 
 def curves(counts: np.ndarray, edges: np.ndarray, n_points: int = 500) -> dict[str, dict[str, list[float]]]:
-    """The curves behind the metrics.
+    """Compute the curves that the metrics summarise.
 
     Args:
-        counts: see `count_pixels`, ``[3,B]``.
-        edges: ``[B]``.
-        n_points: at most so many of each, the ends among them.
+        counts: histograms ``[3,B]``, see `count_pixels`.
+        edges: lower edges of the bins ``[B]``.
+        n_points: largest number of points of a curve, including both ends.
 
     Returns:
         ``roc`` (``fpr``, ``tpr``), ``pr`` (``recall``, ``precision``), ``pro`` (``fpr``, ``pro``) and ``dice``
-        (``threshold``, ``dice``); without points where there are no normal or no anomalous pixels.
+        (``threshold``, ``dice``); without points if there are no normal or no anomalous pixels.
     """
-    counts, edges = _occupied(counts, edges)
+    counts, edges = _without_empty_bins(counts, edges)
     empty = np.empty(0)
-    found = {"roc": (empty, empty), "pr": (empty, empty), "pro": (empty, empty), "dice": (empty, empty)}
+    points_of = {"roc": (empty, empty), "pr": (empty, empty), "pro": (empty, empty), "dice": (empty, empty)}
     if counts[:2].any(1).all():
         samples = _samples(counts)
-        found["roc"] = roc_curve(**samples, drop_intermediate=False)[:2]
-        found["pr"] = precision_recall_curve(**samples)[1::-1]
-        found["pro"] = _pro_curve(counts)
-        found["dice"] = (edges, _dice(counts))
+        points_of["roc"] = roc_curve(**samples, drop_intermediate=False)[:2]
+        points_of["pr"] = precision_recall_curve(**samples)[1::-1]
+        points_of["pro"] = _pro_curve(counts)
+        points_of["dice"] = (edges, _dice(counts))
     axes = {"roc": ("fpr", "tpr"), "pr": ("recall", "precision"), "pro": ("fpr", "pro"), "dice": ("threshold", "dice")}
     return {
         name: {axis: _thinned(points, n_points).tolist() for axis, points in zip(axes[name], curve, strict=True)}
-        for name, curve in found.items()
+        for name, curve in points_of.items()
     }
 
 
-def _occupied(counts: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Without the bins that are empty."""
-    used = counts.any(0)
-    return counts[:, used], edges[used]
+def _without_empty_bins(counts: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    is_filled = counts.any(0)
+    return counts[:, is_filled], edges[is_filled]
 
 
 def _samples(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Bins as weighted samples, for scikit-learn."""
+    """Convert bins to weighted samples for scikit-learn."""
     classes, bins = np.nonzero(counts[:2])
     return {"y_true": classes, "y_score": bins, "sample_weight": counts[classes, bins]}
 
 
 def _reaching(counts: np.ndarray) -> np.ndarray:
-    """Counts ``[3,B]`` in each bin and all above it."""
+    """Sum the counts ``[3,B]`` of each bin and all bins above it."""
     return np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
 
 
 def _dice(counts: np.ndarray) -> np.ndarray:
-    """Dice ``[B]`` of what reaches the lower edge of each bin."""
+    """Compute the Dice coefficient ``[B]`` at the lower edge of each bin."""
     false, true = _reaching(counts)[:2]
     return 2 * true / (true + false + counts[ANOMALOUS].sum())
 
 
 def _pro_curve(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False-positive rates and mean shares of regions found, ``[B + 1]`` each, from no pixel to all."""
+    """Compute false-positive rates and mean per-region overlaps ``[B + 1]``, from no pixel to all pixels."""
     reaching = _reaching(counts)[:, ::-1]
-    shares = np.pad(reaching / reaching[:, -1:], ((0, 0), (1, 0)))
-    return shares[NORMAL], shares[REGIONS]
+    fractions = np.pad(reaching / reaching[:, -1:], ((0, 0), (1, 0)))
+    return fractions[NORMAL], fractions[REGIONS]
 
 
 def _aupro(counts: np.ndarray, fpr_limit: float) -> float:
-    rates, shares = _pro_curve(counts)
+    rates, overlaps = _pro_curve(counts)
     inside = rates <= fpr_limit
-    at_limit = np.interp(fpr_limit, rates, shares)
-    return auc([*rates[inside], fpr_limit], [*shares[inside], at_limit]) / fpr_limit
+    at_limit = np.interp(fpr_limit, rates, overlaps)
+    return auc([*rates[inside], fpr_limit], [*overlaps[inside], at_limit]) / fpr_limit
 
 
 def _thinned(points: np.ndarray, n_points: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""An evaluation: the maps of an inference run against labels."""
+"""Evaluation handler: maps of an inference run against labels."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ NO_LABEL = "there is no label of its name in label_dir, and normal_pattern does 
 
 
 class MapEvaluation:
-    """Compares maps with labels while an inference run makes them.
+    """Compare maps with labels during an inference run.
 
-    Leaves ``metrics.json``, ``metrics.csv`` (pooled) and ``metrics_per_case.csv`` at the end. What it keeps meanwhile
-    is sums over cases and a row of numbers for each. Of several processes each brings its own cases, no case twice.
+    Writes ``metrics.json``, ``metrics.csv`` (pooled) and ``metrics_per_case.csv`` at the end. Until then it keeps
+    sums over cases and one row of numbers per case. Several processes have disjoint cases.
 
     Args:
-        labels: what is known of each case.
-        network: its calibration gives the thresholds for 10, 5 and 1 % of normal patches.
-        directory: where the files go.
-        settings: those of the run, for ``metrics.json``.
-        threshold: that of the mask.
+        labels: labels of the cases.
+        network: network whose calibration gives the thresholds for 10, 5 and 1 % of normal patches.
+        directory: directory of the files.
+        settings: settings of the run, for ``metrics.json``.
+        threshold: threshold of the mask.
         image_score: see `scripts.inference.measurements.image_score`.
-        fpr_limit: false-positive rate to which AUPRO is integrated.
-        n_resamplings: of the cases, for 95 % confidence intervals; 0 for none.
-        seed: of the resamplings.
+        fpr_limit: largest false-positive rate of AUPRO.
+        n_resamplings: number of resamplings of the cases for 95 % confidence intervals; 0 for no intervals.
+        seed: seed of the resamplings.
 
     Attributes:
-        thresholds: by the end of their metrics' names, in units of the limit.
+        thresholds: calibrated thresholds, by the suffix of their metrics.
         counts: `count_pixels` summed over the cases ``[3,B]``.
-        resampled: likewise in each resampling, in coarser bins, ``[R,3,C]``.
-        rows: the numbers of each case.
-        unlabelled: why nothing is known of a case, by case.
+        resampled: the same sums of each resampling, in coarser bins ``[R,3,C]``.
+        rows: numbers of each case.
+        unlabelled: reason of each missing label, by case.
 
     Raises:
-        InputError: an argument out of its range.
+        InputError: an argument is out of range.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class MapEvaluation:
         directory: RecordedDirectory,
         settings: Mapping[str, Any],
         threshold: float = 1.0,
-        image_score: str = "top_hundredth",
+        image_score: str = "top_1_percent_mean",
         fpr_limit: float = 0.3,
         n_resamplings: int = 500,
         seed: int = 0,
@@ -90,7 +90,7 @@ class MapEvaluation:
         self.seed = seed
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a `CaseEvaluator`, after what writes the case; what fails here is a failure of the case."""
+        """Attach to a `CaseEvaluator`, after the writer; an error in this handler is a failure of the case."""
         for name in ("metrics.json", "metrics.csv", "metrics_per_case.csv"):
             self.directory.check_replaceable(name)
         engine.add_event_handler(Events.STARTED, self.start)
@@ -99,7 +99,7 @@ class MapEvaluation:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Forget an earlier run, and take the thresholds from the network, which is fitted by now."""
+        """Reset the sums, and take the thresholds from the network."""
         self.thresholds = {
             **{f"at_fpr_{rate:g}": patch_threshold(self.network, rate) for rate in REPORTED_FPRS},
             "of_mask": float(self.threshold),
@@ -112,7 +112,7 @@ class MapEvaluation:
         self.unlabelled: dict[str, str] = {}
 
     def __call__(self, engine: Engine) -> None:
-        """Compare the cases of an iteration with what is known of them."""
+        """Compare the cases of an iteration with their labels."""
         state: Any = engine.state
         for batch, output in zip(state.batch, state.output, strict=True):
             try:
@@ -122,7 +122,7 @@ class MapEvaluation:
                 raise
 
     def add_finished(self, engine: Engine) -> None:
-        """Add the cases of an iteration, whose results are written by now."""
+        """Add the cases of an iteration after their results are written."""
         state: Any = engine.state
         for batch in state.batch or []:
             self.add(*batch["compared"])
@@ -133,16 +133,16 @@ class MapEvaluation:
         """Compare a case with its label.
 
         Args:
-            case: its name.
-            image: what was scored ``[C,...]`` in [0,1], in the orientation of the input.
-            anomaly_map: calibrated map ``[1,...]`` likewise.
-            mask: ``[1,...]`` likewise.
+            case: name of the case.
+            image: the scored image ``[C,...]`` in [0,1], in the orientation of the input.
+            anomaly_map: calibrated map ``[1,...]`` in the same orientation.
+            mask: mask ``[1,...]`` in the same orientation.
 
         Returns:
-            The numbers of the case, and `count_pixels` of it ``[3,B]``, zeros where its pixels are not known.
+            The numbers of the case, and its histograms ``[3,B]`` (see `count_pixels`), zeros without a pixel label.
 
         Raises:
-            InputError: its label cannot be used.
+            InputError: the label cannot be used.
         """
         is_anomalous, label = self.labels.truth(case, image)
         if is_anomalous is None:
@@ -155,8 +155,8 @@ class MapEvaluation:
         if label is not None:
             counts = count_pixels(scores, label, self.edges)
             regions.update(count_regions(label, mask[0].cpu().numpy() > 0))
-        found = pixel_metrics(counts, self.edges, self.thresholds, self.fpr_limit)
-        row = {"case": case, "image_score": score, "is_anomalous": is_anomalous, **regions, **_without_nan(found)}
+        metrics = pixel_metrics(counts, self.edges, self.thresholds, self.fpr_limit)
+        row = {"case": case, "image_score": score, "is_anomalous": is_anomalous, **regions, **_without_nan(metrics)}
         return row, counts
 
     def add(self, row: dict[str, Any], counts: np.ndarray) -> None:
@@ -168,7 +168,7 @@ class MapEvaluation:
             self.resampled += np.multiply.outer(weights, np.add.reduceat(counts, self.coarse, axis=1))
 
     def merge(self) -> None:
-        """Bring the cases of all processes together, in each of them; nothing where there is one."""
+        """Gather the cases of all processes in each process."""
         for name in ("counts", "resampled"):
             total: Any = idist.all_reduce(torch.from_numpy(getattr(self, name)))
             setattr(self, name, total.cpu().numpy())
@@ -176,7 +176,7 @@ class MapEvaluation:
         self.unlabelled = dict(gather([*self.unlabelled.items()]))
 
     def finish(self, engine: Engine) -> None:
-        """Write the files; the first process does, and the others wait for it."""
+        """Write the files in the first process; the others wait."""
         self.merge()
         failed = dict(gather([*getattr(engine, "failed", {}).items()]))
         if idist.get_rank() == 0:
@@ -203,13 +203,15 @@ class MapEvaluation:
         idist.barrier()
 
     def pooled(self) -> dict[str, dict[str, Any]]:
-        """Of each metric over all cases ``value``, and the ends ``low`` and ``high`` of its 95 % interval over cases.
+        """Compute each metric over all cases.
 
-        ``binning_error`` says by how much at most the value may be off, ``reason`` why it is None.
+        Returns:
+            By metric its ``value``, the ends ``low`` and ``high`` of its 95 % interval over cases, ``binning_error``
+            (bound of the error of the value) or, if the value is None, the ``reason``.
         """
         weights = np.array([case_weights(row["case"], self.n_resamplings, self.seed) for row in self.rows])
         weights = weights.reshape(len(self.rows), 1 + self.n_resamplings)
-        of_each = [
+        samples = [
             {**pixel_metrics(counts, edges, self.thresholds, self.fpr_limit), **case_metrics(self.rows, column)}
             for counts, edges, column in zip(
                 [self.counts, *self.resampled],
@@ -220,9 +222,9 @@ class MapEvaluation:
         ]
         errors = binning_errors(self.counts, self.fpr_limit)
         entries: dict[str, dict[str, Any]] = {}
-        for name, value in of_each[0].items():
-            # one case, drawn however often, does not vary
-            low, high = interval(np.array([each[name] for each in of_each[1:] if len(self.rows) > 1]))
+        for name, value in samples[0].items():
+            # resamplings of a single case are all equal
+            low, high = interval(np.array([sample[name] for sample in samples[1:] if len(self.rows) > 1]))
             entries[name] = _without_nan({"value": value, "low": low, "high": high})
             if math.isnan(value):
                 reason = self._why_no_cases() if name.startswith("image") else self._why_no_pixels()
@@ -245,16 +247,16 @@ class MapEvaluation:
 
 
 def patch_threshold(network: PatchAnomalyNetwork, false_positive_rate: float) -> float:
-    """The score that this share of held-out normal patches goes beyond, in units of the network's limit.
+    """Return the calibrated score that this fraction of held-out normal patches exceeds.
 
     Raises:
-        InputError: the network is not calibrated, since an exported file scored in its place.
+        InputError: the network is an exported file, whose calibration is not known.
     """
-    calibration, kind = network.calibration, network.score_index
-    if not calibration.is_fitted(kind):
+    if not hasattr(network, "settings"):
         raise InputError(
-            "An exported network does not tell its limits; evaluate with model.pt, not configs/exported.json."
+            "An exported network does not tell its thresholds; evaluate with model.pt, not configs/exported.json."
         )
+    calibration, kind = network.calibration, network.score_index
     return float(calibration(calibration.decision_threshold(kind, false_positive_rate), kind, network.target_fpr))
 
 
@@ -263,7 +265,7 @@ def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _table(pooled: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The metrics that sum the others up, in lines of text."""
+    """Format the main metrics as lines of text."""
     lines = []
     for name, entry in pooled.items():
         if name.startswith(("sensitivity", "precision", "false_positive_rate")):

@@ -1,4 +1,4 @@
-"""What the report says about a case."""
+"""Content of the report about a case."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from ..inference.patches import CasePatches
 from ..inference.visualization import SliceView
 from ..models.network import PatchAnomalyNetwork
 from .figures import histogram_svg
-from .pictures import SlicePictures, chosen_slices, component_colours
+from .pictures import SlicePictures, component_colours, representative_slices
 
-N_COMPONENTS = 8  # named for a case
+N_COMPONENTS = 8  # listed for a case
 
 
 def case_content(
     view: SliceView, patches: CasePatches, network: PatchAnomalyNetwork, threshold: float
 ) -> dict[str, Any]:
-    """What the template of a case shows beside its measurements.
+    """Compute the variables of the template of a case.
 
     Args:
-        view: the case.
-        patches: its patches.
-        network: what scored it.
-        threshold: what made the mask.
+        view: slices of the case.
+        patches: patches of the case.
+        network: the network that scored it.
+        threshold: threshold of the mask.
 
     Returns:
-        ``scored``, what is told of every slice that was scored; ``slices``, those that are drawn (see `SlicePictures`),
-        which of them has the ``highest`` score, ``best``; ``components`` and ``histogram``.
+        ``scored``, a row for every scored slice; ``slices``, the drawn ones (see `SlicePictures`); ``best``, the index
+        of the drawn slice with the highest score; ``highest``, the end of the axis of scores; ``components`` and
+        ``histogram``.
     """
     foreground = view.foreground
     scored: list[dict[str, Any]] = [
@@ -42,33 +43,35 @@ def case_content(
         for number in patches.slices
     ]
     scores = np.array([row["score"] for row in scored])
-    chosen = chosen_slices(scores)
+    drawn = representative_slices(scores)
     pictures = SlicePictures(view, patches)
     return {
         "is_volume": view.numbers is not None,
         "size": (pictures.width, pictures.height),
-        "scored": [{**row, "shown": int(np.abs(chosen - index).argmin())} for index, row in enumerate(scored)],
-        "slices": [{**scored[index], **pictures.draw(index)} for index in chosen],
-        "best": int(scores[chosen].argmax()),
+        "scored": [{**row, "shown": int(np.abs(drawn - index).argmin())} for index, row in enumerate(scored)],
+        "slices": [{**scored[index], **pictures.draw(index)} for index in drawn],
+        "best": int(scores[drawn].argmax()),
         "highest": max(2.0, float(scores.max())),
         "components": leading_components(patches, patches.on_foreground(foreground), network),
         "histogram": _histogram(view.scores[foreground], network, threshold),
     }
 
 
-def leading_components(patches: CasePatches, seen: np.ndarray, network: PatchAnomalyNetwork) -> list[dict[str, Any]]:
-    """The components that hold most patches of a case.
+def leading_components(
+    patches: CasePatches, selected: np.ndarray, network: PatchAnomalyNetwork
+) -> list[dict[str, Any]]:
+    """Describe the components with the most patches of a case.
 
     Args:
-        patches: those of the case.
-        seen: which of them count, ``[s,h,w]``.
-        network: has the components.
+        patches: patches of the case.
+        selected: patches to count ``[s,h,w]``.
+        network: the network that scored the case.
 
     Returns:
-        Of each its number, colour, share of the patches, weight in the mixture, and the median of ``rarity`` over
-        its patches; largest share first.
+        Number, colour, share of the patches, weight in the mixture and median ``rarity`` of each component, in
+        decreasing order of the share.
     """
-    numbers, counts = np.unique(patches.components[seen], return_counts=True)
+    numbers, counts = np.unique(patches.components[selected], return_counts=True)
     weights = network.mixture.log_weights().exp().cpu().numpy()
     return [
         {
@@ -76,7 +79,7 @@ def leading_components(patches: CasePatches, seen: np.ndarray, network: PatchAno
             "colour": to_hex(component_colours(numbers[index]).tolist()),
             "share": float(counts[index] / counts.sum()),
             "weight": float(weights[numbers[index]]),
-            "rarity": float(np.median(patches.rarity[seen & (patches.components == numbers[index])])),
+            "rarity": float(np.median(patches.rarity[selected & (patches.components == numbers[index])])),
         }
         for index in np.argsort(-counts, kind="stable")[:N_COMPONENTS]
     ]

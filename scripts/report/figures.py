@@ -1,4 +1,4 @@
-"""Curves as SVG that stands inside an HTML file and takes the colour of its text."""
+"""Curves as inline SVG in the text colour of the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK, ACCENT, MUTED = "#010203", "#2f81d0", "#8a8f98"  # ink becomes the colour of the page's text
+INK, ACCENT, MUTED = "#010203", "#2f81d0", "#8a8f98"  # INK is replaced by the text colour of the page
 STYLE: Any = {
     **{name: INK for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")},
     "axes.spines.top": False,
@@ -24,16 +24,16 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
 }
-NOT_IN_HTML = (  # of what matplotlib writes into a file that stands alone
+NOT_IN_HTML = (  # parts of a standalone SVG file
     (r" xmlns(:\w+)?=\"[^\"]*\"", ""),
     (r"xlink:href", "href"),
-    (r"<defs>\s*<style.*?</style>\s*</defs>", ""),  # would be in force on the whole page
+    (r"<defs>\s*<style.*?</style>\s*</defs>", ""),  # would apply to the whole page
     (r" id=\"[a-z0-9]+_\d+\"", ""),
     (r"font-family: [^;]*; ", ""),
-    (r"(\.\d)\d+(?=[^<>]*>)", r"\1"),  # coordinates, not what is written
+    (r"(\.\d)\d+(?=[^<>]*>)", r"\1"),  # coordinates, not text
     (r"\s*\n\s*", " "),
 )
-CURVES = {  # of an evaluation: title, horizontal and vertical axis
+CURVES = {  # title, horizontal and vertical axis of each curve of an evaluation
     "roc": ("ROC", ("fpr", "false-positive rate"), ("tpr", "true-positive rate")),
     "pr": ("Precision and recall", ("recall", "recall"), ("precision", "precision")),
     "pro": ("Overlap per region (PRO)", ("fpr", "false-positive rate"), ("pro", "mean overlap")),
@@ -42,16 +42,16 @@ CURVES = {  # of an evaluation: title, horizontal and vertical axis
 
 
 def histogram_svg(scores: np.ndarray, normal: np.ndarray, rates: np.ndarray, threshold: float) -> str:
-    """Draw how the scores of a case are spread, beside those of normal patches.
+    """Draw the distribution of the scores of a case and of normal patches.
 
     Args:
-        scores: of the case's foreground ``[N]``, in units of the limit.
-        normal: upper quantiles ``[L]`` of normal patches, in the same units.
-        rates: the share of normal patches beyond each, ``[L]``.
-        threshold: what makes the mask.
+        scores: calibrated scores of the foreground of the case ``[N]``.
+        normal: upper quantiles ``[L]`` of the calibrated scores of normal patches.
+        rates: fraction of normal patches above each quantile ``[L]``.
+        threshold: threshold of the mask.
 
     Returns:
-        An ``svg`` element; the vertical axis is logarithmic, since what matters is rare.
+        An ``svg`` element; the vertical axis is logarithmic, because anomalous scores are rare.
     """
     edges = np.linspace(min(scores.min(), 0), max(scores.max(), normal.max(), 2), 61)
     counts, _ = np.histogram(scores, edges)
@@ -71,14 +71,14 @@ def histogram_svg(scores: np.ndarray, normal: np.ndarray, rates: np.ndarray, thr
 
 
 def curve_svgs(curves: Mapping[str, Mapping[str, Sequence[Any]]], threshold: float) -> list[str]:
-    """Draw those curves of an evaluation that it has.
+    """Draw the curves of an evaluation.
 
     Args:
-        curves: as in ``metrics.json``.
-        threshold: is marked in Dice against threshold.
+        curves: curves of ``metrics.json``; missing and empty ones are left out.
+        threshold: threshold that is marked in the curve of the Dice coefficient.
 
     Returns:
-        ``svg`` elements.
+        An ``svg`` element for each curve.
     """
     drawn = []
     for name, (title, (x, x_label), (y, y_label)) in CURVES.items():
@@ -99,7 +99,7 @@ def curve_svgs(curves: Mapping[str, Mapping[str, Sequence[Any]]], threshold: flo
 
 
 def _svg(draw: Any, size: tuple[float, float], **margins: float) -> str:
-    """An ``svg`` element; ``margins`` as shares of the size, since a layout engine would draw it twice."""
+    """Draw an ``svg`` element with ``margins`` as fractions of its size; a layout engine would draw twice."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size)
         draw(figure.subplots(gridspec_kw=margins))

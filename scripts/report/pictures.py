@@ -1,4 +1,4 @@
-"""Slices as small pictures that stand inside an HTML file."""
+"""Slices as small inline pictures of an HTML file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from skimage.measure import approximate_polygon, find_contours
 from ..inference.patches import CasePatches
 from ..inference.visualization import HEAT, SliceView, brightest_of, heat, windowed
 
-LONGEST_SIDE = 256  # of a picture, in pixels
-MAX_SLICES = 32  # of a case
+LONGEST_SIDE = 256  # pixels of a picture
+MAX_SLICES = 32  # pictures of a case
 
 
 class SlicePictures:
-    """Draws slices of a case: the image, and layers to lay over it.
+    """Draw slices of a case: the image, and layers on top of it.
 
     Args:
-        view: the case.
-        patches: its patches.
+        view: slices of the case.
+        patches: patches of the case.
     """
 
     def __init__(self, view: SliceView, patches: CasePatches) -> None:
@@ -40,16 +40,16 @@ class SlicePictures:
         """Draw a scored slice.
 
         Args:
-            index: among the scored slices of the patches.
+            index: index into the scored slices of the patches.
 
         Returns:
-            Data URIs of the ``plain`` image and of the layers ``heat``, ``components`` and ``rarity``, transparent
-            where they have nothing to say; and ``outline``, the path of the mask's outline in pixels of the picture.
+            Data URIs of the ``plain`` image and of the layers ``heat``, ``components`` and ``rarity``, which are
+            transparent outside the foreground; and ``outline``, the path of the mask's outline in pixels.
         """
         number = self.patches.slices[index]
         plain = self._shrunk(windowed(self.image[:, :, number], self.brightest), Image.Resampling.LANCZOS)
         warm = self._shrunk(heat(self.scores[..., number]), Image.Resampling.BILINEAR)
-        warm.thumbnail((LONGEST_SIDE // 4, LONGEST_SIDE // 4))  # no finer than the patches it comes from
+        warm.thumbnail((LONGEST_SIDE // 4, LONGEST_SIDE // 4))  # no finer than the patches
         return {
             "plain": data_uri(plain, quality=70),
             "heat": data_uri(warm, quality=60, alpha_quality=60),
@@ -59,50 +59,50 @@ class SlicePictures:
         }
 
     def _shrunk(self, colours: np.ndarray, resampling: Image.Resampling) -> Image.Image:
-        """Colours ``[h,w,3 or 4]`` in [0,1] at the size of the picture."""
+        """Resize colours ``[h,w,3 or 4]`` in [0,1] to the size of the picture."""
         picture = Image.fromarray(np.round(colours * 255).astype(np.uint8))
         return picture.resize((self.width, self.height), resampling)
 
     def _patch_layer(self, colours: np.ndarray, number: int) -> str:
-        """Colours ``[h,w,3 or 4]`` of patches, brought to the pixels of the foreground."""
+        """Draw the colours ``[h,w,3 or 4]`` of patches on the pixels of the foreground."""
         rows, columns = self.patches.rows[self.box[0]], self.patches.columns[self.box[1]]
-        of_pixels = np.zeros((len(rows), len(columns), 4))
-        of_pixels[..., :3] = colours[rows[:, None], columns, :3]
-        of_pixels[..., 3] = self.foreground[..., number]
-        of_pixels *= of_pixels[..., 3:]
-        return data_uri(self._shrunk(of_pixels, Image.Resampling.NEAREST), lossless=True)
+        pixels = np.zeros((len(rows), len(columns), 4))
+        pixels[..., :3] = colours[rows[:, None], columns, :3]
+        pixels[..., 3] = self.foreground[..., number]
+        pixels *= pixels[..., 3:]
+        return data_uri(self._shrunk(pixels, Image.Resampling.NEAREST), lossless=True)
 
     def _outline(self, mask: np.ndarray) -> str:
-        """The path around a mask ``[h,w]``, in the syntax of SVG."""
+        """Return the outline of a mask ``[h,w]`` as an SVG path."""
         scale = np.array([self.height / mask.shape[0], self.width / mask.shape[1]])
         contours = find_contours(np.pad(mask, 1).astype(float), 0.5)
         paths = [approximate_polygon((contour - 0.5) * scale, tolerance=0.7) for contour in contours]
         return "".join("M" + "L".join(f"{x:.4g} {y:.4g}" for y, x in path[:-1]) + "Z" for path in paths)
 
 
-def chosen_slices(scores: np.ndarray, n_slices: int = MAX_SLICES) -> np.ndarray:
-    """Slices that stand for all: the highest of each of ``n_slices`` runs of neighbours.
+def representative_slices(scores: np.ndarray, n_slices: int = MAX_SLICES) -> np.ndarray:
+    """Select the slice with the highest score of each of ``n_slices`` runs of neighbours.
 
     Args:
-        scores: one for each slice, ``[s]``.
-        n_slices: how many at most.
+        scores: score of each slice ``[s]``.
+        n_slices: largest number of slices.
 
     Returns:
-        Their indices, rising; the slice with the highest score of all is among them.
+        Indices in increasing order; the slice with the highest score of all is among them.
     """
     runs = np.array_split(np.arange(len(scores)), min(n_slices, len(scores)))
     return np.array([run[np.argmax(scores[run])] for run in runs])
 
 
 def component_colours(components: np.ndarray) -> np.ndarray:
-    """A colour ``[...,3]`` in [0,1] for each component, the same in every case and every report."""
+    """Return a colour ``[...,3]`` in [0,1] for each component, the same in every report."""
     hue = components * 0.6180339887 % 1  # the golden ratio keeps the hues of neighbours apart
     saturation, value = 0.85 - 0.2 * (components % 3), 1 - 0.2 * (components // 3 % 3)
     return hsv_to_rgb(np.stack([hue, saturation, value], -1))
 
 
 def data_uri(picture: Image.Image, **options: Any) -> str:
-    """A picture as WebP; ``options`` are Pillow's."""
+    """Encode a picture as WebP with the given ``options`` of Pillow."""
     buffer = io.BytesIO()
     picture.save(buffer, format="WEBP", **options)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
