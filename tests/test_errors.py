@@ -19,15 +19,17 @@ raise RuntimeError("wrapped") from InputError("the sentence")
 """
 
 
-def test_importing_it_again_and_again_leaves_one_hook_that_says_the_sentence():
-    done = subprocess.run([sys.executable, "-c", IMPORTED_AGAIN], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "error: the sentence\n")
+class TestExceptHook:
+    def test_repeated_imports_leave_one_hook(self):
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORTED_AGAIN], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (1, "error: the sentence\n")
 
-
-@pytest.mark.parametrize(
-    ("raised", "said"), [("KeyboardInterrupt", "Stopped."), ("KeyboardInterrupt('3 of 5')", "3 of 5")]
-)
-def test_ctrl_c_is_one_sentence_and_status_130(raised, said):
-    code = f"import scripts.errors\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n    raise {raised}"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, f"{said}\n")
+    @pytest.mark.parametrize(
+        ("raised", "said"), [("KeyboardInterrupt", "Stopped."), ("KeyboardInterrupt('3 of 5')", "3 of 5")]
+    )
+    def test_interrupt_has_status_130(self, raised, said):
+        code = f"import scripts.errors\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n    raise {raised}"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (130, f"{said}\n")

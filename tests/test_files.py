@@ -12,48 +12,47 @@ def fill(folder, text):
         (partial / "file").write_text(text)
 
 
-def test_a_folder_replaces_an_older_one(tmp_path):
-    for text in ("old", "new"):
-        fill(tmp_path / "folder", text)
-        assert (tmp_path / "folder" / "file").read_text() == text
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+class TestAtomicDirectory:
+    def test_folder_is_replaced(self, tmp_path):
+        for text in ("old", "new"):
+            fill(tmp_path / "folder", text)
+            assert (tmp_path / "folder" / "file").read_text() == text
+        assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+    def test_failed_write_keeps_the_folder(self, tmp_path):
+        fill(tmp_path / "folder", "old")
+        with pytest.raises(OSError, match="no space"), atomic_directory(tmp_path / "folder"):
+            raise OSError("no space")
+        assert (tmp_path / "folder" / "file").read_text() == "old"
+        assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+    def test_failed_move_keeps_the_folder(self, tmp_path, monkeypatch):
+        fill(tmp_path / "folder", "old")
+        replace, moves = os.replace, []
+
+        def fails_once(source, target):
+            moves.append(source)
+            if len(moves) == 2:
+                raise OSError("busy")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", fails_once)
+        with pytest.raises(OSError, match="busy"):
+            fill(tmp_path / "folder", "new")
+        assert (tmp_path / "folder" / "file").read_text() == "old"
+
+    def test_leftovers_of_a_killed_run(self, tmp_path):
+        fill(tmp_path / ".folder.old", "old")
+        (tmp_path / ".folder.partial").mkdir()
+        with pytest.raises(OSError, match="no space"), atomic_directory(tmp_path / "folder"):
+            raise OSError("no space")
+        assert (tmp_path / "folder" / "file").read_text() == "old"
 
 
-def test_the_older_folder_stays_when_filling_fails(tmp_path):
-    fill(tmp_path / "folder", "old")
-    with pytest.raises(OSError, match="no space"), atomic_directory(tmp_path / "folder"):
-        raise OSError("no space")
-    assert (tmp_path / "folder" / "file").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
-
-
-def test_the_older_folder_stays_when_the_new_one_cannot_be_moved(tmp_path, monkeypatch):
-    fill(tmp_path / "folder", "old")
-    replace, moves = os.replace, []
-
-    def fails_once(source, target):
-        moves.append(source)
-        if len(moves) == 2:
-            raise OSError("busy")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", fails_once)
-    with pytest.raises(OSError, match="busy"):
-        fill(tmp_path / "folder", "new")
-    assert (tmp_path / "folder" / "file").read_text() == "old"
-
-
-def test_what_a_killed_run_left_is_taken_up(tmp_path):
-    fill(tmp_path / ".folder.old", "old")
-    (tmp_path / ".folder.partial").mkdir()
-    with pytest.raises(OSError, match="no space"), atomic_directory(tmp_path / "folder"):
-        raise OSError("no space")
-    assert (tmp_path / "folder" / "file").read_text() == "old"
-
-
-def test_a_file_stays_when_writing_fails(tmp_path):
-    (tmp_path / "file").write_text("old")
-    with pytest.raises(OSError, match="no space"), atomic_write(tmp_path / "file") as partial:
-        partial.write_text("new")
-        raise OSError("no space")
-    assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+class TestAtomicWrite:
+    def test_failed_write_keeps_the_file(self, tmp_path):
+        (tmp_path / "file").write_text("old")
+        with pytest.raises(OSError, match="no space"), atomic_write(tmp_path / "file") as partial:
+            partial.write_text("new")
+            raise OSError("no space")
+        assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1

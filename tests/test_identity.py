@@ -38,43 +38,6 @@ class Local:
         self.value = value
 
 
-@pytest.mark.slow
-def test_every_process_finds_the_same(capsys):
-    code = CODE.format(root=str(ROOT), config=str(ROOT / "configs" / "inference.json"))
-    environment = {**os.environ, "PYTHONHASHSEED": "4711"}
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    exec(code, {})
-    here = capsys.readouterr().out.splitlines()[-1]
-    assert done.stdout.splitlines()[-1] == here and "None" not in here
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (1, 1.0),
-        (1, True),
-        (None, "None"),
-        ([1, 2], (1, 2)),
-        ([[1], 2], [1, [2]]),
-        ({"a": 1}, {"a": 2}),
-        ({1: 2}, {"1": 2}),
-        (functools.partial(max, 1), functools.partial(max, 2)),
-        (np.arange(3), np.arange(3.0)),
-        (np.arange(3), np.arange(4)),
-        (torch.float32, torch.float64),
-        (torch.tensor([1]), torch.tensor([2])),
-        (Local(1), Local(2)),
-        (Local, Local(1)),
-        (max, min),
-        (Path("a"), Path("b")),
-        (SmoothMapd("pred", 1.0), SmoothMapd("pred", 2.0)),
-    ],
-)
-def test_what_differs_has_another_digest(one, other):
-    assert digest_of(one) != digest_of(other) and digest_of(one) is not None
-
-
 def made_inside():
     class Inner:
         pass
@@ -82,26 +45,60 @@ def made_inside():
     return Inner()
 
 
-@pytest.mark.parametrize(
-    "thing", [lambda: 1, made_inside(), sys.stdout, (item for item in [1]), functools.partial(lambda: 1)]
-)
-def test_what_nothing_describes_has_none(thing):
-    assert digest_of(thing) is None
-    assert digest_of({"a": [thing]}) is None and digest_of(Local(thing)) is None
+class TestDigestOf:
+    @pytest.mark.slow
+    def test_equal_in_every_process(self, capsys):
+        code = CODE.format(root=str(ROOT), config=str(ROOT / "configs" / "inference.json"))
+        environment = {**os.environ, "PYTHONHASHSEED": "4711"}
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        exec(code, {})
+        here = capsys.readouterr().out.splitlines()[-1]
+        assert done.stdout.splitlines()[-1] == here and "None" not in here
 
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            (1, 1.0),
+            (1, True),
+            (None, "None"),
+            ([1, 2], (1, 2)),
+            ([[1], 2], [1, [2]]),
+            ({"a": 1}, {"a": 2}),
+            ({1: 2}, {"1": 2}),
+            (functools.partial(max, 1), functools.partial(max, 2)),
+            (np.arange(3), np.arange(3.0)),
+            (np.arange(3), np.arange(4)),
+            (torch.float32, torch.float64),
+            (torch.tensor([1]), torch.tensor([2])),
+            (Local(1), Local(2)),
+            (Local, Local(1)),
+            (max, min),
+            (Path("a"), Path("b")),
+            (SmoothMapd("pred", 1.0), SmoothMapd("pred", 2.0)),
+        ],
+    )
+    def test_different_objects(self, one, other):
+        assert digest_of(one) != digest_of(other) and digest_of(one) is not None
 
-def test_an_object_may_hold_itself():
-    loop = Local(1)
-    loop.value = loop
-    assert digest_of(loop) is not None
+    @pytest.mark.parametrize(
+        "thing", [lambda: 1, made_inside(), sys.stdout, (item for item in [1]), functools.partial(lambda: 1)]
+    )
+    def test_objects_without_digest(self, thing):
+        assert digest_of(thing) is None
+        assert digest_of({"a": [thing]}) is None and digest_of(Local(thing)) is None
 
+    def test_cyclic_object(self):
+        loop = Local(1)
+        loop.value = loop
+        assert digest_of(loop) is not None
 
-def test_a_change_of_the_code_changes_the_digest(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    found = []
-    for number in (1, 2):
-        (tmp_path / "own_transforms.py").write_text(f"def scale(image):\n    return image * {number}\n")
-        monkeypatch.delitem(sys.modules, "own_transforms", raising=False)
-        found.append(digest_of(importlib.import_module("own_transforms").scale))
-        identity._source_digest.cache_clear()
-    assert found[0] != found[1] and None not in found
+    def test_digest_depends_on_code(self, tmp_path, monkeypatch):
+        monkeypatch.syspath_prepend(tmp_path)
+        found = []
+        for number in (1, 2):
+            (tmp_path / "own_transforms.py").write_text(f"def scale(image):\n    return image * {number}\n")
+            monkeypatch.delitem(sys.modules, "own_transforms", raising=False)
+            found.append(digest_of(importlib.import_module("own_transforms").scale))
+            identity._source_digest.cache_clear()
+        assert found[0] != found[1] and None not in found

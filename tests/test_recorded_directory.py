@@ -70,250 +70,246 @@ def leftovers(path):
     return [file.name for file in path.iterdir() if file.name.startswith((PARTIAL, OLD, f".{RECORD}", f".{PARTIAL}"))]
 
 
-def test_a_directory_with_files_of_others_is_refused_before_anything_is_written(tmp_path):
-    (tmp_path / "image.dcm").write_text("mine")
-    with pytest.raises(InputError, match=r"holds files that this program did not write, such as 'image.dcm'; give an"):
-        RecordedDirectory(tmp_path).open()
-    assert contents(tmp_path) == {"image.dcm": "mine"}
-    with pytest.raises(InputError, match="is a file"):
-        RecordedDirectory(tmp_path / "image.dcm").open()
-
-
-@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db"])
-def test_what_a_desktop_leaves_does_not_count(tmp_path, name):
-    (tmp_path / name).write_text("")
-    write(opened(tmp_path), "a.txt", "ours")
-    write(opened(tmp_path), "a.txt", "again")
-    assert (tmp_path / "a.txt").read_text() == "again" and (tmp_path / name).is_file()
-
-
-@pytest.mark.parametrize("moment", range(12))
-def test_a_file_is_the_earlier_or_the_new_one_whenever_the_process_is_killed(tmp_path, monkeypatch, moment):
-    write(opened(tmp_path), "a.txt", "first")
-    for text in ("second", "third"):  # killed twice on end
-        before = (tmp_path / "a.txt").read_text()
-        was_killed = killed_at(monkeypatch, moment, lambda text=text: write(opened(tmp_path), "a.txt", text))
-        assert (tmp_path / "a.txt").read_text() in {before, text}
-    write(opened(tmp_path), "a.txt", "last")
-    assert (tmp_path / "a.txt").read_text() == "last" and not leftovers(tmp_path)
-    assert was_killed or moment > 2
-
-
-@pytest.mark.parametrize("moment", range(40))
-def test_a_directory_is_the_earlier_or_the_new_one_whenever_the_process_is_killed(tmp_path, monkeypatch, moment):
-    write_directory(opened(tmp_path), "case", mask="1", gone="1")
-    foreign = {"note.txt": "mine", "raw/image.dcm": "mine too"}
-    for name, text in foreign.items():
-        (tmp_path / "case" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "case" / name).write_text(text)
-    (tmp_path / "case" / "link").symlink_to("nowhere")
-
-    was_killed = killed_at(monkeypatch, moment, lambda: write_directory(opened(tmp_path), "case", mask="2", new="2"))
-    opened(tmp_path)
-    found = contents(tmp_path / "case")
-    record = found.pop(RECORD)
-    assert found in ({"mask": "1", "gone": "1", **foreign}, {"mask": "2", "new": "2", **foreign})
-    assert set(json.loads(record)["files"]) == set(found) - set(foreign) and is_intact(tmp_path / "case")
-    assert (tmp_path / "case" / "link").is_symlink() and not leftovers(tmp_path)
-    write_directory(opened(tmp_path), "case", mask="3")
-    assert {**contents(tmp_path / "case"), RECORD: ""} == {"mask": "3", **foreign, RECORD: ""}
-    assert was_killed or moment > 15
-
-
-def test_files_without_a_hard_link_are_copied(tmp_path, monkeypatch):
-    write_directory(opened(tmp_path), "case", mask="1")
-    (tmp_path / "case" / "mine.txt").write_text("mine")
-
-    def refuse(*_, **__):
-        raise OSError(errno.EPERM, "no hard links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    write_directory(opened(tmp_path), "case", mask="2")
-    assert (tmp_path / "case" / "mine.txt").read_text() == "mine" and (tmp_path / "case" / "mask").read_text() == "2"
-
-
-def test_what_somebody_puts_there_while_a_directory_is_written_stays(tmp_path):
-    directory = opened(tmp_path)
-    write_directory(directory, "case", mask="1")
-    with directory.write_directory("case") as partial:
-        (partial / "mask").write_text("2")
-        (tmp_path / "case" / "late.txt").write_text("mine")
-    assert (tmp_path / "case" / "late.txt").read_text() == "mine"
-
-
-def test_a_file_that_was_changed_is_not_replaced_nor_removed(tmp_path):
-    directory = opened(tmp_path)
-    write(directory, "a.txt", "ours")
-    write_directory(directory, "case", mask="1", other="1")
-    (tmp_path / "a.txt").write_text("mine")
-    (tmp_path / "case" / "mask").write_text("corrected")
-    assert changed_files(tmp_path / "case") == ["mask"] and not is_intact(tmp_path / "case")
-    for again in (directory, opened(tmp_path)):
-        with pytest.raises(InputError, match=r"has a a\.txt that this program did not write, or that was"):
-            write(again, "a.txt", "ours")
-        with pytest.raises(InputError, match="case/mask was not written by this program, or was changed since"):
-            write_directory(again, "case", mask="2")
-        again.remove("a.txt")
-    assert (tmp_path / "a.txt").read_text() == "mine" and (tmp_path / "case" / "mask").read_text() == "corrected"
-    assert not leftovers(tmp_path)
-
-
-def test_a_file_changed_while_it_is_written_anew_stays(tmp_path):
-    directory = opened(tmp_path)
-    write(directory, "a.txt", "ours")
-    with pytest.raises(InputError, match="changed since"), directory.write("a.txt") as partial:
-        partial.write_text("ours again")
-        (tmp_path / "a.txt").write_text("mine, of late")
-    assert (tmp_path / "a.txt").read_text() == "mine, of late"
-
-
-def test_links_are_somebody_else_s(tmp_path):
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "image").write_text("mine")
-    directory = opened(tmp_path / "out")
-    (tmp_path / "out" / "case").symlink_to(outside)
-    (tmp_path / "out" / "a.txt").symlink_to(outside / "image")
-    with pytest.raises(InputError, match="did not write"):
-        write(directory, "a.txt", "ours")
-    with pytest.raises(InputError, match="did not write"):
-        write_directory(directory, "case", mask="1")
-    assert contents(outside) == {"image": "mine"}
-
-
-@pytest.mark.parametrize("kind", ["images", "renamed results", "results of another run", "damaged record"])
-def test_a_directory_that_is_not_an_earlier_one_of_that_name_is_not_replaced(tmp_path, kind):
-    directory = opened(tmp_path)
-    if kind == "images":
-        (tmp_path / "case").mkdir()
-        (tmp_path / "case" / "1.dcm").write_text("mine")
-    elif kind == "results of another run":
-        write(opened(tmp_path / "case"), "summary.json", "other")
-    else:
-        write_directory(directory, "former", mask="1")
-        (tmp_path / "former").rename(tmp_path / "case")
-    if kind == "damaged record":
-        (tmp_path / "case" / RECORD).write_text("{")
-    before = contents(tmp_path / "case")
-    with pytest.raises(InputError, match="has a directory case that this program did not write under this name"):
-        write_directory(directory, "case", mask="2")
-    assert contents(tmp_path / "case") == before
-
-
-def test_an_empty_directory_is_nobody_s(tmp_path):
-    directory = opened(tmp_path)
-    (tmp_path / "case").mkdir()
-    write_directory(directory, "case", mask="1")
-    assert (tmp_path / "case" / "mask").read_text() == "1"
-
-
-def test_what_fails_leaves_the_earlier_one(tmp_path):
-    directory = opened(tmp_path)
-    write_directory(directory, "case", mask="1")
-    before = contents(tmp_path / "case")
-    for error in (ValueError, KeyboardInterrupt):
-        with pytest.raises(error), directory.write_directory("case") as partial:
-            (partial / "mask").write_text("2")
-            raise error
-    assert contents(tmp_path / "case") == before and not leftovers(tmp_path)
-
-
-def test_an_interrupt_between_the_two_renames_puts_the_earlier_one_back(tmp_path, monkeypatch):
-    directory = opened(tmp_path)
-    write_directory(directory, "case", mask="1")
-    replace = os.replace
-
-    def interrupted(source, target):
-        if Path(source).name.startswith(PARTIAL) and Path(target).name == "case":
-            raise KeyboardInterrupt
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_directory(directory, "case", mask="2")
-    assert (tmp_path / "case" / "mask").read_text() == "1" and not leftovers(tmp_path)
-
-
-def test_directories_inside_are_recorded_too(tmp_path):
-    directory = opened(tmp_path)
-    with directory.write_directory("copy") as partial:
-        (partial / "configs" / "a").mkdir(parents=True)
-        (partial / "configs" / "a" / "b.json").write_text("1")
-    (tmp_path / "copy" / "configs" / "mine.json").write_text("mine")
-    write_directory(directory, "copy", other="2")
-    found = contents(tmp_path / "copy")
-    del found[RECORD]
-    assert found == {"other": "2", "configs/mine.json": "mine"}
-
-
-def test_one_process_writes_at_a_time(tmp_path):
-    first = opened(tmp_path)
-    with first.lock(), first.write_directory("case") as partial:
-        with pytest.raises(InputError, match="Another run writes into output_dir"):
+class TestOpen:
+    def test_foreign_files_raise(self, tmp_path):
+        (tmp_path / "image.dcm").write_text("mine")
+        with pytest.raises(
+            InputError, match=r"holds files that this program did not write, such as 'image.dcm'; give an"
+        ):
             RecordedDirectory(tmp_path).open()
-        assert partial.is_dir()  # what the first is at was not cleared
-        with pytest.raises(InputError, match="Another run writes into output_dir"), RecordedDirectory(tmp_path).lock():
+        assert contents(tmp_path) == {"image.dcm": "mine"}
+        with pytest.raises(InputError, match="is a file"):
+            RecordedDirectory(tmp_path / "image.dcm").open()
+
+    @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db"])
+    def test_desktop_files_are_ignored(self, tmp_path, name):
+        (tmp_path / name).write_text("")
+        write(opened(tmp_path), "a.txt", "ours")
+        write(opened(tmp_path), "a.txt", "again")
+        assert (tmp_path / "a.txt").read_text() == "again" and (tmp_path / name).is_file()
+
+    def test_lock(self, tmp_path):
+        first = opened(tmp_path)
+        with first.lock(), first.write_directory("case") as partial:
+            with pytest.raises(InputError, match="Another run writes into output_dir"):
+                RecordedDirectory(tmp_path).open()
+            assert partial.is_dir()  # what the first is at was not cleared
+            with (
+                pytest.raises(InputError, match="Another run writes into output_dir"),
+                RecordedDirectory(tmp_path).lock(),
+            ):
+                pass
+            first.open()  # its own
+        with opened(tmp_path).lock():
             pass
-        first.open()  # its own
-    with opened(tmp_path).lock():
-        pass
 
+    def test_file_system_without_locks(self, tmp_path, monkeypatch, caplog):
+        directory = opened(tmp_path)
 
-def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
-    directory = opened(tmp_path)
+        def refuse(*_, **__):
+            raise OSError(errno.ENOTSUP, "not supported")
 
-    def refuse(*_, **__):
-        raise OSError(errno.ENOTSUP, "not supported")
+        monkeypatch.setattr(directory._lock, "acquire", refuse)
+        with directory.lock():
+            write(directory, "a.txt", "ours")
+        assert "let no other run write into it" in caplog.text
 
-    monkeypatch.setattr(directory._lock, "acquire", refuse)
-    with directory.lock():
+    @pytest.mark.parametrize("call", ["iterdir", "mkdir"])
+    def test_unusable_directory_raises(self, tmp_path, monkeypatch, call):
+        def refuse(*_, **__):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(Path, call, refuse)
+        with pytest.raises(InputError, match=r"cannot be (read|written) \(Permission denied\); give another directory"):
+            RecordedDirectory(tmp_path).open()
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"files": 3}', '{"files": {"a": [3]}, "about": {}}', '{"files": {}}'])
+    def test_damaged_record_raises(self, tmp_path, text):
+        write(opened(tmp_path), "a.txt", "ours")
+        (tmp_path / RECORD).write_text(text)
+        with pytest.raises(InputError, match=r"record .* cannot be read"):
+            RecordedDirectory(tmp_path).open()
+        assert not is_intact(tmp_path) and changed_files(tmp_path) == []
+
+    def test_paths_are_absolute(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        directory = RecordedDirectory("out")
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        directory.open()
         write(directory, "a.txt", "ours")
-    assert "let no other run write into it" in caplog.text
+        assert (tmp_path / "out" / "a.txt").is_file() and not any((tmp_path / "elsewhere").iterdir())
 
 
-@pytest.mark.parametrize("call", ["iterdir", "mkdir"])
-def test_a_directory_that_cannot_be_used_is_said_in_one_sentence(tmp_path, monkeypatch, call):
-    def refuse(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied")
+class TestWrite:
+    @pytest.mark.parametrize("moment", range(12))
+    def test_killed_process_leaves_a_complete_file(self, tmp_path, monkeypatch, moment):
+        write(opened(tmp_path), "a.txt", "first")
+        for text in ("second", "third"):  # killed twice on end
+            before = (tmp_path / "a.txt").read_text()
+            was_killed = killed_at(monkeypatch, moment, lambda text=text: write(opened(tmp_path), "a.txt", text))
+            assert (tmp_path / "a.txt").read_text() in {before, text}
+        write(opened(tmp_path), "a.txt", "last")
+        assert (tmp_path / "a.txt").read_text() == "last" and not leftovers(tmp_path)
+        assert was_killed or moment > 2
 
-    monkeypatch.setattr(Path, call, refuse)
-    with pytest.raises(InputError, match=r"cannot be (read|written) \(Permission denied\); give another directory"):
-        RecordedDirectory(tmp_path).open()
+    def test_file_changed_during_write_is_kept(self, tmp_path):
+        directory = opened(tmp_path)
+        write(directory, "a.txt", "ours")
+        with pytest.raises(InputError, match="changed since"), directory.write("a.txt") as partial:
+            partial.write_text("ours again")
+            (tmp_path / "a.txt").write_text("mine, of late")
+        assert (tmp_path / "a.txt").read_text() == "mine, of late"
+
+    def test_invalid_json_is_not_written(self, tmp_path):
+        directory = opened(tmp_path)
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            directory.write_json({"score": float("nan")}, "a.json")
+        directory.write_json({"score": 1.5}, "a.json")
+        assert json.loads((tmp_path / "a.json").read_text()) == {"score": 1.5}
+        assert [*read_record(tmp_path)["files"]] == ["a.json"]
+
+    def test_file_is_hashed_once(self, tmp_path, monkeypatch):
+        directory = opened(tmp_path)
+        hashed = []
+        sha256 = recorded_directory.file_sha256
+        monkeypatch.setattr(recorded_directory, "file_sha256", lambda path: hashed.append(path.name) or sha256(path))
+        for text in "abc":
+            write(directory, "large", text)
+        assert len(hashed) == 3 and "large" not in hashed
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"files": 3}', '{"files": {"a": [3]}, "about": {}}', '{"files": {}}'])
-def test_a_damaged_record_is_said_and_nothing_is_taken_for_ours(tmp_path, text):
-    write(opened(tmp_path), "a.txt", "ours")
-    (tmp_path / RECORD).write_text(text)
-    with pytest.raises(InputError, match=r"record .* cannot be read"):
-        RecordedDirectory(tmp_path).open()
-    assert not is_intact(tmp_path) and changed_files(tmp_path) == []
+class TestWriteDirectory:
+    @pytest.mark.parametrize("moment", range(40))
+    def test_killed_process_leaves_a_complete_directory(self, tmp_path, monkeypatch, moment):
+        write_directory(opened(tmp_path), "case", mask="1", gone="1")
+        foreign = {"note.txt": "mine", "raw/image.dcm": "mine too"}
+        for name, text in foreign.items():
+            (tmp_path / "case" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "case" / name).write_text(text)
+        (tmp_path / "case" / "link").symlink_to("nowhere")
+
+        was_killed = killed_at(
+            monkeypatch, moment, lambda: write_directory(opened(tmp_path), "case", mask="2", new="2")
+        )
+        opened(tmp_path)
+        found = contents(tmp_path / "case")
+        record = found.pop(RECORD)
+        assert found in ({"mask": "1", "gone": "1", **foreign}, {"mask": "2", "new": "2", **foreign})
+        assert set(json.loads(record)["files"]) == set(found) - set(foreign) and is_intact(tmp_path / "case")
+        assert (tmp_path / "case" / "link").is_symlink() and not leftovers(tmp_path)
+        write_directory(opened(tmp_path), "case", mask="3")
+        assert {**contents(tmp_path / "case"), RECORD: ""} == {"mask": "3", **foreign, RECORD: ""}
+        assert was_killed or moment > 15
+
+    def test_files_are_copied_without_hard_links(self, tmp_path, monkeypatch):
+        write_directory(opened(tmp_path), "case", mask="1")
+        (tmp_path / "case" / "mine.txt").write_text("mine")
+
+        def refuse(*_, **__):
+            raise OSError(errno.EPERM, "no hard links here")
+
+        monkeypatch.setattr(os, "link", refuse)
+        write_directory(opened(tmp_path), "case", mask="2")
+        assert (tmp_path / "case" / "mine.txt").read_text() == "mine" and (
+            tmp_path / "case" / "mask"
+        ).read_text() == "2"
+
+    def test_file_added_during_write_is_kept(self, tmp_path):
+        directory = opened(tmp_path)
+        write_directory(directory, "case", mask="1")
+        with directory.write_directory("case") as partial:
+            (partial / "mask").write_text("2")
+            (tmp_path / "case" / "late.txt").write_text("mine")
+        assert (tmp_path / "case" / "late.txt").read_text() == "mine"
+
+    def test_empty_directory_is_replaced(self, tmp_path):
+        directory = opened(tmp_path)
+        (tmp_path / "case").mkdir()
+        write_directory(directory, "case", mask="1")
+        assert (tmp_path / "case" / "mask").read_text() == "1"
+
+    def test_failure_keeps_the_directory(self, tmp_path):
+        directory = opened(tmp_path)
+        write_directory(directory, "case", mask="1")
+        before = contents(tmp_path / "case")
+        for error in (ValueError, KeyboardInterrupt):
+            with pytest.raises(error), directory.write_directory("case") as partial:
+                (partial / "mask").write_text("2")
+                raise error
+        assert contents(tmp_path / "case") == before and not leftovers(tmp_path)
+
+    def test_interrupt_between_renames(self, tmp_path, monkeypatch):
+        directory = opened(tmp_path)
+        write_directory(directory, "case", mask="1")
+        replace = os.replace
+
+        def interrupted(source, target):
+            if Path(source).name.startswith(PARTIAL) and Path(target).name == "case":
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_directory(directory, "case", mask="2")
+        assert (tmp_path / "case" / "mask").read_text() == "1" and not leftovers(tmp_path)
+
+    def test_nested_directories_are_recorded(self, tmp_path):
+        directory = opened(tmp_path)
+        with directory.write_directory("copy") as partial:
+            (partial / "configs" / "a").mkdir(parents=True)
+            (partial / "configs" / "a" / "b.json").write_text("1")
+        (tmp_path / "copy" / "configs" / "mine.json").write_text("mine")
+        write_directory(directory, "copy", other="2")
+        found = contents(tmp_path / "copy")
+        del found[RECORD]
+        assert found == {"other": "2", "configs/mine.json": "mine"}
 
 
-def test_paths_are_absolute_from_the_start(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    directory = RecordedDirectory("out")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    directory.open()
-    write(directory, "a.txt", "ours")
-    assert (tmp_path / "out" / "a.txt").is_file() and not any((tmp_path / "elsewhere").iterdir())
+class TestForeignFiles:
+    def test_changed_file_is_kept(self, tmp_path):
+        directory = opened(tmp_path)
+        write(directory, "a.txt", "ours")
+        write_directory(directory, "case", mask="1", other="1")
+        (tmp_path / "a.txt").write_text("mine")
+        (tmp_path / "case" / "mask").write_text("corrected")
+        assert changed_files(tmp_path / "case") == ["mask"] and not is_intact(tmp_path / "case")
+        for again in (directory, opened(tmp_path)):
+            with pytest.raises(InputError, match=r"has a a\.txt that this program did not write, or that was"):
+                write(again, "a.txt", "ours")
+            with pytest.raises(InputError, match="case/mask was not written by this program, or was changed since"):
+                write_directory(again, "case", mask="2")
+            again.remove("a.txt")
+        assert (tmp_path / "a.txt").read_text() == "mine" and (tmp_path / "case" / "mask").read_text() == "corrected"
+        assert not leftovers(tmp_path)
 
+    def test_links_are_kept(self, tmp_path):
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "image").write_text("mine")
+        directory = opened(tmp_path / "out")
+        (tmp_path / "out" / "case").symlink_to(outside)
+        (tmp_path / "out" / "a.txt").symlink_to(outside / "image")
+        with pytest.raises(InputError, match="did not write"):
+            write(directory, "a.txt", "ours")
+        with pytest.raises(InputError, match="did not write"):
+            write_directory(directory, "case", mask="1")
+        assert contents(outside) == {"image": "mine"}
 
-def test_json_that_is_none_is_not_written(tmp_path):
-    directory = opened(tmp_path)
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        directory.write_json({"score": float("nan")}, "a.json")
-    directory.write_json({"score": 1.5}, "a.json")
-    assert json.loads((tmp_path / "a.json").read_text()) == {"score": 1.5}
-    assert [*read_record(tmp_path)["files"]] == ["a.json"]
-
-
-def test_a_file_is_hashed_once_by_the_process_that_wrote_it(tmp_path, monkeypatch):
-    directory = opened(tmp_path)
-    hashed = []
-    sha256 = recorded_directory.file_sha256
-    monkeypatch.setattr(recorded_directory, "file_sha256", lambda path: hashed.append(path.name) or sha256(path))
-    for text in "abc":
-        write(directory, "large", text)
-    assert len(hashed) == 3 and "large" not in hashed
+    @pytest.mark.parametrize("kind", ["images", "renamed results", "results of another run", "damaged record"])
+    def test_other_directory_is_kept(self, tmp_path, kind):
+        directory = opened(tmp_path)
+        if kind == "images":
+            (tmp_path / "case").mkdir()
+            (tmp_path / "case" / "1.dcm").write_text("mine")
+        elif kind == "results of another run":
+            write(opened(tmp_path / "case"), "summary.json", "other")
+        else:
+            write_directory(directory, "former", mask="1")
+            (tmp_path / "former").rename(tmp_path / "case")
+        if kind == "damaged record":
+            (tmp_path / "case" / RECORD).write_text("{")
+        before = contents(tmp_path / "case")
+        with pytest.raises(InputError, match="has a directory case that this program did not write under this name"):
+            write_directory(directory, "case", mask="2")
+        assert contents(tmp_path / "case") == before

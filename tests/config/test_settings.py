@@ -90,261 +90,43 @@ def wrong_values(name):
     return [*wrong, *beside, "abc", "", "1", True, math.nan, math.inf, -math.inf, -1, [1], (1, 2), {"a": 1}]
 
 
-# ---------------------------------------------------------------- what is described
+class TestDescription:
+    def test_ids_and_descriptions_match(self):
+        ids = {name.lstrip("+").split("#")[0] for config in CONFIGS.values() for name in config}
+        described = {*Settings.model_fields, *(name for name in SECTIONS if "::" not in name)}
+        assert ids | {"_meta_"} == described - {"traceable_network"}
+        assert not set(Settings.model_fields) & SECTIONS
+        for name in SECTIONS:
+            section, _, inner = name.partition("::")
+            assert not inner or any(inner in config.get(section, {}) for config in CONFIGS.values()), name
 
+    def test_choices_match_modules(self):
+        known = {
+            "encoder_name": _TIMM_NAMES,
+            "covariance_type": COVARIANCE_TYPES,
+            "score": SCORE_KINDS,
+            "init_params": INIT_PARAMS,
+            "image_score": IMAGE_SCORES,
+            "runtime": RUNTIMES,
+            "precision": PRECISIONS,
+        }
+        for name, choices in known.items():
+            assert set(PROPERTIES[name]["enum"]) == set(choices), name
 
-def test_every_id_of_every_config_is_described_and_every_description_is_of_an_id():
-    ids = {name.lstrip("+").split("#")[0] for config in CONFIGS.values() for name in config}
-    described = {*Settings.model_fields, *(name for name in SECTIONS if "::" not in name)}
-    assert ids | {"_meta_"} == described - {"traceable_network"}
-    assert not set(Settings.model_fields) & SECTIONS
-    for name in SECTIONS:
-        section, _, inner = name.partition("::")
-        assert not inner or any(inner in config.get(section, {}) for config in CONFIGS.values()), name
+    def test_settings_have_meaning_and_expected_value(self):
+        for name, field in Settings.model_fields.items():
+            assert len(field.description) > 10 and expected_value(name)
 
+    def test_reference_is_up_to_date(self):
+        page = reference.PAGE.read_text()
+        assert page == reference.reference_page(), "run `python -m scripts.config.reference`"
+        assert all(f"| `{name}` |" in page for name in Settings.model_fields)
 
-def test_choices_are_those_that_the_modules_know():
-    known = {
-        "encoder_name": _TIMM_NAMES,
-        "covariance_type": COVARIANCE_TYPES,
-        "score": SCORE_KINDS,
-        "init_params": INIT_PARAMS,
-        "image_score": IMAGE_SCORES,
-        "runtime": RUNTIMES,
-        "precision": PRECISIONS,
-    }
-    for name, choices in known.items():
-        assert set(PROPERTIES[name]["enum"]) == set(choices), name
-
-
-def test_every_setting_has_a_meaning_and_an_expected_value():
-    for name, field in Settings.model_fields.items():
-        assert len(field.description) > 10 and expected_value(name)
-
-
-def test_the_reference_is_fresh():
-    page = reference.PAGE.read_text()
-    assert page == reference.reference_page(), "run `python -m scripts.config.reference`"
-    assert all(f"| `{name}` |" in page for name in Settings.model_fields)
-
-
-def test_the_options_of_monai_label_are_those_of_the_description():
-    assert CONFIGS["inference"]["displayable_configs"] == {name: f"@{name}" for name in label_options()}
-
-
-# ---------------------------------------------------------------- values
-
-
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_wrong_values_of_a_setting_are_refused_with_what_is_expected(name):
-    for value in wrong_values(name):
-        with pytest.raises(InputError, match=rf"^{name} must be .*; got .*\.$") as caught:
-            check_setting(name, value)
-        assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("config", CONFIGS)
-def test_what_the_configs_have_is_right(config):
-    for name, value in CONFIGS[config].items():
-        if name in Settings.model_fields and not str(value).startswith(("$", "@")):
-            assert check_setting(name, value) == value
-
-
-def test_off_is_none_where_there_may_be_none_and_a_name_elsewhere():
-    for name in Settings.model_fields:
-        kinds = [each.get("format", each.get("type")) for each in alternatives(name)]
-        if "null" in kinds:
-            assert [check_setting(name, word) for word in ("off", "OFF", "none", None)] == [None] * 4
-        elif kinds == ["path"]:
-            assert check_setting(name, "off") == "off"
-
-
-@pytest.mark.parametrize("name", ["report", "resume", "show_progress", "torch_compile"])
-def test_words_of_a_switch(name):
-    assert not any(check_setting(name, word) for word in (False, "no", "off", "False", "false", 0))
-    assert all(check_setting(name, word) is True for word in (True, "yes", "on", "True", "true", 1))
-
-
-def test_one_number_is_a_list_of_one():
-    assert check_setting("layers", 8) == check_setting("layers", (8,)) == [8]
-    assert check_setting("scales", (1, 0.75)) == [1.0, 0.75]
+    def test_label_options(self):
+        assert CONFIGS["inference"]["displayable_configs"] == {name: f"@{name}" for name in label_options()}
 
 
 TYPED = ["2024", "20260101", "a,b", "1,2", "a, b", "00", "0x10", "1_000", "1e3", "2.50", "[x]", "{a}", "True", "(a)"]
-
-
-@pytest.mark.parametrize("text", [*TYPED, "007", "plain", "a#b", "#1", "a::b"])
-@pytest.mark.parametrize("name", ["dataset_dir", "output_dir", "validation_dir", "file_pattern"])
-@pytest.mark.parametrize("form", ["--{name}|{text}", "--{name}={text}", "-{name}|{text}"])
-def test_a_name_is_taken_as_it_was_typed(monkeypatch, name, text, form):
-    typed = form.format(name=name, text=text).split("|")
-    monkeypatch.setattr(sys, "argv", ["monai", "run", f"--{name}", "earlier", *typed, "--seed", "3"])
-    value = DefaultParseValue(text)  # leaves "a" of "a#b"
-    value = value.replace("#", "::") if isinstance(value, str) else value  # MONAI's part
-    assert check_setting(name, value) == text
-
-
-def test_a_name_in_quotes_and_one_that_comes_from_elsewhere_stay(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["monai", "run", "--dataset_dir", "'2024'", "--output_dir", "a#b"])
-    assert check_setting("dataset_dir", "2024") == "2024"
-    assert check_setting("output_dir", "c") == "c"  # given by the program itself
-    assert check_setting("output_dir", "a") == "a#b"
-
-
-def test_a_name_that_cannot_be_restored_is_refused():
-    assert check_setting("dataset_dir", 2024) == "2024"
-    with pytest.raises(InputError, match=r"^dataset_dir must be a path; got \('a', 'b'\)\.$"):
-        check_setting("dataset_dir", ("a", "b"))
-    with pytest.raises(InputError, match="output_dir must have no '#' or '::' in its name"):
-        check_setting("output_dir", "a::b")
-
-
-def test_a_flag_without_a_value_is_no_path(monkeypatch):
-    monkeypatch.setattr(sys, "argv", [])
-    assert typed_text("output_dir") is None
-    for rest in ([], ["--seed", "3"], ["-seed", "3"]):
-        monkeypatch.setattr(sys, "argv", ["monai", "run", "--output_dir", *rest])
-        with pytest.raises(InputError, match="output_dir must be a path; got True"):
-            check_setting("output_dir", True)
-
-
-# ---------------------------------------------------------------- ids
-
-
-@pytest.mark.parametrize("configs", RUNS, ids="+".join)
-def test_the_configs_and_their_overlays_pass(configs, monkeypatch):
-    for name in ("RANK", "LOCAL_RANK"):
-        monkeypatch.setenv(name, "0")
-    ids = check(configs).get()
-    check(configs, **{name: value for name, value in TINY.items() if name.split("#")[0] in ids})
-
-
-def test_every_run_begins_with_the_check():
-    for name, config in CONFIGS.items():
-        for run, items in config.items():
-            is_run = isinstance(items, list) and items and all(ConfigExpression.is_expression(item) for item in items)
-            if is_run and run not in ("imports", "initialize", "finalize"):
-                assert items[0] == "$@check()", f"{name}: {run}"
-
-
-def test_nothing_of_ours_is_touched_before_the_run():
-    for config in CONFIGS.values():
-        assert "scripts" not in json.dumps(config.get("initialize", "")) + json.dumps(config.get("imports", ""))
-        assert "@check" not in json.dumps(config.get("initialize", ""))
-
-
-@pytest.mark.parametrize(
-    ("configs", "name", "expected"),
-    [
-        (("inference",), "treshold", "There is no id 'treshold'; did you mean 'threshold'?"),
-        (("train",), "n_componets", "did you mean 'n_components'?"),
-        (("train", "calibrate"), "calibrated_pth", "did you mean 'calibrated_path'?"),
-        (("inference", "evaluate"), "labeldir", "did you mean 'label_dir'?"),
-        (("inference",), "xyzzy", "There is no id 'xyzzy'; docs/reference.md lists"),
-        (("inference",), "noreport", "did you mean 'report'?"),
-        (("train",), "train#max_epochs", "There is no id 'train#max_epochs'; did you mean 'max_epochs'?"),
-        (("train",), "train#trainr", "did you mean 'train#trainer'?"),
-        (("inference",), "displayable_configs#treshold", "did you mean 'displayable_configs#threshold'?"),
-        (("inference",), "encoder#imagesize", "There is no id 'encoder#imagesize'; did you mean 'encoder#image_size'?"),
-        (("train",), "train#trainer#epochs", "did you mean 'train#trainer#max_epochs'?"),
-    ],
-)
-def test_an_id_that_changes_nothing_is_refused(configs, name, expected):
-    assert expected in said_by(configs, **{name: 2})
-
-
-def test_own_ids_own_runs_and_sections_that_nothing_needs_pass():
-    check(("inference",), brightest=90, **{"intensities#upper": "@brightest"})
-    check(("inference",), mine=["$@check()", "$print(@threshold)"], also="@mine")
-    check(("inference",), postprocessing={"_target_": "Compose", "transforms": []})
-    check(("train",), **{"train#trainer#max_epochs": 3, "validate#dataset#data": [], "train#handlers": []})
-    check(("inference",), network="$torch.nn.Identity()")
-
-
-def test_ids_of_monais_tracking_pass(tmp_path):
-    workflow = ConfigWorkflow(
-        config_file=str(ROOT / "configs" / "train.json"),
-        tracking="mlflow",
-        logging_file=False,
-        output_dir=str(tmp_path),
-    )
-    workflow.initialize()
-    assert workflow.parser.get_parsed_content("tracking_uri")
-    workflow.parser["check_alone"] = ["$@check()"]
-    workflow.parser.get_parsed_content("check_alone")
-
-
-def test_a_setting_that_the_run_does_not_use_is_said(monkeypatch, caplog):
-    monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--threshold", "2", "--seed", "3"])
-    with caplog.at_level(logging.WARNING):
-        check(("train",), threshold=2, seed=3)
-    assert [record.message for record in caplog.records] == ["threshold changes nothing: this run does not use it."]
-
-
-# ---------------------------------------------------------------- the check in a config
-
-
-@pytest.mark.parametrize(
-    ("configs", "overrides", "expected"),
-    [
-        (("train",), {"resume": "abc"}, "resume must be yes or no; got 'abc'."),
-        (("inference",), {"report": "maybe"}, "report must be yes or no"),
-        (("inference",), {"threshold": "$float('nan')"}, "threshold must be a number of at least 0; got nan."),
-        (("inference",), {"threshold": "$@target_fpr - 1"}, "threshold must be"),
-        (("inference",), {"threshold": "$1 / 0"}, "threshold '$1 / 0' cannot be evaluated (division by zero)"),
-        (("inference",), {"threshold": "@treshold"}, "threshold '@treshold' cannot be evaluated"),
-        (("inference",), {"output_dir": ""}, "output_dir must be a path; got ''."),
-        (("inference",), {"bundle_root": True}, "bundle_root must be a path; got True."),
-        (("inference", "evaluate"), {"fpr_limit": 2}, "fpr_limit must be a number above 0 and at most 1; got 2."),
-        (("train", "calibrate"), {"calibrated_path": 2.5}, "calibrated_path must be a path"),
-        (("train", "quantize"), {"seed": -1}, "seed must be a whole number"),
-    ],
-)
-def test_wrong_values_end_a_run(configs, overrides, expected):
-    assert expected in said_by(configs, **overrides)
-
-
-def test_right_values_reach_the_ids_that_use_them():
-    fit = check(("train",), patience="off", bundle_root=2024, embedding_store="off", layers=8)
-    content = fit.get_parsed_content
-    assert content("fit_settings")["patience"] is None and content("embedding_store") is None
-    assert content("log_dir") == "2024/output/tensorboard" and content("ckpt_path") == "2024/models/model.pt"
-    assert content("layers") == [8] and check(("train",), device="cpu").get_parsed_content("device").type == "cpu"
-    run = check(("inference",), smoothing_mm="off", report="no", threshold="$@target_fpr * 200")
-    settings = run.get_parsed_content("run_settings")
-    assert settings["smoothing_mm"] is None and settings["threshold"] == 2
-    assert run.get_parsed_content("report") is False
-    paper = check(("train", "paper"), covariance_type="full", patience="off")
-    assert paper.get_parsed_content("reg_covar") == 1e-3
-
-
-def test_a_none_of_the_command_line_is_not_dropped(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--embedding_store", "None"])
-    assert check(("train",)).get_parsed_content("embedding_store") is None  # MONAI has dropped it
-    monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--seed", "None"])
-    assert "seed must be a whole number" in said_by(("train",))
-    assert "got None" in said_by(("train",))
-    monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--ckpt_path", "None"])
-    assert "ckpt_path must be a path; got None." in said_by(("train",))
-
-
-def test_without_a_parser_it_says_so():
-    with pytest.raises(RuntimeError, match=r"no ConfigParser of monai\.bundle has called it"):
-        check_config()
-
-
-# ---------------------------------------------------------------- runs
-
-
-def test_off_reaches_a_fit(tmp_path):
-    for seed in range(4):
-        save(tmp_path / "in" / f"sub-{seed}.nii.gz", brain(seed))
-    off = {"embedding_store": "off", "log_dir": "off", "validation_dir": "off", "patience": "off"}
-    given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "fit")}
-    run_bundle("training", **given, ckpt_path=str(tmp_path / "model.pt"), max_epochs=1, **off)
-    assert not {"embeddings", "tensorboard"} & {path.name for path in (tmp_path / "fit").iterdir()}
-    assert json.loads((tmp_path / "fit" / "fit_report.json").read_text())["settings"]["patience"] is None
-    assert not (tmp_path / "off").exists()
 
 
 def run_command(folder, monkeypatch, *arguments):
@@ -358,30 +140,229 @@ def run_command(folder, monkeypatch, *arguments):
     return str(cause_of(caught.value))
 
 
-def test_names_get_through_the_command_line(tmp_path, monkeypatch):
-    for name in ("2024", "a,b", "0x10", "case#1"):
-        (tmp_path / name).mkdir()
-        assert f"There are no cases in {name!r}" in run_command(tmp_path, monkeypatch, "--dataset_dir", name)
-    assert "seed must be a whole number" in run_command(tmp_path, monkeypatch, "--seed", "abc")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0x10", "2024", "a,b", "case#1"]
+class TestCheckSetting:
+    @pytest.mark.parametrize("name", Settings.model_fields)
+    def test_wrong_value_raises(self, name):
+        for value in wrong_values(name):
+            with pytest.raises(InputError, match=rf"^{name} must be .*; got .*\.$") as caught:
+                check_setting(name, value)
+            assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("config", CONFIGS)
+    def test_config_values_pass(self, config):
+        for name, value in CONFIGS[config].items():
+            if name in Settings.model_fields and not str(value).startswith(("$", "@")):
+                assert check_setting(name, value) == value
+
+    def test_off_is_none_or_a_path(self):
+        for name in Settings.model_fields:
+            kinds = [each.get("format", each.get("type")) for each in alternatives(name)]
+            if "null" in kinds:
+                assert [check_setting(name, word) for word in ("off", "OFF", "none", None)] == [None] * 4
+            elif kinds == ["path"]:
+                assert check_setting(name, "off") == "off"
+
+    @pytest.mark.parametrize("name", ["report", "resume", "show_progress", "torch_compile"])
+    def test_words_of_a_switch(self, name):
+        assert not any(check_setting(name, word) for word in (False, "no", "off", "False", "false", 0))
+        assert all(check_setting(name, word) is True for word in (True, "yes", "on", "True", "true", 1))
+
+    def test_number_becomes_list(self):
+        assert check_setting("layers", 8) == check_setting("layers", (8,)) == [8]
+        assert check_setting("scales", (1, 0.75)) == [1.0, 0.75]
+
+    @pytest.mark.parametrize("text", [*TYPED, "007", "plain", "a#b", "#1", "a::b"])
+    @pytest.mark.parametrize("name", ["dataset_dir", "output_dir", "validation_dir", "file_pattern"])
+    @pytest.mark.parametrize("form", ["--{name}|{text}", "--{name}={text}", "-{name}|{text}"])
+    def test_path_is_kept_as_typed(self, monkeypatch, name, text, form):
+        typed = form.format(name=name, text=text).split("|")
+        monkeypatch.setattr(sys, "argv", ["monai", "run", f"--{name}", "earlier", *typed, "--seed", "3"])
+        value = DefaultParseValue(text)  # leaves "a" of "a#b"
+        value = value.replace("#", "::") if isinstance(value, str) else value  # MONAI's part
+        assert check_setting(name, value) == text
+
+    def test_path_in_quotes_or_not_typed_is_kept(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["monai", "run", "--dataset_dir", "'2024'", "--output_dir", "a#b"])
+        assert check_setting("dataset_dir", "2024") == "2024"
+        assert check_setting("output_dir", "c") == "c"  # given by the program itself
+        assert check_setting("output_dir", "a") == "a#b"
+
+    def test_path_that_cannot_be_restored_raises(self):
+        assert check_setting("dataset_dir", 2024) == "2024"
+        with pytest.raises(InputError, match=r"^dataset_dir must be a path; got \('a', 'b'\)\.$"):
+            check_setting("dataset_dir", ("a", "b"))
+        with pytest.raises(InputError, match="output_dir must have no '#' or '::' in its name"):
+            check_setting("output_dir", "a::b")
+
+    def test_flag_without_value_raises(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", [])
+        assert typed_text("output_dir") is None
+        for rest in ([], ["--seed", "3"], ["-seed", "3"]):
+            monkeypatch.setattr(sys, "argv", ["monai", "run", "--output_dir", *rest])
+            with pytest.raises(InputError, match="output_dir must be a path; got True"):
+                check_setting("output_dir", True)
+
+    @pytest.mark.parametrize("name", ["dataset_dir", "output_dir", "validation_dir"])
+    def test_path_that_is_too_long_raises(self, name):
+        with pytest.raises(InputError, match="too long for the file system"):
+            check_setting(name, "x" * 300)
 
 
-@pytest.mark.slow
-def test_the_command_ends_with_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", str(ROOT), "--treshold", "2"]
-    command += ["--config_file", str(ROOT / "configs" / "inference.json"), "--dataset_dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert errors == ["error: There is no id 'treshold'; did you mean 'threshold'?"]
-    assert list(tmp_path.iterdir()) == []
+class TestIds:
+    @pytest.mark.parametrize("configs", RUNS, ids="+".join)
+    def test_configs_and_overlays_pass(self, configs, monkeypatch):
+        for name in ("RANK", "LOCAL_RANK"):
+            monkeypatch.setenv(name, "0")
+        ids = check(configs).get()
+        check(configs, **{name: value for name, value in TINY.items() if name.split("#")[0] in ids})
+
+    def test_every_run_begins_with_check(self):
+        for name, config in CONFIGS.items():
+            for run, items in config.items():
+                is_run = (
+                    isinstance(items, list) and items and all(ConfigExpression.is_expression(item) for item in items)
+                )
+                if is_run and run not in ("imports", "initialize", "finalize"):
+                    assert items[0] == "$@check()", f"{name}: {run}"
+
+    def test_initialize_does_not_use_scripts(self):
+        for config in CONFIGS.values():
+            assert "scripts" not in json.dumps(config.get("initialize", "")) + json.dumps(config.get("imports", ""))
+            assert "@check" not in json.dumps(config.get("initialize", ""))
+
+    @pytest.mark.parametrize(
+        ("configs", "name", "expected"),
+        [
+            (("inference",), "treshold", "There is no id 'treshold'; did you mean 'threshold'?"),
+            (("train",), "n_componets", "did you mean 'n_components'?"),
+            (("train", "calibrate"), "calibrated_pth", "did you mean 'calibrated_path'?"),
+            (("inference", "evaluate"), "labeldir", "did you mean 'label_dir'?"),
+            (("inference",), "xyzzy", "There is no id 'xyzzy'; docs/reference.md lists"),
+            (("inference",), "noreport", "did you mean 'report'?"),
+            (("train",), "train#max_epochs", "There is no id 'train#max_epochs'; did you mean 'max_epochs'?"),
+            (("train",), "train#trainr", "did you mean 'train#trainer'?"),
+            (("inference",), "displayable_configs#treshold", "did you mean 'displayable_configs#threshold'?"),
+            (
+                ("inference",),
+                "encoder#imagesize",
+                "There is no id 'encoder#imagesize'; did you mean 'encoder#image_size'?",
+            ),
+            (("train",), "train#trainer#epochs", "did you mean 'train#trainer#max_epochs'?"),
+        ],
+    )
+    def test_unknown_id_raises(self, configs, name, expected):
+        assert expected in said_by(configs, **{name: 2})
+
+    def test_ids_and_runs_of_users_pass(self):
+        check(("inference",), brightest=90, **{"intensities#upper": "@brightest"})
+        check(("inference",), mine=["$@check()", "$print(@threshold)"], also="@mine")
+        check(("inference",), postprocessing={"_target_": "Compose", "transforms": []})
+        check(("train",), **{"train#trainer#max_epochs": 3, "validate#dataset#data": [], "train#handlers": []})
+        check(("inference",), network="$torch.nn.Identity()")
+
+    def test_tracking_ids_pass(self, tmp_path):
+        workflow = ConfigWorkflow(
+            config_file=str(ROOT / "configs" / "train.json"),
+            tracking="mlflow",
+            logging_file=False,
+            output_dir=str(tmp_path),
+        )
+        workflow.initialize()
+        assert workflow.parser.get_parsed_content("tracking_uri")
+        workflow.parser["check_alone"] = ["$@check()"]
+        workflow.parser.get_parsed_content("check_alone")
+
+    def test_unused_setting_is_logged(self, monkeypatch, caplog):
+        monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--threshold", "2", "--seed", "3"])
+        with caplog.at_level(logging.WARNING):
+            check(("train",), threshold=2, seed=3)
+        assert [record.message for record in caplog.records] == ["threshold changes nothing: this run does not use it."]
 
 
-@pytest.mark.parametrize("name", ["dataset_dir", "output_dir", "validation_dir"])
-def test_a_path_that_no_file_system_takes_is_refused_at_once(name):
-    with pytest.raises(InputError, match="too long for the file system"):
-        check_setting(name, "x" * 300)
+class TestCheckConfig:
+    @pytest.mark.parametrize(
+        ("configs", "overrides", "expected"),
+        [
+            (("train",), {"resume": "abc"}, "resume must be yes or no; got 'abc'."),
+            (("inference",), {"report": "maybe"}, "report must be yes or no"),
+            (("inference",), {"threshold": "$float('nan')"}, "threshold must be a number of at least 0; got nan."),
+            (("inference",), {"threshold": "$@target_fpr - 1"}, "threshold must be"),
+            (("inference",), {"threshold": "$1 / 0"}, "threshold '$1 / 0' cannot be evaluated (division by zero)"),
+            (("inference",), {"threshold": "@treshold"}, "threshold '@treshold' cannot be evaluated"),
+            (("inference",), {"output_dir": ""}, "output_dir must be a path; got ''."),
+            (("inference",), {"bundle_root": True}, "bundle_root must be a path; got True."),
+            (("inference", "evaluate"), {"fpr_limit": 2}, "fpr_limit must be a number above 0 and at most 1; got 2."),
+            (("train", "calibrate"), {"calibrated_path": 2.5}, "calibrated_path must be a path"),
+            (("train", "quantize"), {"seed": -1}, "seed must be a whole number"),
+        ],
+    )
+    def test_wrong_value_ends_the_run(self, configs, overrides, expected):
+        assert expected in said_by(configs, **overrides)
+
+    def test_values_reach_the_ids_that_use_them(self):
+        fit = check(("train",), patience="off", bundle_root=2024, embedding_store="off", layers=8)
+        content = fit.get_parsed_content
+        assert content("fit_settings")["patience"] is None and content("embedding_store") is None
+        assert content("log_dir") == "2024/output/tensorboard" and content("ckpt_path") == "2024/models/model.pt"
+        assert content("layers") == [8] and check(("train",), device="cpu").get_parsed_content("device").type == "cpu"
+        run = check(("inference",), smoothing_mm="off", report="no", threshold="$@target_fpr * 200")
+        settings = run.get_parsed_content("run_settings")
+        assert settings["smoothing_mm"] is None and settings["threshold"] == 2
+        assert run.get_parsed_content("report") is False
+        paper = check(("train", "paper"), covariance_type="full", patience="off")
+        assert paper.get_parsed_content("reg_covar") == 1e-3
+
+    def test_none_of_the_command_line_is_kept(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--embedding_store", "None"])
+        assert check(("train",)).get_parsed_content("embedding_store") is None  # MONAI has dropped it
+        monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--seed", "None"])
+        assert "seed must be a whole number" in said_by(("train",))
+        assert "got None" in said_by(("train",))
+        monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--ckpt_path", "None"])
+        assert "ckpt_path must be a path; got None." in said_by(("train",))
+
+    def test_without_parser_raises(self):
+        with pytest.raises(RuntimeError, match=r"no ConfigParser of monai\.bundle has called it"):
+            check_config()
+
+    def test_too_many_components_raise(self):
+        assert "at most 100000" in said_by(["train"], n_components=999_999_999_999)
 
 
-def test_a_mixture_that_no_memory_holds_is_refused_at_once():
-    assert "at most 100000" in said_by(["train"], n_components=999_999_999_999)
+class TestRuns:
+    def test_off_reaches_a_fit(self, tmp_path):
+        for seed in range(4):
+            save(tmp_path / "in" / f"sub-{seed}.nii.gz", brain(seed))
+        off = {"embedding_store": "off", "log_dir": "off", "validation_dir": "off", "patience": "off"}
+        given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "fit")}
+        run_bundle("training", **given, ckpt_path=str(tmp_path / "model.pt"), max_epochs=1, **off)
+        assert not {"embeddings", "tensorboard"} & {path.name for path in (tmp_path / "fit").iterdir()}
+        assert json.loads((tmp_path / "fit" / "fit_report.json").read_text())["settings"]["patience"] is None
+        assert not (tmp_path / "off").exists()
+
+    def test_paths_pass_the_command_line(self, tmp_path, monkeypatch):
+        for name in ("2024", "a,b", "0x10", "case#1"):
+            (tmp_path / name).mkdir()
+            assert f"There are no cases in {name!r}" in run_command(tmp_path, monkeypatch, "--dataset_dir", name)
+        assert "seed must be a whole number" in run_command(tmp_path, monkeypatch, "--seed", "abc")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["0x10", "2024", "a,b", "case#1"]
+
+    @pytest.mark.slow
+    def test_command_ends_with_one_sentence(self, tmp_path):
+        command = [
+            sys.executable,
+            "-m",
+            "monai.bundle",
+            "run",
+            "inference",
+            "--bundle_root",
+            str(ROOT),
+            "--treshold",
+            "2",
+        ]
+        command += ["--config_file", str(ROOT / "configs" / "inference.json"), "--dataset_dir", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+        assert errors == ["error: There is no id 'treshold'; did you mean 'threshold'?"]
+        assert list(tmp_path.iterdir()) == []

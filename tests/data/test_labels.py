@@ -31,103 +31,101 @@ def truth(folder, label, affine=AFFINE):
     return CaseLabels(find_cases(folder / "images"), folder / "labels").truth("a", load(folder / "images" / "a.nii.gz"))
 
 
-def test_a_label_is_read_onto_the_voxels_of_its_image(tmp_path):
-    is_anomalous, mask = truth(tmp_path, MASK)
-    assert is_anomalous and np.array_equal(mask, MASK == 1)
-    is_anomalous, mask = truth(tmp_path, 0 * MASK)
-    assert is_anomalous is False and not mask.any()
-
-
-def test_a_label_may_be_stored_in_another_order_of_axes_or_as_255_or_as_floats_and_be_off_by_a_little(tmp_path):
-    given = nib.Nifti1Image(MASK, AFFINE)
-    turned = given.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
-    assert turned.shape != given.shape
-    assert np.array_equal(truth(tmp_path, np.asarray(turned.dataobj), turned.affine).mask, MASK == 1)
-    assert np.array_equal(truth(tmp_path, MASK * np.uint8(255)).mask, MASK == 1)
-    assert np.array_equal(truth(tmp_path, MASK.astype(np.float32), AFFINE * (1 + 1e-6)).mask, MASK == 1)
-
-
 SHIFTED = AFFINE + np.array([[0, 0, 0, 3.0]] + 3 * [[0] * 4])
 
 
-@pytest.mark.parametrize(
-    ("label", "affine", "expected"),
-    [
-        (MASK[:, :, :4], AFFINE, "the label has 20 x 24 x 4 voxels and the image 20 x 24 x 5"),
-        (MASK, SHIFTED, "the label lies up to 3 mm from the image"),
-        (MASK * np.uint8(2), AFFINE, "than 0 and 1 (2)"),
-        (MASK * np.float32(0.5), AFFINE, "values other than 0 and 1 (0.5)"),
-        (np.where(MASK, np.nan, 0).astype(np.float32), AFFINE, "values other than 0 and 1 (nan)"),
-        (-MASK.astype(np.int16), AFFINE, "values other than 0 and 1 (-1)"),
-        (MASK.astype(np.int16) * 255 + MASK[::-1], AFFINE, "values other than 0 and 1 (1)"),
-    ],
-)
-def test_a_label_that_does_not_fit_is_refused(tmp_path, label, affine, expected):
-    with pytest.raises(InputError) as caught:
-        truth(tmp_path, label, affine)
-    assert expected in str(caught.value)
+class TestTruth:
+    def test_label_lies_on_its_image(self, tmp_path):
+        is_anomalous, mask = truth(tmp_path, MASK)
+        assert is_anomalous and np.array_equal(mask, MASK == 1)
+        is_anomalous, mask = truth(tmp_path, 0 * MASK)
+        assert is_anomalous is False and not mask.any()
+
+    def test_axis_order_value_255_and_small_shifts(self, tmp_path):
+        given = nib.Nifti1Image(MASK, AFFINE)
+        turned = given.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
+        assert turned.shape != given.shape
+        assert np.array_equal(truth(tmp_path, np.asarray(turned.dataobj), turned.affine).mask, MASK == 1)
+        assert np.array_equal(truth(tmp_path, MASK * np.uint8(255)).mask, MASK == 1)
+        assert np.array_equal(truth(tmp_path, MASK.astype(np.float32), AFFINE * (1 + 1e-6)).mask, MASK == 1)
+
+    @pytest.mark.parametrize(
+        ("label", "affine", "expected"),
+        [
+            (MASK[:, :, :4], AFFINE, "the label has 20 x 24 x 4 voxels and the image 20 x 24 x 5"),
+            (MASK, SHIFTED, "the label lies up to 3 mm from the image"),
+            (MASK * np.uint8(2), AFFINE, "than 0 and 1 (2)"),
+            (MASK * np.float32(0.5), AFFINE, "values other than 0 and 1 (0.5)"),
+            (np.where(MASK, np.nan, 0).astype(np.float32), AFFINE, "values other than 0 and 1 (nan)"),
+            (-MASK.astype(np.int16), AFFINE, "values other than 0 and 1 (-1)"),
+            (MASK.astype(np.int16) * 255 + MASK[::-1], AFFINE, "values other than 0 and 1 (1)"),
+        ],
+    )
+    def test_label_that_does_not_fit_is_refused(self, tmp_path, label, affine, expected):
+        with pytest.raises(InputError) as caught:
+            truth(tmp_path, label, affine)
+        assert expected in str(caught.value)
+
+    def test_unreadable_label_is_refused(self, tmp_path):
+        save(tmp_path / "images" / "a.nii.gz", np.ones(MASK.shape, np.int16))
+        (tmp_path / "labels").mkdir()
+        (tmp_path / "labels" / "a.nii.gz").write_text("not an image")
+        labels = CaseLabels(find_cases(tmp_path / "images"), tmp_path / "labels")
+        with pytest.raises(InputError, match="the label: its NIfTI header is not valid"):
+            labels.truth("a", load(tmp_path / "images" / "a.nii.gz"))
+
+    @pytest.mark.parametrize("mode", ["L", "1", "RGB", "RGBA", "LA"])
+    def test_pictures(self, tmp_path, mode):
+        mask = MASK[:, :, 1] * np.uint8(255)
+        for folder, values in (("images", np.arange(mask.size, dtype=np.uint8).reshape(mask.shape)), ("labels", mask)):
+            (tmp_path / folder).mkdir()
+            Image.fromarray(values).convert(mode if folder == "labels" else "L").save(tmp_path / folder / "a.png")
+        labels = CaseLabels(find_cases(tmp_path / "images"), tmp_path / "labels")
+        image = load(tmp_path / "images" / "a.png")
+        assert image.shape == (1, 24, 20)  # x first
+        assert np.array_equal(labels.truth("a", image).mask, mask.T > 0)
+
+    def test_coloured_label_is_refused(self, tmp_path):
+        colours = np.zeros((20, 24, 3), np.uint8)
+        colours[2:5, 2:5, 0], colours[9:12, 9:12, 1] = 255, 255
+        for folder in ("images", "labels"):
+            (tmp_path / folder).mkdir()
+            Image.fromarray(colours).save(tmp_path / folder / "a.png")
+        labels = CaseLabels(find_cases(tmp_path / "images"), tmp_path / "labels")
+        with pytest.raises(InputError, match="several colours"):
+            labels.truth("a", load(tmp_path / "images" / "a.png"))
 
 
-def test_a_label_that_cannot_be_read_is_refused_as_a_label(tmp_path):
-    save(tmp_path / "images" / "a.nii.gz", np.ones(MASK.shape, np.int16))
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.nii.gz").write_text("not an image")
-    labels = CaseLabels(find_cases(tmp_path / "images"), tmp_path / "labels")
-    with pytest.raises(InputError, match="the label: its NIfTI header is not valid"):
-        labels.truth("a", load(tmp_path / "images" / "a.nii.gz"))
+class TestCaseLabels:
+    def test_image_and_label_in_one_folder(self, tmp_path):
+        for case in ("p1", "p2"):
+            save(tmp_path / case / "FLAIR.nii.gz", np.ones(MASK.shape, np.int16))
+            save(tmp_path / case / "lesion.nii.gz", MASK)
+        cases = find_cases(tmp_path, "FLAIR*")
+        labels = CaseLabels(cases, tmp_path, "lesion*")
+        assert all(labels.truth(case["case"], load(case["image"])).mask.sum() == MASK.sum() for case in cases)
 
+    def test_cases_without_label(self, tmp_path):
+        save(tmp_path / "images" / "ill-1.nii.gz", np.ones(MASK.shape, np.int16))
+        save(tmp_path / "labels" / "ill-1.nii.gz", MASK)
+        cases, image = (
+            [{"case": name} for name in ("ill-1", "ill-2", "well-1")],
+            load(tmp_path / "images" / "ill-1.nii.gz"),
+        )
+        labels = CaseLabels(cases, tmp_path / "labels", normal_pattern="well*")
+        assert labels.truth("ill-1", image).is_anomalous
+        assert labels.truth("ill-2", image) == (None, None)
+        is_anomalous, mask = labels.truth("well-1", image)
+        assert is_anomalous is False and mask.shape == MASK.shape and not mask.any()
+        of_images = CaseLabels(cases, normal_pattern="well*")
+        assert [of_images.truth(case["case"], image) for case in cases] == [(True, None), (True, None), (False, None)]
 
-@pytest.mark.parametrize("mode", ["L", "1", "RGB", "RGBA", "LA"])
-def test_labels_of_pictures(tmp_path, mode):
-    mask = MASK[:, :, 1] * np.uint8(255)
-    for folder, values in (("images", np.arange(mask.size, dtype=np.uint8).reshape(mask.shape)), ("labels", mask)):
-        (tmp_path / folder).mkdir()
-        Image.fromarray(values).convert(mode if folder == "labels" else "L").save(tmp_path / folder / "a.png")
-    labels = CaseLabels(find_cases(tmp_path / "images"), tmp_path / "labels")
-    image = load(tmp_path / "images" / "a.png")
-    assert image.shape == (1, 24, 20)  # x first
-    assert np.array_equal(labels.truth("a", image).mask, mask.T > 0)
-
-
-def test_a_coloured_label_is_refused(tmp_path):
-    colours = np.zeros((20, 24, 3), np.uint8)
-    colours[2:5, 2:5, 0], colours[9:12, 9:12, 1] = 255, 255
-    for folder in ("images", "labels"):
-        (tmp_path / folder).mkdir()
-        Image.fromarray(colours).save(tmp_path / folder / "a.png")
-    labels = CaseLabels(find_cases(tmp_path / "images"), tmp_path / "labels")
-    with pytest.raises(InputError, match="several colours"):
-        labels.truth("a", load(tmp_path / "images" / "a.png"))
-
-
-def test_a_folder_a_case_with_image_and_label_in_it(tmp_path):
-    for case in ("p1", "p2"):
-        save(tmp_path / case / "FLAIR.nii.gz", np.ones(MASK.shape, np.int16))
-        save(tmp_path / case / "lesion.nii.gz", MASK)
-    cases = find_cases(tmp_path, "FLAIR*")
-    labels = CaseLabels(cases, tmp_path, "lesion*")
-    assert all(labels.truth(case["case"], load(case["image"])).mask.sum() == MASK.sum() for case in cases)
-
-
-def test_what_is_known_of_cases_without_a_label(tmp_path):
-    save(tmp_path / "images" / "ill-1.nii.gz", np.ones(MASK.shape, np.int16))
-    save(tmp_path / "labels" / "ill-1.nii.gz", MASK)
-    cases, image = [{"case": name} for name in ("ill-1", "ill-2", "well-1")], load(tmp_path / "images" / "ill-1.nii.gz")
-    labels = CaseLabels(cases, tmp_path / "labels", normal_pattern="well*")
-    assert labels.truth("ill-1", image).is_anomalous
-    assert labels.truth("ill-2", image) == (None, None)
-    is_anomalous, mask = labels.truth("well-1", image)
-    assert is_anomalous is False and mask.shape == MASK.shape and not mask.any()
-    of_images = CaseLabels(cases, normal_pattern="well*")
-    assert [of_images.truth(case["case"], image) for case in cases] == [(True, None), (True, None), (False, None)]
-
-
-def test_wrong_settings(tmp_path):
-    cases = [{"case": "sub-1"}]
-    with pytest.raises(InputError, match="give label_dir"):
-        CaseLabels(cases)
-    with pytest.raises(InputError, match="does not exist"):
-        CaseLabels(cases, tmp_path / "nowhere")
-    save(tmp_path / "sub-1_seg.nii.gz", MASK)
-    with pytest.raises(InputError, match="labels are named like 'sub-1_seg', cases like 'sub-1'"):
-        CaseLabels(cases, tmp_path)
+    def test_wrong_settings_raise(self, tmp_path):
+        cases = [{"case": "sub-1"}]
+        with pytest.raises(InputError, match="give label_dir"):
+            CaseLabels(cases)
+        with pytest.raises(InputError, match="does not exist"):
+            CaseLabels(cases, tmp_path / "nowhere")
+        save(tmp_path / "sub-1_seg.nii.gz", MASK)
+        with pytest.raises(InputError, match="labels are named like 'sub-1_seg', cases like 'sub-1'"):
+            CaseLabels(cases, tmp_path)

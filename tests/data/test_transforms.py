@@ -21,175 +21,147 @@ def scale(tensor, lower=0.5, upper=99.5, headroom=0.0):
     return ScaleForegroundPercentilesd("image", lower, upper, headroom)({"image": tensor})["image"]
 
 
-# CheckImaged
+class TestCheckImaged:
+    @pytest.mark.parametrize("shape", [(1, 20, 30), (3, 20, 30), (1, 20, 30, 4), (3, 20, 30, 4), (1, 20, 30, 1)])
+    def test_images_and_volumes_pass(self, shape):
+        given = image(*shape)
+        assert torch.equal(check(given), given)
+
+    @pytest.mark.parametrize("channels", [2, 4])
+    def test_alpha_is_dropped(self, channels):
+        given = image(channels, 20, 30)
+        assert torch.equal(check(given), given[: channels - 1])
+
+    def test_other_keys_and_meta_data_are_kept(self):
+        given = MetaTensor(image(4, 20, 30), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
+        case = CheckImaged("image")({"image": given, "case": "a"})
+        assert case["case"] == "a"
+        assert torch.equal(case["image"].affine, given.affine)
+        assert given.shape == (4, 20, 30)
+
+    @pytest.mark.parametrize("shape", [(6, 20, 30, 4), (2, 20, 30, 4), (4, 20, 30, 4), (5, 20, 30)])
+    def test_several_volumes_raise(self, shape):
+        with pytest.raises(InputError, match=f"has {shape[0]} volumes"):
+            check(image(*shape))
+
+    @pytest.mark.parametrize("shape", [(1, 20), (1, 20, 30, 4, 5)])
+    def test_wrong_number_of_dimensions_raises(self, shape):
+        with pytest.raises(InputError, match=f"has {len(shape) - 1} dimensions"):
+            check(image(*shape))
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+    def test_non_finite_values_raise(self, bad):
+        given = image(1, 20, 30)
+        given[0, 3, 4:6] = bad
+        with pytest.raises(InputError, match=r"^2 voxels are NaN or infinite"):
+            check(given)
+
+    def test_alpha_may_be_non_finite(self):
+        given = image(4, 20, 30)
+        given[3] = float("nan")
+        assert torch.equal(check(given), given[:3])
+
+    @pytest.mark.parametrize("value", [0.0, 7.0])
+    def test_constant_image_raises(self, value):
+        with pytest.raises(InputError, match=f"every voxel is {value:g};"):
+            check(torch.full((1, 20, 30, 3), value))
+
+    def test_constant_image_with_alpha_raises(self):
+        given = torch.full((2, 20, 30), 7.0)
+        given[1] = image(20, 30)
+        with pytest.raises(InputError, match="every voxel is 7"):
+            check(given)
+
+    def test_integers_pass(self):
+        given = torch.arange(600).reshape(1, 20, 30)
+        assert torch.equal(check(given), given)
+
+    def test_missing_key(self):
+        with pytest.raises(KeyError):
+            CheckImaged("image")({"case": "a"})
+        assert CheckImaged("image", allow_missing_keys=True)({"case": "a"}) == {"case": "a"}
 
 
-@pytest.mark.parametrize("shape", [(1, 20, 30), (3, 20, 30), (1, 20, 30, 4), (3, 20, 30, 4), (1, 20, 30, 1)])
-def test_images_and_volumes_pass(shape):
-    given = image(*shape)
-    assert torch.equal(check(given), given)
+class TestScaleForegroundPercentilesd:
+    def test_headroom_keeps_bright_lesions_apart(self):
+        brain = image(1, 100, 100) * 800
+        brain[0, :2, :2] = 1300
+        brain[0, 2:4, :2] = 1500
+        scaled = scale(brain, headroom=0.3)
+        normal = scaled[0, 4:]
+        assert normal.max() == pytest.approx(0.7, abs=0.01)
+        assert 1 >= scaled[0, 3, 0] > scaled[0, 0, 0] > normal.max() + 0.02
 
+    @pytest.mark.parametrize("headroom", [-0.1, 1.0])
+    def test_headroom_out_of_range_raises(self, headroom):
+        with pytest.raises(InputError, match="headroom"):
+            ScaleForegroundPercentilesd("image", headroom=headroom)
 
-@pytest.mark.parametrize("channels", [2, 4])
-def test_alpha_is_dropped(channels):
-    given = image(channels, 20, 30)
-    assert torch.equal(check(given), given[: channels - 1])
+    def test_background_has_no_influence(self):
+        brain = image(1, 20, 30) * 800
+        scaled = scale(brain)
+        padded = torch.zeros(1, 200, 300)
+        padded[:, 50:70, 60:90] = brain
+        of_padded = scale(padded)
+        torch.testing.assert_close(of_padded[:, 50:70, 60:90], scaled)
+        of_padded[:, 50:70, 60:90] = 0
+        assert not of_padded.any()
 
+    def test_percentiles_become_0_and_1(self):
+        values = torch.arange(1.0, 1002.0).reshape(1, 7, 143)
+        low, high = np.percentile(values, [10, 90])
+        expected = ((values - low) / (high - low)).clamp(0, 1)
+        torch.testing.assert_close(scale(values, 10, 90), expected.float())
+        assert scale(values, 10, 90).unique().numel() < 1001  # what lies outside is clipped
 
-def test_the_rest_of_a_case_and_its_meta_data_stay():
-    given = MetaTensor(image(4, 20, 30), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
-    case = CheckImaged("image")({"image": given, "case": "a"})
-    assert case["case"] == "a"
-    assert torch.equal(case["image"].affine, given.affine)
-    assert given.shape == (4, 20, 30)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int16, torch.uint8])
+    def test_range_of_every_dtype(self, dtype):
+        scaled = scale((image(1, 20, 30) * 100).to(dtype))
+        assert scaled.dtype == torch.float32
+        assert (float(scaled.min()), float(scaled.max())) == (0, 1)
 
+    def test_scale_invariance(self):
+        given = image(1, 20, 30)
+        torch.testing.assert_close(scale(given * 1000), scale(given), rtol=1e-4, atol=1e-5)
 
-@pytest.mark.parametrize("shape", [(6, 20, 30, 4), (2, 20, 30, 4), (4, 20, 30, 4), (5, 20, 30)])
-def test_a_series_of_volumes_raises(shape):
-    with pytest.raises(InputError, match=f"has {shape[0]} volumes"):
-        check(image(*shape))
+    def test_colours_keep_their_proportion(self):
+        grey = image(1, 20, 30)
+        scaled = scale(torch.cat([grey, grey * 2, grey * 4]))
+        inside = ((scaled > 0) & (scaled < 1)).all(0)
+        assert inside.any()
+        red, green, blue = scaled[:, inside]
+        assert (red < green).all() and (green < blue).all()
+        torch.testing.assert_close((blue - green) / (green - red), torch.full_like(red, 2.0), rtol=1e-3, atol=1e-3)
 
+    def test_negative_values(self):
+        hounsfield = image(1, 20, 30) * 2000 - 1500
+        scaled = scale(hounsfield)
+        low, high = np.percentile(hounsfield, [0.5, 99.5])
+        torch.testing.assert_close(scaled, ((hounsfield - low) / (high - low)).clamp(0, 1).float())
+        assert float(scaled.std()) > 0.1
 
-@pytest.mark.parametrize("shape", [(1, 20), (1, 20, 30, 4, 5)])
-def test_another_number_of_dimensions_raises(shape):
-    with pytest.raises(InputError, match=f"has {len(shape) - 1} dimensions"):
-        check(image(*shape))
+    def test_drawing_of_one_grey_value(self):
+        drawing = torch.zeros(1, 20, 30)
+        drawing[:, 5:10, 5:10] = 200
+        assert torch.equal(scale(drawing), drawing / 200)
 
+    def test_single_bright_voxel(self):
+        dot = torch.zeros(1, 20, 30)
+        dot[0, 3, 4] = -5
+        assert torch.equal(scale(dot), (dot + 5) / 5)
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_values_that_are_not_finite_raise(bad):
-    given = image(1, 20, 30)
-    given[0, 3, 4:6] = bad
-    with pytest.raises(InputError, match=r"^2 voxels are NaN or infinite"):
-        check(given)
+    def test_meta_data_are_kept(self):
+        given = MetaTensor(image(1, 20, 30), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
+        before = given.clone()
+        scaled = scale(given)
+        assert isinstance(scaled, MetaTensor)
+        assert torch.equal(scaled.affine, given.affine)
+        assert torch.equal(given, before)
 
-
-def test_a_bad_alpha_channel_does_not_matter():
-    given = image(4, 20, 30)
-    given[3] = float("nan")
-    assert torch.equal(check(given), given[:3])
-
-
-@pytest.mark.parametrize("value", [0.0, 7.0])
-def test_a_single_grey_value_raises(value):
-    with pytest.raises(InputError, match=f"every voxel is {value:g};"):
-        check(torch.full((1, 20, 30, 3), value))
-
-
-def test_a_single_grey_value_under_an_alpha_channel_raises():
-    given = torch.full((2, 20, 30), 7.0)
-    given[1] = image(20, 30)
-    with pytest.raises(InputError, match="every voxel is 7"):
-        check(given)
-
-
-def test_integers_pass():
-    given = torch.arange(600).reshape(1, 20, 30)
-    assert torch.equal(check(given), given)
-
-
-def test_a_missing_key_raises_unless_it_may_be_missing():
-    with pytest.raises(KeyError):
-        CheckImaged("image")({"case": "a"})
-    assert CheckImaged("image", allow_missing_keys=True)({"case": "a"}) == {"case": "a"}
-
-
-# ScaleForegroundPercentilesd
-
-
-def test_a_lesion_brighter_than_all_normal_tissue_stays_brighter():
-    brain = image(1, 100, 100) * 800
-    brain[0, :2, :2] = 1300
-    brain[0, 2:4, :2] = 1500
-    scaled = scale(brain, headroom=0.3)
-    normal = scaled[0, 4:]
-    assert normal.max() == pytest.approx(0.7, abs=0.01)
-    assert 1 >= scaled[0, 3, 0] > scaled[0, 0, 0] > normal.max() + 0.02
-
-
-@pytest.mark.parametrize("headroom", [-0.1, 1.0])
-def test_headroom_out_of_range(headroom):
-    with pytest.raises(InputError, match="headroom"):
-        ScaleForegroundPercentilesd("image", headroom=headroom)
-
-
-def test_background_has_no_say():
-    brain = image(1, 20, 30) * 800
-    scaled = scale(brain)
-    padded = torch.zeros(1, 200, 300)
-    padded[:, 50:70, 60:90] = brain
-    of_padded = scale(padded)
-    torch.testing.assert_close(of_padded[:, 50:70, 60:90], scaled)
-    of_padded[:, 50:70, 60:90] = 0
-    assert not of_padded.any()
-
-
-def test_percentiles_become_0_and_1():
-    values = torch.arange(1.0, 1002.0).reshape(1, 7, 143)
-    low, high = np.percentile(values, [10, 90])
-    expected = ((values - low) / (high - low)).clamp(0, 1)
-    torch.testing.assert_close(scale(values, 10, 90), expected.float())
-    assert scale(values, 10, 90).unique().numel() < 1001  # what lies outside is clipped
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int16, torch.uint8])
-def test_the_range_is_0_to_1_for_any_type(dtype):
-    scaled = scale((image(1, 20, 30) * 100).to(dtype))
-    assert scaled.dtype == torch.float32
-    assert (float(scaled.min()), float(scaled.max())) == (0, 1)
-
-
-def test_scale_and_offset_of_the_intensities_do_not_matter():
-    given = image(1, 20, 30)
-    torch.testing.assert_close(scale(given * 1000), scale(given), rtol=1e-4, atol=1e-5)
-
-
-def test_colours_stay_in_proportion():
-    grey = image(1, 20, 30)
-    scaled = scale(torch.cat([grey, grey * 2, grey * 4]))
-    inside = ((scaled > 0) & (scaled < 1)).all(0)
-    assert inside.any()
-    red, green, blue = scaled[:, inside]
-    assert (red < green).all() and (green < blue).all()
-    torch.testing.assert_close((blue - green) / (green - red), torch.full_like(red, 2.0), rtol=1e-3, atol=1e-3)
-
-
-def test_negative_values():
-    hounsfield = image(1, 20, 30) * 2000 - 1500
-    scaled = scale(hounsfield)
-    low, high = np.percentile(hounsfield, [0.5, 99.5])
-    torch.testing.assert_close(scaled, ((hounsfield - low) / (high - low)).clamp(0, 1).float())
-    assert float(scaled.std()) > 0.1
-
-
-def test_a_drawing_in_one_grey_value_is_kept():
-    drawing = torch.zeros(1, 20, 30)
-    drawing[:, 5:10, 5:10] = 200
-    assert torch.equal(scale(drawing), drawing / 200)
-
-
-def test_a_single_bright_voxel_is_kept():
-    dot = torch.zeros(1, 20, 30)
-    dot[0, 3, 4] = -5
-    assert torch.equal(scale(dot), (dot + 5) / 5)
-
-
-def test_meta_data_stay():
-    given = MetaTensor(image(1, 20, 30), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
-    before = given.clone()
-    scaled = scale(given)
-    assert isinstance(scaled, MetaTensor)
-    assert torch.equal(scaled.affine, given.affine)
-    assert torch.equal(given, before)
-
-
-@pytest.mark.parametrize(("lower", "upper"), [(-1, 99), (1, 101), (50, 50), (60, 40)])
-def test_percentiles_out_of_range_raise(lower, upper):
-    with pytest.raises(InputError, match="Percentiles"):
-        ScaleForegroundPercentilesd("image", lower, upper)
-
-
-# Smoothing
+    @pytest.mark.parametrize(("lower", "upper"), [(-1, 99), (1, 101), (50, 50), (60, 40)])
+    def test_percentiles_out_of_range_raise(self, lower, upper):
+        with pytest.raises(InputError, match="Percentiles"):
+            ScaleForegroundPercentilesd("image", lower, upper)
 
 
 def spike(spacing):
@@ -199,23 +171,22 @@ def spike(spacing):
     return image
 
 
-def test_smoothing_is_as_wide_in_millimetres_along_every_axis():
-    spacing = (0.5, 1.0, 2.0)
-    smooth = SmoothMapd("map", 2.0)({"map": spike(spacing)})["map"][0]
-    assert float(smooth.sum()) == pytest.approx(1, rel=1e-3)
-    for axis, length in enumerate(spacing):
-        others = tuple(other for other in range(3) if other != axis)
-        marginal = smooth.as_tensor().sum(others)
-        distances = (torch.arange(41) - 20) * length
-        assert float((marginal * distances.square()).sum() ** 0.5) == pytest.approx(2.0, rel=0.1)
+class TestSmoothMapd:
+    def test_width_in_mm_along_every_axis(self):
+        spacing = (0.5, 1.0, 2.0)
+        smooth = SmoothMapd("map", 2.0)({"map": spike(spacing)})["map"][0]
+        assert float(smooth.sum()) == pytest.approx(1, rel=1e-3)
+        for axis, length in enumerate(spacing):
+            others = tuple(other for other in range(3) if other != axis)
+            marginal = smooth.as_tensor().sum(others)
+            distances = (torch.arange(41) - 20) * length
+            assert float((marginal * distances.square()).sum() ** 0.5) == pytest.approx(2.0, rel=0.1)
 
+    @pytest.mark.parametrize("sigma", [None, 0])
+    def test_no_smoothing(self, sigma):
+        image = spike((1, 1, 1))
+        assert SmoothMapd("map", sigma)({"map": image})["map"] is image
 
-@pytest.mark.parametrize("sigma", [None, 0])
-def test_no_smoothing_changes_nothing(sigma):
-    image = spike((1, 1, 1))
-    assert SmoothMapd("map", sigma)({"map": image})["map"] is image
-
-
-def test_a_negative_width_raises():
-    with pytest.raises(InputError, match="smoothing_mm"):
-        SmoothMapd("map", -1.0)
+    def test_negative_width_raises(self):
+        with pytest.raises(InputError, match="smoothing_mm"):
+            SmoothMapd("map", -1.0)

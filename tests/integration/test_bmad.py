@@ -63,73 +63,72 @@ def fitted(request, tmp_path_factory):
     return request.param, folder
 
 
-def test_a_fit_sees_the_good_images_of_its_splits_and_makes_all_epochs(fitted):
-    _, folder = fitted
-    report = json.loads((folder / "fit" / "fit_report.json").read_text())
-    assert {name: data["cases"] for name, data in report["data"].items()} == {"train": 6, "validation": 3}
-    assert len(report["epochs"]) == 3 and report["settings"]["patience"] is None
+class TestRuns:
+    def test_fit_uses_good_images_and_all_epochs(self, fitted):
+        _, folder = fitted
+        report = json.loads((folder / "fit" / "fit_report.json").read_text())
+        assert {name: data["cases"] for name, data in report["data"].items()} == {"train": 6, "validation": 3}
+        assert len(report["epochs"]) == 3 and report["settings"]["patience"] is None
+
+    def test_inference_takes_the_test_images(self, fitted, tmp_path):
+        overlay, folder = fitted
+        run_configs(
+            "inference",
+            ["inference", "paper", overlay],
+            dataset_dir=str(folder / "data"),
+            output_dir=str(tmp_path),
+            ckpt_path=str(folder / "model.pt"),
+        )
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        anomalous = LAYOUTS[overlay][1]
+        expected = {"good_20", "good_21", "good_22", f"{anomalous}_20", f"{anomalous}_21"}
+        assert {entry["case"] for entry in summary["cases"]} == expected
+
+    def test_evaluation_finds_the_labels(self, fitted, tmp_path):
+        overlay, folder = fitted
+        run_configs(
+            "evaluation",
+            ["inference", "evaluate", "paper", overlay],
+            dataset_dir=str(folder / "data"),
+            output_dir=str(tmp_path),
+            ckpt_path=str(folder / "model.pt"),
+        )
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        assert metrics["failed"] == metrics["unlabelled"] == {}
+        assert {row["case"]: row["lesions"] for row in metrics["cases"]} == {
+            **dict.fromkeys(["good_20", "good_21", "good_22"], 0),
+            **dict.fromkeys([f"{LAYOUTS[overlay][1]}_20", f"{LAYOUTS[overlay][1]}_21"], 1),
+        }
+        assert metrics["pooled"]["pixel_auroc"]["value"] > 0.5 and metrics["pooled"]["image_auroc"]["value"] is not None
 
 
-def test_inference_takes_the_test_images_and_no_labels(fitted, tmp_path):
-    overlay, folder = fitted
-    run_configs(
-        "inference",
-        ["inference", "paper", overlay],
-        dataset_dir=str(folder / "data"),
-        output_dir=str(tmp_path),
-        ckpt_path=str(folder / "model.pt"),
-    )
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    anomalous = LAYOUTS[overlay][1]
-    expected = {"good_20", "good_21", "good_22", f"{anomalous}_20", f"{anomalous}_21"}
-    assert {entry["case"] for entry in summary["cases"]} == expected
+class TestOverlays:
+    @pytest.mark.parametrize("overlay", LAYOUTS)
+    def test_intensities_are_not_scaled(self, overlay, tmp_path):
+        write_image(tmp_path / "image.png", 0)
+        parser = ConfigParser.load_config_files([str(CONFIGS / f"{name}.json") for name in ("inference", overlay)])
+        prepared = ConfigParser(parser).get_parsed_content("preprocessing")({"image": str(tmp_path / "image.png")})
+        given = np.asarray(Image.open(tmp_path / "image.png")) / 255
+        np.testing.assert_allclose(prepared["image"].numpy()[0], given, atol=1e-6)
 
-
-def test_evaluation_finds_the_labels(fitted, tmp_path):
-    overlay, folder = fitted
-    run_configs(
-        "evaluation",
-        ["inference", "evaluate", "paper", overlay],
-        dataset_dir=str(folder / "data"),
-        output_dir=str(tmp_path),
-        ckpt_path=str(folder / "model.pt"),
-    )
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["failed"] == metrics["unlabelled"] == {}
-    assert {row["case"]: row["lesions"] for row in metrics["cases"]} == {
-        **dict.fromkeys(["good_20", "good_21", "good_22"], 0),
-        **dict.fromkeys([f"{LAYOUTS[overlay][1]}_20", f"{LAYOUTS[overlay][1]}_21"], 1),
-    }
-    assert metrics["pooled"]["pixel_auroc"]["value"] > 0.5 and metrics["pooled"]["image_auroc"]["value"] is not None
-
-
-@pytest.mark.parametrize("overlay", LAYOUTS)
-def test_intensities_are_taken_as_they_are(overlay, tmp_path):
-    write_image(tmp_path / "image.png", 0)
-    parser = ConfigParser.load_config_files([str(CONFIGS / f"{name}.json") for name in ("inference", overlay)])
-    prepared = ConfigParser(parser).get_parsed_content("preprocessing")({"image": str(tmp_path / "image.png")})
-    given = np.asarray(Image.open(tmp_path / "image.png")) / 255
-    np.testing.assert_allclose(prepared["image"].numpy()[0], given, atol=1e-6)
-
-
-@pytest.mark.parametrize("workflow", ["train", "inference"])
-@pytest.mark.parametrize(("covariance_type", "reg_covar"), [("diag", 1e-6), ("full", 1e-3)])
-def test_the_papers_setting(workflow, covariance_type, reg_covar):
-    config = ConfigParser(
-        ConfigParser.load_config_files([str(CONFIGS / f"{name}.json") for name in (workflow, "paper")])
-    )
-    config.update({"covariance_type": covariance_type, "network_def#encoder": "@encoder"})
-    network = config.get_parsed_content("network_def")
-    assert network.settings() == {
-        "encoder_name": "dinov2_vits14",
-        "layers": [11],
-        "image_size": 448,
-        "scales": [1.0],
-        "n_components": 500,
-        "n_features": 384,
-        "covariance_type": covariance_type,
-    }
-    assert network.mixture.reg_covar == reg_covar and network.score == "cosine"
-    assert float(network.mixture.weight_concentration) == 2 and network.mixture.learn_weight_concentration
-    fit = {name: config[name] for name in ("schedule", "step_size", "batch_slices", "max_epochs", "patience")}
-    assert fit == {"schedule": "ema", "step_size": 0.2, "batch_slices": 12, "max_epochs": 40, "patience": None}
+    @pytest.mark.parametrize("workflow", ["train", "inference"])
+    @pytest.mark.parametrize(("covariance_type", "reg_covar"), [("diag", 1e-6), ("full", 1e-3)])
+    def test_settings_of_the_paper(self, workflow, covariance_type, reg_covar):
+        config = ConfigParser(
+            ConfigParser.load_config_files([str(CONFIGS / f"{name}.json") for name in (workflow, "paper")])
+        )
+        config.update({"covariance_type": covariance_type, "network_def#encoder": "@encoder"})
+        network = config.get_parsed_content("network_def")
+        assert network.settings() == {
+            "encoder_name": "dinov2_vits14",
+            "layers": [11],
+            "image_size": 448,
+            "scales": [1.0],
+            "n_components": 500,
+            "n_features": 384,
+            "covariance_type": covariance_type,
+        }
+        assert network.mixture.reg_covar == reg_covar and network.score == "cosine"
+        assert float(network.mixture.weight_concentration) == 2 and network.mixture.learn_weight_concentration
+        fit = {name: config[name] for name in ("schedule", "step_size", "batch_slices", "max_epochs", "patience")}
+        assert fit == {"schedule": "ema", "step_size": 0.2, "batch_slices": 12, "max_epochs": 40, "patience": None}

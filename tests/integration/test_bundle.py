@@ -56,313 +56,313 @@ def infer(fitted, cases, output, **overrides):
     )
 
 
-# ---------------------------------------------------------------- what a fit leaves
+class TestTraining:
+    def test_results(self, fitted):
+        state = torch.load(fitted / "model.pt", weights_only=True)
+        assert int(state["mixture.n_steps"]) > 0
+        assert state["calibration.quantiles"][:4].isfinite().all()
+        kept = {path.name for path in (fitted / "fit").iterdir()}
+        shown = {name for name in kept if not name.startswith(".")}
+        assert shown == {"embeddings", "fit_report.json", "fit_report.png", "last_epoch.pt", "tensorboard"}
+        assert {path.suffix for path in (fitted / "fit" / "embeddings").glob("[!.]*")} == {".npy"}
 
-
-def test_what_a_fit_leaves(fitted):
-    state = torch.load(fitted / "model.pt", weights_only=True)
-    assert int(state["mixture.n_steps"]) > 0
-    assert state["calibration.quantiles"][:4].isfinite().all()
-    kept = {path.name for path in (fitted / "fit").iterdir()}
-    shown = {name for name in kept if not name.startswith(".")}
-    assert shown == {"embeddings", "fit_report.json", "fit_report.png", "last_epoch.pt", "tensorboard"}
-    assert {path.suffix for path in (fitted / "fit" / "embeddings").glob("[!.]*")} == {".npy"}
-
-
-def test_the_same_seed_gives_the_same_fit(fitted, tmp_path):
-    run_bundle(
-        "training", dataset_dir=str(fitted / "normals"), output_dir=str(tmp_path), ckpt_path=str(tmp_path / "again.pt")
-    )
-    first = torch.load(fitted / "model.pt", weights_only=True)
-    again = torch.load(tmp_path / "again.pt", weights_only=True)
-    assert all(
-        torch.equal(first[name].nan_to_num(), again[name].nan_to_num())
-        for name in first
-        if isinstance(first[name], torch.Tensor)
-    )
-
-
-def test_a_bad_normal_is_left_out_and_said_at_the_end(fitted, tmp_path):
-    for file in (fitted / "normals").iterdir():
-        (tmp_path / "normals").mkdir(exist_ok=True)
-        (tmp_path / "normals" / file.name).symlink_to(file)
-    save(tmp_path / "normals" / "flat.nii.gz", np.full((40, 40, 3), 7, np.int16))
-    for seed in range(90, 95):
-        save(tmp_path / "others" / f"{seed}.nii.gz", brain(seed))
-    said = said_by(
-        "training",
-        dataset_dir=str(tmp_path / "normals"),
-        validation_dir=str(tmp_path / "others"),
-        output_dir=str(tmp_path / "fit"),
-        ckpt_path=str(tmp_path / "m.pt"),
-    )
-    assert "1 of 11 cases failed" in said and "flat: every voxel is 7" in said
-    assert (tmp_path / "m.pt").is_file()
-
-
-# ---------------------------------------------------------------- what inference leaves
-
-
-def test_nifti_dicom_and_png_in_masks_maps_pictures_and_a_summary_out(fitted, tmp_path, capfd):
-    lesion = (slice(16, 22), slice(20, 26), slice(2, 4))
-    save(tmp_path / "in" / "volume.nii.gz", brain(50, lesion=lesion))
-    save(tmp_path / "in" / "one-folder-a-case" / "anything.nii", brain(51, shape=(31, 57, 3)), np.diag([1, 1, 3, 1]))
-    save_dicom_series(tmp_path / "in" / "series", brain(52))
-    (tmp_path / "in" / "slices").mkdir()
-    grey = np.clip(brain(53)[..., 0] / 8, 0, 255).astype(np.uint8)
-    Image.fromarray(grey).save(tmp_path / "in" / "slices" / "grey.png")
-    Image.fromarray(np.stack([grey, grey // 2, grey], -1)).save(tmp_path / "in" / "slices" / "colour.jpg")
-    infer(fitted, tmp_path / "in", tmp_path / "out")
-
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    entries = {entry["case"]: entry for entry in summary["cases"]}
-    assert set(entries) == {"volume", "one-folder-a-case", "series", "slices_grey", "slices_colour"}
-    assert summary["failed"] == {} and summary["settings"]["n_components"] == 8 and summary["versions"]["torch"]
-    assert visible(tmp_path / "out") == {*entries, "report.html", "summary.json"}
-    for case in entries:
-        assert visible(tmp_path / "out" / case) == {f"{case}_mask.nii.gz", f"{case}_map.nii.gz", f"{case}_overlay.png"}
-        mask, scores = (nib.load(tmp_path / "out" / case / f"{case}_{kind}.nii.gz") for kind in ("mask", "map"))
-        assert mask.get_data_dtype() == np.uint8 and scores.get_data_dtype() == np.float32
-        assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(scores.dataobj) >= 1)
-        assert min(Image.open(tmp_path / "out" / case / f"{case}_overlay.png").size) > 100
-    for case, file in (("volume", "volume.nii.gz"), ("one-folder-a-case", "one-folder-a-case/anything.nii")):
-        given, mask = nib.load(tmp_path / "in" / file), nib.load(tmp_path / "out" / case / f"{case}_mask.nii.gz")
-        assert mask.shape == given.shape
-        assert np.array_equal(mask.affine, given.affine)
-    series = nib.load(tmp_path / "out" / "series" / "series_mask.nii.gz")
-    assert series.shape == (40, 46, 5)
-    np.testing.assert_allclose(np.abs(np.diag(series.affine)), [0.9, 1.1, 4.0, 1], atol=1e-5)
-    assert nib.load(tmp_path / "out" / "slices_grey" / "slices_grey_mask.nii.gz").shape == grey.T.shape
-
-    volume = entries["volume"]
-    mask = np.asarray(nib.load(tmp_path / "out" / "volume" / "volume_mask.nii.gz").dataobj)
-    assert volume["anomalous_volume_ml"] == pytest.approx(mask.sum() * abs(np.linalg.det(AFFINE[:3, :3])) / 1000)
-    assert volume["slices"] == np.flatnonzero(mask.any((0, 1))).tolist() and volume["slice_axis"] == 2
-    assert entries["slices_grey"]["anomalous_volume_ml"] is None
-    report = re.sub(r"base64,[\w+/=]*", "", (tmp_path / "out" / "report.html").read_text())
-    assert all(f">{case}<" in report for case in entries)
-    printed = "".join(capfd.readouterr()) + (tmp_path / "out" / "summary.json").read_text()
-    assert "Doe" not in printed + report and "4711" not in printed and not re.search(r"(?<![\d.])4711", report)
-
-
-def test_a_lesion_is_where_the_map_is_high(fitted, tmp_path):
-    lesion = (slice(14, 22), slice(24, 32), slice(1, 3))
-    save(tmp_path / "in" / "case.nii.gz", brain(60, lesion=lesion))
-    infer(fitted, tmp_path / "in", tmp_path / "out", score="negative_log_likelihood")
-    scores = nib.load(tmp_path / "out" / "case" / "case_map.nii.gz").get_fdata()
-    inside = np.zeros(scores.shape, bool)
-    inside[lesion] = True
-    assert scores[inside].mean() > 1 > scores[~inside].mean()
-    assert inside[np.unravel_index(scores.argmax(), scores.shape)]
-
-
-@pytest.mark.parametrize("spatial_dim", [0, 1, 2])
-def test_slices_are_taken_across_the_axis_that_is_asked_for(fitted, tmp_path, spatial_dim):
-    save(tmp_path / "in" / "case.nii.gz", np.tile(brain(61, (40, 46, 1)), (1, 1, 20)), np.diag([1, 1, 2, 1]))
-    infer(fitted, tmp_path / "in", tmp_path / "out", spatial_dim=spatial_dim)
-    (entry,) = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
-    assert entry["slice_axis"] == {0: 1, 1: 0, 2: 2}[spatial_dim]  # rows run back, columns left, slices up
-
-
-def test_a_bad_case_does_not_stop_the_others(fitted, tmp_path):
-    good = brain(70)
-    save(tmp_path / "in" / "a-good.nii.gz", good)
-    save(tmp_path / "in" / "constant.nii.gz", np.full(good.shape, 3, np.int16))
-    save(tmp_path / "in" / "four-d.nii.gz", np.stack([good] * 6, -1))
-    save(tmp_path / "in" / "nan.nii.gz", np.where(good == good.max(), np.nan, good).astype(np.float32))
-    save(tmp_path / "in" / "tiny.nii.gz", good[18:28, 18:28])
-    save(tmp_path / "in" / "zero.nii.gz", np.zeros_like(good))
-    (tmp_path / "in" / "text.nii.gz").write_text("not an image")
-    whole = (tmp_path / "in" / "a-good.nii.gz").read_bytes()
-    (tmp_path / "in" / "truncated.nii.gz").write_bytes(whole[: len(whole) // 2])
-    save(tmp_path / "in" / "z-good.nii.gz", good)
-    said = said_by(
-        "inference",
-        dataset_dir=str(tmp_path / "in"),
-        output_dir=str(tmp_path / "out"),
-        ckpt_path=str(fitted / "model.pt"),
-    )
-    assert "7 of 9 cases failed (the others are finished)" in said
-    for case, why in {
-        "constant": "every voxel is 3",
-        "four-d": "6 volumes",
-        "nan": "NaN",
-        "tiny": "10 x 10 pixels",
-        "zero": "every voxel is 0",
-        "text": "check that the file is whole",
-        "truncated": "check that the file is whole",
-    }.items():
-        (line,) = (line for line in said.splitlines() if line.strip().startswith(f"{case}:"))
-        assert why in line
-    assert visible(tmp_path / "out") == {"a-good", "z-good", "report.html", "summary.json"}
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert len(summary["failed"]) == 7 and [entry["case"] for entry in summary["cases"]] == ["a-good", "z-good"]
-
-
-def test_a_dicom_series_with_a_hole_is_refused(fitted, tmp_path):
-    for case in ("missing", "damaged", "whole"):
-        save_dicom_series(tmp_path / "in" / case, brain(75))
-    (tmp_path / "in" / "missing" / "002.dcm").unlink()
-    damaged = tmp_path / "in" / "damaged" / "004.dcm"
-    damaged.write_bytes(damaged.read_bytes()[:-3000])
-    given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
-    said = said_by("inference", **given, ckpt_path=str(fitted / "model.pt"))
-    assert "missing: the slices of the series lie 4 to 8 mm apart" in said and "damaged: " in said
-    assert visible(tmp_path / "out") == {"whole", "report.html", "summary.json"}
-
-
-def test_results_inside_the_data_folder_are_not_taken_for_cases(fitted, tmp_path):
-    save(tmp_path / "case.nii.gz", brain(76))
-    for _ in range(2):
-        infer(fitted, tmp_path, tmp_path / "results")
-        assert len(json.loads((tmp_path / "results" / "summary.json").read_text())["cases"]) == 1
-
-
-def test_three_volumes_are_not_three_colours(fitted, tmp_path):
-    save(tmp_path / "in" / "case.nii.gz", np.stack([brain(77)] * 3, -1))
-    given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
-    assert "3 volumes" in said_by("inference", **given, ckpt_path=str(fitted / "model.pt"))
-
-
-def test_the_threshold_decides_the_mask_and_background_not_the_score(fitted, tmp_path):
-    image = brain(78, lesion=(slice(16, 22), slice(20, 26), slice(2, 4)))
-    save(tmp_path / "in" / "tight.nii.gz", image)
-    save(tmp_path / "in" / "padded.nii.gz", np.pad(image, ((0, 0), (0, 0), (10, 10))))
-    infer(fitted, tmp_path / "in", tmp_path / "out", threshold=1.5)
-    entries = {entry["case"]: entry for entry in json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]}
-    assert entries["tight"]["image_score"] == pytest.approx(entries["padded"]["image_score"], rel=1e-5)
-    assert [index + 10 for index in entries["tight"]["slices"]] == entries["padded"]["slices"]
-    mask, scores = (nib.load(tmp_path / "out" / "tight" / f"tight_{kind}.nii.gz") for kind in ("mask", "map"))
-    assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(scores.dataobj) >= 1.5)
-
-
-def test_a_map_can_be_smoothed_and_the_summary_says_so(fitted, tmp_path):
-    save(tmp_path / "in" / "volume.nii.gz", brain(71, lesion=(slice(18, 22), slice(20, 24), slice(2, 3))))
-    Image.fromarray((brain(72)[..., 2] // 8).astype(np.uint8)).save(tmp_path / "in" / "picture.png")
-    for name, sigma in (("plain", None), ("smooth", 4.0)):
-        infer(fitted, tmp_path / "in", tmp_path / name, smoothing_mm=sigma)
-        assert json.loads((tmp_path / name / "summary.json").read_text())["settings"]["smoothing_mm"] == sigma
-    for case in ("volume", "picture"):
-        plain, smooth = (
-            nib.load(tmp_path / name / case / f"{case}_map.nii.gz").get_fdata() for name in ("plain", "smooth")
+    def test_same_seed_gives_the_same_fit(self, fitted, tmp_path):
+        run_bundle(
+            "training",
+            dataset_dir=str(fitted / "normals"),
+            output_dir=str(tmp_path),
+            ckpt_path=str(tmp_path / "again.pt"),
         )
-        assert smooth.shape == plain.shape and np.ptp(smooth) < np.ptp(plain)
+        first = torch.load(fitted / "model.pt", weights_only=True)
+        again = torch.load(tmp_path / "again.pt", weights_only=True)
+        assert all(
+            torch.equal(first[name].nan_to_num(), again[name].nan_to_num())
+            for name in first
+            if isinstance(first[name], torch.Tensor)
+        )
+
+    def test_bad_normal_is_left_out_and_reported(self, fitted, tmp_path):
+        for file in (fitted / "normals").iterdir():
+            (tmp_path / "normals").mkdir(exist_ok=True)
+            (tmp_path / "normals" / file.name).symlink_to(file)
+        save(tmp_path / "normals" / "flat.nii.gz", np.full((40, 40, 3), 7, np.int16))
+        for seed in range(90, 95):
+            save(tmp_path / "others" / f"{seed}.nii.gz", brain(seed))
+        said = said_by(
+            "training",
+            dataset_dir=str(tmp_path / "normals"),
+            validation_dir=str(tmp_path / "others"),
+            output_dir=str(tmp_path / "fit"),
+            ckpt_path=str(tmp_path / "m.pt"),
+        )
+        assert "1 of 11 cases failed" in said and "flat: every voxel is 7" in said
+        assert (tmp_path / "m.pt").is_file()
 
 
-def test_outputs_appear_whole_or_not_at_all(fitted, tmp_path, monkeypatch):
-    save(tmp_path / "in" / "case.nii.gz", brain(80))
-    infer(fitted, tmp_path / "in", tmp_path / "out")
-    before = (tmp_path / "out" / "case" / "case_map.nii.gz").read_bytes()
+class TestInference:
+    def test_results_of_every_format(self, fitted, tmp_path, capfd):
+        lesion = (slice(16, 22), slice(20, 26), slice(2, 4))
+        save(tmp_path / "in" / "volume.nii.gz", brain(50, lesion=lesion))
+        save(
+            tmp_path / "in" / "one-folder-a-case" / "anything.nii", brain(51, shape=(31, 57, 3)), np.diag([1, 1, 3, 1])
+        )
+        save_dicom_series(tmp_path / "in" / "series", brain(52))
+        (tmp_path / "in" / "slices").mkdir()
+        grey = np.clip(brain(53)[..., 0] / 8, 0, 255).astype(np.uint8)
+        Image.fromarray(grey).save(tmp_path / "in" / "slices" / "grey.png")
+        Image.fromarray(np.stack([grey, grey // 2, grey], -1)).save(tmp_path / "in" / "slices" / "colour.jpg")
+        infer(fitted, tmp_path / "in", tmp_path / "out")
 
-    def no_space(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    save(tmp_path / "in" / "case.nii.gz", brain(81))
-    monkeypatch.setattr(sys.modules["scripts.inference.writer"], "overlay_png", no_space)
-    said = said_by(
-        "inference",
-        dataset_dir=str(tmp_path / "in"),
-        output_dir=str(tmp_path / "out"),
-        ckpt_path=str(fitted / "model.pt"),
-    )
-    assert "No space left" in said
-    assert (tmp_path / "out" / "case" / "case_map.nii.gz").read_bytes() == before
-    assert visible(tmp_path / "out") == {"case", "report.html", "summary.json"}
-    assert "none was finished" in said
-
-
-# ---------------------------------------------------------------- what is said to wrong settings
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        ({"dataset_dir": "no/such/folder"}, "does not exist"),
-        ({"dataset_dir": ""}, "does not exist"),
-        ({"ckpt_path": "no/such/model.pt"}, "There is no fitted model no/such/model.pt"),
-        ({"n_components": 9}, "n_components=8"),
-        ({"image_size": 70}, "image_size=56"),
-        ({"image_size": 50}, "multiple of 14"),
-        ({"encoder_name": "dinov2_vits14_reg"}, "encoder_name=dinov2_vits14"),
-        ({"encoder_name": "resnet"}, "must be one of dinov2_vits14"),
-        ({"score": "beauty"}, "score must be one of cosine"),
-        ({"target_fpr": 0.9}, "target_fpr must be"),
-        ({"covariance_type": "round"}, "covariance_type must be"),
-        ({"spatial_dim": 3}, "spatial_dim must be"),
-        ({"slice_batch_size": 0}, "slice_batch_size must be"),
-    ],
-)
-def test_wrong_settings_of_inference(fitted, tmp_path, overrides, expected):
-    save(tmp_path / "in" / "case.nii.gz", brain(1))
-    given = {
-        "dataset_dir": str(tmp_path / "in"),
-        "output_dir": str(tmp_path / "o"),
-        "ckpt_path": str(fitted / "model.pt"),
-    }
-    assert expected in said_by("inference", **{**given, **overrides})
-    assert not (tmp_path / "o").exists()
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        ({"n_components": 10**5}, "Reduce n_components"),
-        ({"max_epochs": 0}, "max_epochs must be"),
-        ({"step_size": 2.0}, "step_size must be"),
-        ({"schedule": "linear"}, "schedule must be"),
-        ({"validation_fraction": 1.5}, "validation_fraction must"),
-        (
-            {"pretrained_encoder#_target_": "scripts.models.load_encoder_weights", "weights_path": "no.pth"},
-            "do not exist",
-        ),
-    ],
-)
-def test_wrong_settings_of_training(fitted, tmp_path, overrides, expected):
-    if "weights_path" in overrides:
-        overrides = {
-            "pretrained_encoder": {
-                "_target_": "scripts.models.load_encoder_weights",
-                "encoder": "@encoder",
-                "path": "no.pth",
+        summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+        entries = {entry["case"]: entry for entry in summary["cases"]}
+        assert set(entries) == {"volume", "one-folder-a-case", "series", "slices_grey", "slices_colour"}
+        assert summary["failed"] == {} and summary["settings"]["n_components"] == 8 and summary["versions"]["torch"]
+        assert visible(tmp_path / "out") == {*entries, "report.html", "summary.json"}
+        for case in entries:
+            assert visible(tmp_path / "out" / case) == {
+                f"{case}_mask.nii.gz",
+                f"{case}_map.nii.gz",
+                f"{case}_overlay.png",
             }
+            mask, scores = (nib.load(tmp_path / "out" / case / f"{case}_{kind}.nii.gz") for kind in ("mask", "map"))
+            assert mask.get_data_dtype() == np.uint8 and scores.get_data_dtype() == np.float32
+            assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(scores.dataobj) >= 1)
+            assert min(Image.open(tmp_path / "out" / case / f"{case}_overlay.png").size) > 100
+        for case, file in (("volume", "volume.nii.gz"), ("one-folder-a-case", "one-folder-a-case/anything.nii")):
+            given, mask = nib.load(tmp_path / "in" / file), nib.load(tmp_path / "out" / case / f"{case}_mask.nii.gz")
+            assert mask.shape == given.shape
+            assert np.array_equal(mask.affine, given.affine)
+        series = nib.load(tmp_path / "out" / "series" / "series_mask.nii.gz")
+        assert series.shape == (40, 46, 5)
+        np.testing.assert_allclose(np.abs(np.diag(series.affine)), [0.9, 1.1, 4.0, 1], atol=1e-5)
+        assert nib.load(tmp_path / "out" / "slices_grey" / "slices_grey_mask.nii.gz").shape == grey.T.shape
+
+        volume = entries["volume"]
+        mask = np.asarray(nib.load(tmp_path / "out" / "volume" / "volume_mask.nii.gz").dataobj)
+        assert volume["anomalous_volume_ml"] == pytest.approx(mask.sum() * abs(np.linalg.det(AFFINE[:3, :3])) / 1000)
+        assert volume["slices"] == np.flatnonzero(mask.any((0, 1))).tolist() and volume["slice_axis"] == 2
+        assert entries["slices_grey"]["anomalous_volume_ml"] is None
+        report = re.sub(r"base64,[\w+/=]*", "", (tmp_path / "out" / "report.html").read_text())
+        assert all(f">{case}<" in report for case in entries)
+        printed = "".join(capfd.readouterr()) + (tmp_path / "out" / "summary.json").read_text()
+        assert "Doe" not in printed + report and "4711" not in printed and not re.search(r"(?<![\d.])4711", report)
+
+    def test_map_is_high_in_the_lesion(self, fitted, tmp_path):
+        lesion = (slice(14, 22), slice(24, 32), slice(1, 3))
+        save(tmp_path / "in" / "case.nii.gz", brain(60, lesion=lesion))
+        infer(fitted, tmp_path / "in", tmp_path / "out", score="negative_log_likelihood")
+        scores = nib.load(tmp_path / "out" / "case" / "case_map.nii.gz").get_fdata()
+        inside = np.zeros(scores.shape, bool)
+        inside[lesion] = True
+        assert scores[inside].mean() > 1 > scores[~inside].mean()
+        assert inside[np.unravel_index(scores.argmax(), scores.shape)]
+
+    @pytest.mark.parametrize("spatial_dim", [0, 1, 2])
+    def test_spatial_dim(self, fitted, tmp_path, spatial_dim):
+        save(tmp_path / "in" / "case.nii.gz", np.tile(brain(61, (40, 46, 1)), (1, 1, 20)), np.diag([1, 1, 2, 1]))
+        infer(fitted, tmp_path / "in", tmp_path / "out", spatial_dim=spatial_dim)
+        (entry,) = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
+        assert entry["slice_axis"] == {0: 1, 1: 0, 2: 2}[spatial_dim]  # rows run back, columns left, slices up
+
+    def test_bad_case_does_not_stop_the_others(self, fitted, tmp_path):
+        good = brain(70)
+        save(tmp_path / "in" / "a-good.nii.gz", good)
+        save(tmp_path / "in" / "constant.nii.gz", np.full(good.shape, 3, np.int16))
+        save(tmp_path / "in" / "four-d.nii.gz", np.stack([good] * 6, -1))
+        save(tmp_path / "in" / "nan.nii.gz", np.where(good == good.max(), np.nan, good).astype(np.float32))
+        save(tmp_path / "in" / "tiny.nii.gz", good[18:28, 18:28])
+        save(tmp_path / "in" / "zero.nii.gz", np.zeros_like(good))
+        (tmp_path / "in" / "text.nii.gz").write_text("not an image")
+        whole = (tmp_path / "in" / "a-good.nii.gz").read_bytes()
+        (tmp_path / "in" / "truncated.nii.gz").write_bytes(whole[: len(whole) // 2])
+        save(tmp_path / "in" / "z-good.nii.gz", good)
+        said = said_by(
+            "inference",
+            dataset_dir=str(tmp_path / "in"),
+            output_dir=str(tmp_path / "out"),
+            ckpt_path=str(fitted / "model.pt"),
+        )
+        assert "7 of 9 cases failed (the others are finished)" in said
+        for case, why in {
+            "constant": "every voxel is 3",
+            "four-d": "6 volumes",
+            "nan": "NaN",
+            "tiny": "10 x 10 pixels",
+            "zero": "every voxel is 0",
+            "text": "check that the file is whole",
+            "truncated": "check that the file is whole",
+        }.items():
+            (line,) = (line for line in said.splitlines() if line.strip().startswith(f"{case}:"))
+            assert why in line
+        assert visible(tmp_path / "out") == {"a-good", "z-good", "report.html", "summary.json"}
+        summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+        assert len(summary["failed"]) == 7 and [entry["case"] for entry in summary["cases"]] == ["a-good", "z-good"]
+
+    def test_dicom_series_with_a_gap_is_refused(self, fitted, tmp_path):
+        for case in ("missing", "damaged", "whole"):
+            save_dicom_series(tmp_path / "in" / case, brain(75))
+        (tmp_path / "in" / "missing" / "002.dcm").unlink()
+        damaged = tmp_path / "in" / "damaged" / "004.dcm"
+        damaged.write_bytes(damaged.read_bytes()[:-3000])
+        given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
+        said = said_by("inference", **given, ckpt_path=str(fitted / "model.pt"))
+        assert "missing: the slices of the series lie 4 to 8 mm apart" in said and "damaged: " in said
+        assert visible(tmp_path / "out") == {"whole", "report.html", "summary.json"}
+
+    def test_results_inside_dataset_dir_are_not_cases(self, fitted, tmp_path):
+        save(tmp_path / "case.nii.gz", brain(76))
+        for _ in range(2):
+            infer(fitted, tmp_path, tmp_path / "results")
+            assert len(json.loads((tmp_path / "results" / "summary.json").read_text())["cases"]) == 1
+
+    def test_three_volumes_are_not_colours(self, fitted, tmp_path):
+        save(tmp_path / "in" / "case.nii.gz", np.stack([brain(77)] * 3, -1))
+        given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
+        assert "3 volumes" in said_by("inference", **given, ckpt_path=str(fitted / "model.pt"))
+
+    def test_threshold_and_padding(self, fitted, tmp_path):
+        image = brain(78, lesion=(slice(16, 22), slice(20, 26), slice(2, 4)))
+        save(tmp_path / "in" / "tight.nii.gz", image)
+        save(tmp_path / "in" / "padded.nii.gz", np.pad(image, ((0, 0), (0, 0), (10, 10))))
+        infer(fitted, tmp_path / "in", tmp_path / "out", threshold=1.5)
+        entries = {
+            entry["case"]: entry for entry in json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
         }
-    given = {"dataset_dir": str(fitted / "normals"), "output_dir": str(tmp_path), "ckpt_path": str(tmp_path / "m.pt")}
-    assert expected in said_by("training", **{**given, **overrides})
-    assert not (tmp_path / "m.pt").exists()
+        assert entries["tight"]["image_score"] == pytest.approx(entries["padded"]["image_score"], rel=1e-5)
+        assert [index + 10 for index in entries["tight"]["slices"]] == entries["padded"]["slices"]
+        mask, scores = (nib.load(tmp_path / "out" / "tight" / f"tight_{kind}.nii.gz") for kind in ("mask", "map"))
+        assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(scores.dataobj) >= 1.5)
+
+    def test_smoothing(self, fitted, tmp_path):
+        save(tmp_path / "in" / "volume.nii.gz", brain(71, lesion=(slice(18, 22), slice(20, 24), slice(2, 3))))
+        Image.fromarray((brain(72)[..., 2] // 8).astype(np.uint8)).save(tmp_path / "in" / "picture.png")
+        for name, sigma in (("plain", None), ("smooth", 4.0)):
+            infer(fitted, tmp_path / "in", tmp_path / name, smoothing_mm=sigma)
+            assert json.loads((tmp_path / name / "summary.json").read_text())["settings"]["smoothing_mm"] == sigma
+        for case in ("volume", "picture"):
+            plain, smooth = (
+                nib.load(tmp_path / name / case / f"{case}_map.nii.gz").get_fdata() for name in ("plain", "smooth")
+            )
+            assert smooth.shape == plain.shape and np.ptp(smooth) < np.ptp(plain)
+
+    def test_results_are_complete_or_unchanged(self, fitted, tmp_path, monkeypatch):
+        save(tmp_path / "in" / "case.nii.gz", brain(80))
+        infer(fitted, tmp_path / "in", tmp_path / "out")
+        before = (tmp_path / "out" / "case" / "case_map.nii.gz").read_bytes()
+
+        def no_space(*_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        save(tmp_path / "in" / "case.nii.gz", brain(81))
+        monkeypatch.setattr(sys.modules["scripts.inference.writer"], "overlay_png", no_space)
+        said = said_by(
+            "inference",
+            dataset_dir=str(tmp_path / "in"),
+            output_dir=str(tmp_path / "out"),
+            ckpt_path=str(fitted / "model.pt"),
+        )
+        assert "No space left" in said
+        assert (tmp_path / "out" / "case" / "case_map.nii.gz").read_bytes() == before
+        assert visible(tmp_path / "out") == {"case", "report.html", "summary.json"}
+        assert "none was finished" in said
 
 
-def test_the_command_line_ends_with_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", str(ROOT)]
-    command += ["--config_file", str(ROOT / "configs" / "inference.json"), "--dataset_dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert re.search(r"^error: There are no cases in .*expected images.*$", done.stderr.strip().splitlines()[-1])
+class TestWrongSettings:
+    @pytest.mark.parametrize(
+        ("overrides", "expected"),
+        [
+            ({"dataset_dir": "no/such/folder"}, "does not exist"),
+            ({"dataset_dir": ""}, "does not exist"),
+            ({"ckpt_path": "no/such/model.pt"}, "There is no fitted model no/such/model.pt"),
+            ({"n_components": 9}, "n_components=8"),
+            ({"image_size": 70}, "image_size=56"),
+            ({"image_size": 50}, "multiple of 14"),
+            ({"encoder_name": "dinov2_vits14_reg"}, "encoder_name=dinov2_vits14"),
+            ({"encoder_name": "resnet"}, "must be one of dinov2_vits14"),
+            ({"score": "beauty"}, "score must be one of cosine"),
+            ({"target_fpr": 0.9}, "target_fpr must be"),
+            ({"covariance_type": "round"}, "covariance_type must be"),
+            ({"spatial_dim": 3}, "spatial_dim must be"),
+            ({"slice_batch_size": 0}, "slice_batch_size must be"),
+        ],
+    )
+    def test_inference(self, fitted, tmp_path, overrides, expected):
+        save(tmp_path / "in" / "case.nii.gz", brain(1))
+        given = {
+            "dataset_dir": str(tmp_path / "in"),
+            "output_dir": str(tmp_path / "o"),
+            "ckpt_path": str(fitted / "model.pt"),
+        }
+        assert expected in said_by("inference", **{**given, **overrides})
+        assert not (tmp_path / "o").exists()
+
+    @pytest.mark.parametrize(
+        ("overrides", "expected"),
+        [
+            ({"n_components": 10**5}, "Reduce n_components"),
+            ({"max_epochs": 0}, "max_epochs must be"),
+            ({"step_size": 2.0}, "step_size must be"),
+            ({"schedule": "linear"}, "schedule must be"),
+            ({"validation_fraction": 1.5}, "validation_fraction must"),
+            (
+                {"pretrained_encoder#_target_": "scripts.models.load_encoder_weights", "weights_path": "no.pth"},
+                "do not exist",
+            ),
+        ],
+    )
+    def test_training(self, fitted, tmp_path, overrides, expected):
+        if "weights_path" in overrides:
+            overrides = {
+                "pretrained_encoder": {
+                    "_target_": "scripts.models.load_encoder_weights",
+                    "encoder": "@encoder",
+                    "path": "no.pth",
+                }
+            }
+        given = {
+            "dataset_dir": str(fitted / "normals"),
+            "output_dir": str(tmp_path),
+            "ckpt_path": str(tmp_path / "m.pt"),
+        }
+        assert expected in said_by("training", **{**given, **overrides})
+        assert not (tmp_path / "m.pt").exists()
+
+    def test_command_line_ends_with_one_sentence(self, tmp_path):
+        command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", str(ROOT)]
+        command += ["--config_file", str(ROOT / "configs" / "inference.json"), "--dataset_dir", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert re.search(r"^error: There are no cases in .*expected images.*$", done.stderr.strip().splitlines()[-1])
 
 
-# ---------------------------------------------------------------- the bundle's form
+class TestConfigs:
+    def test_shared_ids_are_equal(self):
+        train, inference = (
+            json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference")
+        )
+        assert train["network_def"].pop("encoder") == "@pretrained_encoder"
+        inference["network_def"] = inference["network_def"]["network"]
+        assert inference["network_def"].pop("encoder") == "@encoder"
+        shared = set(train) & set(inference)
+        assert {"network_def", "mixture", "encoder", "inferer", "preprocessing", "image_size"} <= shared
+        assert {name for name in shared if train[name] != inference[name]} == {"run", "network", "inferer"}
+        assert train["inferer"] | {"slice_step": "@slice_step"} == inference["inferer"]  # a fit leaves no slice out
 
+    def test_ids_that_monai_label_changes(self):
+        train, inference = (
+            json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference")
+        )
+        assert all(
+            isinstance(handler, dict) for handler in train["train"]["handlers"]
+        )  # it looks for a CheckpointLoader
+        assert "displayable_configs" not in train  # every request for a training would have to name them
+        for name in inference["displayable_configs"]:
+            others = {**inference, "displayable_configs": None, "run_settings": None}
+            assert f'"@{name}"' not in json.dumps(others), f"{name} must be read where a request changes it"
 
-def test_ids_that_the_two_configs_share_are_equal():
-    train, inference = (json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference"))
-    assert train["network_def"].pop("encoder") == "@pretrained_encoder"
-    inference["network_def"] = inference["network_def"]["network"]
-    assert inference["network_def"].pop("encoder") == "@encoder"
-    shared = set(train) & set(inference)
-    assert {"network_def", "mixture", "encoder", "inferer", "preprocessing", "image_size"} <= shared
-    assert {name for name in shared if train[name] != inference[name]} == {"run", "network", "inferer"}
-    assert train["inferer"] | {"slice_step": "@slice_step"} == inference["inferer"]  # a fit leaves no slice out
-
-
-def test_monai_label_finds_what_it_changes():
-    train, inference = (json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference"))
-    assert all(isinstance(handler, dict) for handler in train["train"]["handlers"])  # it looks for a CheckpointLoader
-    assert "displayable_configs" not in train  # every request for a training would have to name them
-    for name in inference["displayable_configs"]:
-        others = {**inference, "displayable_configs": None, "run_settings": None}
-        assert f'"@{name}"' not in json.dumps(others), f"{name} must be read where a request changes it"
-
-
-def test_logging_configuration_loads():
-    logging.config.fileConfig(ROOT / "configs" / "logging.conf", disable_existing_loggers=False)
-    assert not logging.getLogger("LoadImage").isEnabledFor(logging.INFO)  # a line for each reader that is not the one
+    def test_logging_configuration_loads(self):
+        logging.config.fileConfig(ROOT / "configs" / "logging.conf", disable_existing_loggers=False)
+        assert not logging.getLogger("LoadImage").isEnabledFor(
+            logging.INFO
+        )  # a line for each reader that is not the one

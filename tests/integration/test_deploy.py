@@ -126,174 +126,164 @@ def frames_by_source(dataset):
     return frames
 
 
-# ---------------------------------------------------------------- what comes out
+class TestObjects:
+    @pytest.mark.parametrize("name", [*GOOD, *COMPRESSED, "several"])
+    def test_segmentation_is_the_mask_of_the_bundle(self, runs, series, expected, name):
+        case = name if name in GOOD else "axial"
+        assert runs[name].status == 0, runs[name].log
+        segmentation = pydicom.dcmread(runs[name].dicom("segmentation"))
+        frames = frames_by_source(segmentation)
+        mask = nib.load(expected / case / f"{case}_mask.nii.gz")
+        flipped = [np.flip(np.asarray(mask.dataobj), axis) for axis in range(3)]
+        assert not any(np.array_equal(np.asarray(mask.dataobj), other) for other in flipped)  # or a mirror goes unseen
+        found = 0
+        for data in series[case]:
+            wanted = at_slice(mask, data)
+            if wanted.any():
+                frame, position = frames.pop(data.SOPInstanceUID)
+                np.testing.assert_array_equal(frame, wanted)
+                np.testing.assert_allclose(position, np.array(data.ImagePositionPatient, float), atol=1e-4)
+                found += 1
+        assert found and not frames
 
-
-@pytest.mark.parametrize("name", [*GOOD, *COMPRESSED, "several"])
-def test_the_segmentation_is_the_mask_of_the_bundles_own_inference(runs, series, expected, name):
-    case = name if name in GOOD else "axial"
-    assert runs[name].status == 0, runs[name].log
-    segmentation = pydicom.dcmread(runs[name].dicom("segmentation"))
-    frames = frames_by_source(segmentation)
-    mask = nib.load(expected / case / f"{case}_mask.nii.gz")
-    flipped = [np.flip(np.asarray(mask.dataobj), axis) for axis in range(3)]
-    assert not any(np.array_equal(np.asarray(mask.dataobj), other) for other in flipped)  # or a mirror goes unseen
-    found = 0
-    for data in series[case]:
-        wanted = at_slice(mask, data)
-        if wanted.any():
-            frame, position = frames.pop(data.SOPInstanceUID)
-            np.testing.assert_array_equal(frame, wanted)
+    @pytest.mark.parametrize("name", [*GOOD, *COMPRESSED, "several"])
+    def test_parametric_map_has_the_values_of_the_map(self, runs, series, expected, name):
+        case = name if name in GOOD else "axial"
+        written = pydicom.dcmread(runs[name].dicom("parametric_map"))
+        assert "FloatPixelData" in written
+        frames = frames_by_source(written)
+        scores = nib.load(expected / case / f"{case}_map.nii.gz")
+        assert len(frames) == len(series[case])
+        for data in series[case]:
+            frame, position = frames[data.SOPInstanceUID]
+            np.testing.assert_allclose(frame, at_slice(scores, data), rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(position, np.array(data.ImagePositionPatient, float), atol=1e-4)
-            found += 1
-    assert found and not frames
 
-
-@pytest.mark.parametrize("name", [*GOOD, *COMPRESSED, "several"])
-def test_the_parametric_map_has_the_values_of_the_map(runs, series, expected, name):
-    case = name if name in GOOD else "axial"
-    written = pydicom.dcmread(runs[name].dicom("parametric_map"))
-    assert "FloatPixelData" in written
-    frames = frames_by_source(written)
-    scores = nib.load(expected / case / f"{case}_map.nii.gz")
-    assert len(frames) == len(series[case])
-    for data in series[case]:
-        frame, position = frames[data.SOPInstanceUID]
-        np.testing.assert_allclose(frame, at_slice(scores, data), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(position, np.array(data.ImagePositionPatient, float), atol=1e-4)
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_objects_refer_to_the_series_and_belong_to_its_study(runs, series, name):
-    source = series[name][0]
-    instances = {data.SOPInstanceUID for data in series[name]}
-    objects = [pydicom.dcmread(runs[name].dicom(kind)) for kind in ("segmentation", "parametric_map", "measurements")]
-    for written in objects:
-        assert written.StudyInstanceUID == source.StudyInstanceUID
-        assert written.PatientName == PATIENT and written.PatientID == source.PatientID
-        assert "not for diagnosis" in written.SeriesDescription
-    uids = [uid for written in objects for uid in (written.SOPInstanceUID, written.SeriesInstanceUID)]
-    assert len({*uids, source.SeriesInstanceUID}) == 7
-    for written in objects[:2]:
-        assert written.FrameOfReferenceUID == source.FrameOfReferenceUID
-        (referenced,) = written.ReferencedSeriesSequence
-        assert referenced.SeriesInstanceUID == source.SeriesInstanceUID
-        assert {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence} <= instances
-        (shared,) = written.SharedFunctionalGroupsSequence
-        orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
-        np.testing.assert_allclose(orientation, np.array(source.ImageOrientationPatient, float), atol=1e-6)
-        np.testing.assert_allclose(shared.PixelMeasuresSequence[0].PixelSpacing, source.PixelSpacing, atol=1e-6)
-    (evidence,) = objects[2].CurrentRequestedProcedureEvidenceSequence
-    (referenced,) = evidence.ReferencedSeriesSequence
-    assert {item.ReferencedSOPInstanceUID for item in referenced.ReferencedSOPSequence} == instances
-
-
-def test_objects_name_the_bundle_and_say_what_they_hold(runs):
-    metadata = json.loads((ROOT / "configs" / "metadata.json").read_text())
-    segmentation = hd.seg.segread(runs["axial"].dicom("segmentation"))
-    segment = segmentation.get_segment_description(1)
-    assert segment.segmented_property_category == codes.SCT.MorphologicallyAbnormalStructure
-    assert segment.segmented_property_type == codes.SCT.Lesion
-    (algorithm,) = segment.algorithm_identification
-    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (metadata["name"], metadata["version"])
-    assert segmentation.ContributingEquipmentSequence[0].SoftwareVersions == metadata["version"]
-
-    written = hd.imread(runs["axial"].dicom("parametric_map"))
-    (meaning,) = written.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
-    assert (meaning.RealWorldValueSlope, meaning.RealWorldValueIntercept) == (1, 0)
-    assert "1: decision threshold" in meaning.LUTExplanation
-    assert meaning.MeasurementUnitsCodeSequence[0].CodeValue == "1"
-    assert written.ContentQualification == "RESEARCH"
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_report_and_json_hold_the_measurements_of_the_bundles_own_inference(runs, expected, name):
-    summary = json.loads((expected / "summary.json").read_text())
-    (wanted,) = (entry for entry in summary["cases"] if entry["case"] == name)
-    found = json.loads((runs[name].results() / "measurements" / "measurements.json").read_text())
-    for key in (
-        "image_score",
-        "anomalous_volume_ml",
-        "fraction_beyond_limit",
-        "outside_fitted_range",
-        "n_regions",
-        "slices",
-    ):
-        assert found[key] == pytest.approx(wanted[key], rel=1e-4), key
-    assert "not for diagnosis" in found["note"] and found["settings"]["n_components"] == 8
-
-    report = hd.sr.srread(runs[name].dicom("measurements"))
-    (group,) = report.content.get_image_measurement_groups()
-    numbers = {item.name.meaning: item.value for item in group.get_measurements()}
-    assert numbers == {
-        "Anomaly score in units of the decision threshold": pytest.approx(found["image_score"]),
-        "Volume": pytest.approx(found["anomalous_volume_ml"]),
-        "Share of the foreground beyond the decision threshold": pytest.approx(100 * found["fraction_beyond_limit"]),
-        "Number of connected anomalous regions": found["n_regions"],
-    }
-    outside = next(i for i in group.get_qualitative_evaluations() if "outside" in i.name.meaning)
-    assert outside.value.meaning == ("Yes" if found["outside_fitted_range"] else "No")
-
-
-def test_a_picture_comes_along(runs):
-    assert min(Image.open(runs["axial"].results() / "preview.png").size) > 100
-
-
-def test_where_nothing_is_found_the_objects_say_so(runs):
-    run = runs["nothing-found"]
-    assert run.status == 0, run.log
-    segmentation = hd.seg.segread(run.dicom("segmentation"))
-    assert segmentation.number_of_segments == 1 and not segmentation.pixel_array.any()
-    found = json.loads((run.results() / "measurements" / "measurements.json").read_text())
-    assert (found["anomalous_volume_ml"], found["n_regions"], found["slices"]) == (0, 0, [])
-
-
-def test_the_series_with_most_slices_that_is_no_localizer_is_taken(runs, series):
-    uid = series["axial"][0].SeriesInstanceUID
-    assert f"series {uid} with 6 slices is taken, out of 2 that could be and 6 in the input" in runs["several"].log
-
-
-def test_no_identity_in_logs_or_names_and_nothing_outside_the_output(runs):
-    said = "".join(run.log for run in runs.values())
-    assert "Doe" not in said and "4711" not in said
-    for name in GOOD:
-        files = {
-            path.relative_to(runs[name].results()).as_posix() for path in runs[name].output.rglob("*") if path.is_file()
-        }
-        shapes = sorted(re.sub(r"[\d.]+\.dcm", "UID.dcm", file) for file in files)
-        assert shapes == [
-            "measurements/UID.dcm",
-            "measurements/measurements.json",
-            "parametric_map/UID.dcm",
-            "preview.png",
-            "segmentation/UID.dcm",
+    @pytest.mark.parametrize("name", GOOD)
+    def test_references_to_series_and_study(self, runs, series, name):
+        source = series[name][0]
+        instances = {data.SOPInstanceUID for data in series[name]}
+        objects = [
+            pydicom.dcmread(runs[name].dicom(kind)) for kind in ("segmentation", "parametric_map", "measurements")
         ]
-        readable = (runs[name].results() / "measurements" / "measurements.json").read_text()
-        assert "Doe" not in readable and "4711" not in readable
-    assert {path.name for path in (runs["axial"].output.parent).iterdir()} <= set(runs)
+        for written in objects:
+            assert written.StudyInstanceUID == source.StudyInstanceUID
+            assert written.PatientName == PATIENT and written.PatientID == source.PatientID
+            assert "not for diagnosis" in written.SeriesDescription
+        uids = [uid for written in objects for uid in (written.SOPInstanceUID, written.SeriesInstanceUID)]
+        assert len({*uids, source.SeriesInstanceUID}) == 7
+        for written in objects[:2]:
+            assert written.FrameOfReferenceUID == source.FrameOfReferenceUID
+            (referenced,) = written.ReferencedSeriesSequence
+            assert referenced.SeriesInstanceUID == source.SeriesInstanceUID
+            assert {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence} <= instances
+            (shared,) = written.SharedFunctionalGroupsSequence
+            orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+            np.testing.assert_allclose(orientation, np.array(source.ImageOrientationPatient, float), atol=1e-6)
+            np.testing.assert_allclose(shared.PixelMeasuresSequence[0].PixelSpacing, source.PixelSpacing, atol=1e-6)
+        (evidence,) = objects[2].CurrentRequestedProcedureEvidenceSequence
+        (referenced,) = evidence.ReferencedSeriesSequence
+        assert {item.ReferencedSOPInstanceUID for item in referenced.ReferencedSOPSequence} == instances
+
+    def test_descriptions_name_the_bundle(self, runs):
+        metadata = json.loads((ROOT / "configs" / "metadata.json").read_text())
+        segmentation = hd.seg.segread(runs["axial"].dicom("segmentation"))
+        segment = segmentation.get_segment_description(1)
+        assert segment.segmented_property_category == codes.SCT.MorphologicallyAbnormalStructure
+        assert segment.segmented_property_type == codes.SCT.Lesion
+        (algorithm,) = segment.algorithm_identification
+        assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (metadata["name"], metadata["version"])
+        assert segmentation.ContributingEquipmentSequence[0].SoftwareVersions == metadata["version"]
+
+        written = hd.imread(runs["axial"].dicom("parametric_map"))
+        (meaning,) = written.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+        assert (meaning.RealWorldValueSlope, meaning.RealWorldValueIntercept) == (1, 0)
+        assert "1: decision threshold" in meaning.LUTExplanation
+        assert meaning.MeasurementUnitsCodeSequence[0].CodeValue == "1"
+        assert written.ContentQualification == "RESEARCH"
+
+    @pytest.mark.parametrize("name", GOOD)
+    def test_measurements_are_those_of_the_bundle(self, runs, expected, name):
+        summary = json.loads((expected / "summary.json").read_text())
+        (wanted,) = (entry for entry in summary["cases"] if entry["case"] == name)
+        found = json.loads((runs[name].results() / "measurements" / "measurements.json").read_text())
+        for key in (
+            "image_score",
+            "anomalous_volume_ml",
+            "fraction_beyond_limit",
+            "outside_fitted_range",
+            "n_regions",
+            "slices",
+        ):
+            assert found[key] == pytest.approx(wanted[key], rel=1e-4), key
+        assert "not for diagnosis" in found["note"] and found["settings"]["n_components"] == 8
+
+        report = hd.sr.srread(runs[name].dicom("measurements"))
+        (group,) = report.content.get_image_measurement_groups()
+        numbers = {item.name.meaning: item.value for item in group.get_measurements()}
+        assert numbers == {
+            "Anomaly score in units of the decision threshold": pytest.approx(found["image_score"]),
+            "Volume": pytest.approx(found["anomalous_volume_ml"]),
+            "Share of the foreground beyond the decision threshold": pytest.approx(
+                100 * found["fraction_beyond_limit"]
+            ),
+            "Number of connected anomalous regions": found["n_regions"],
+        }
+        outside = next(i for i in group.get_qualitative_evaluations() if "outside" in i.name.meaning)
+        assert outside.value.meaning == ("Yes" if found["outside_fitted_range"] else "No")
+
+    def test_preview(self, runs):
+        assert min(Image.open(runs["axial"].results() / "preview.png").size) > 100
+
+    def test_empty_mask(self, runs):
+        run = runs["nothing-found"]
+        assert run.status == 0, run.log
+        segmentation = hd.seg.segread(run.dicom("segmentation"))
+        assert segmentation.number_of_segments == 1 and not segmentation.pixel_array.any()
+        found = json.loads((run.results() / "measurements" / "measurements.json").read_text())
+        assert (found["anomalous_volume_ml"], found["n_regions"], found["slices"]) == (0, 0, [])
 
 
-# ---------------------------------------------------------------- what nothing can be made of
+class TestApp:
+    def test_largest_series_is_taken(self, runs, series):
+        uid = series["axial"][0].SeriesInstanceUID
+        assert f"series {uid} with 6 slices is taken, out of 2 that could be and 6 in the input" in runs["several"].log
 
+    def test_no_identity_leaks_and_no_stray_files(self, runs):
+        said = "".join(run.log for run in runs.values())
+        assert "Doe" not in said and "4711" not in said
+        for name in GOOD:
+            files = {
+                path.relative_to(runs[name].results()).as_posix()
+                for path in runs[name].output.rglob("*")
+                if path.is_file()
+            }
+            shapes = sorted(re.sub(r"[\d.]+\.dcm", "UID.dcm", file) for file in files)
+            assert shapes == [
+                "measurements/UID.dcm",
+                "measurements/measurements.json",
+                "parametric_map/UID.dcm",
+                "preview.png",
+                "segmentation/UID.dcm",
+            ]
+            readable = (runs[name].results() / "measurements" / "measurements.json").read_text()
+            assert "Doe" not in readable and "4711" not in readable
+        assert {path.name for path in (runs["axial"].output.parent).iterdir()} <= set(runs)
 
-def test_of_a_bad_study_one_sentence_is_said_and_nothing_left(runs):
-    assert len(BAD) > 10
-    for name, sentence in BAD.items():
-        run = runs[name]
-        said = [line for line in run.log.splitlines() if "[ERROR] (anomaly_app)" in line]
-        assert run.status == 1 and len(said) == 1 and sentence in said[0], (name, run.log)
-        assert not run.output.exists() or not list(run.output.iterdir()), name
+    def test_bad_study_ends_with_one_sentence(self, runs):
+        assert len(BAD) > 10
+        for name, sentence in BAD.items():
+            run = runs[name]
+            said = [line for line in run.log.splitlines() if "[ERROR] (anomaly_app)" in line]
+            assert run.status == 1 and len(said) == 1 and sentence in said[0], (name, run.log)
+            assert not run.output.exists() or not list(run.output.iterdir()), name
 
-
-def test_without_a_bundle_it_says_so(series, tmp_path):
-    study = Path(series["axial"][0].filename).parent
-    (tmp_path / "models").mkdir()
-    done = run_app(ROOT / "deploy" / "app", "-i", study, "-o", tmp_path / "out", "-m", tmp_path / "models")
-    assert done.returncode == 1
-    assert "holds 0 bundles; expected one" in done.stderr and "Traceback" not in done.stderr
-
-
-# ---------------------------------------------------------------- the package
+    def test_without_bundle(self, series, tmp_path):
+        study = Path(series["axial"][0].filename).parent
+        (tmp_path / "models").mkdir()
+        done = run_app(ROOT / "deploy" / "app", "-i", study, "-o", tmp_path / "out", "-m", tmp_path / "models")
+        assert done.returncode == 1
+        assert "holds 0 bundles; expected one" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -307,19 +297,6 @@ def package(shipped, tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert "NO IMAGE WAS BUILT" in done.stdout
     return context
-
-
-def test_a_dry_run_keeps_what_an_image_would_be_made_of(package):
-    manifest = json.loads((package / "map" / "app.json").read_text())
-    assert json.loads(manifest["command"]) == ["python3", "/opt/holoscan/app"]
-    assert json.loads((package / "map" / "pkg.json").read_text())["models"] == {
-        "anomaly": "/opt/holoscan/models/anomaly"
-    }
-    assert (package / "models" / "anomaly" / "models" / "model.pt").is_file()
-    assert (package / "app" / "__main__.py").is_file()
-    dockerfile = (package / "Dockerfile").read_text()
-    assert "COPY ./models  /opt/holoscan/models" in dockerfile and "-r /tmp/requirements.txt" in dockerfile
-    assert (package / "pip" / "requirements.txt").read_text() == (ROOT / "requirements-deploy.txt").read_text()
 
 
 REPLAY = """
@@ -338,31 +315,44 @@ exec "$@"
 """
 
 
-def test_the_packaged_command_gives_the_same_of_the_series_that_its_settings_ask_for(package, runs, tmp_path):
-    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("NOT TESTED: the packaged command needs a mount namespace of its own (unshare -m, as root)")
-    (tmp_path / "out").mkdir()
-    manifest = json.loads((package / "map" / "app.json").read_text())
-    dockerfile = (package / "Dockerfile").read_text()
-    settings = yaml.safe_load((package / "app.config").read_text())
-    (tmp_path / "app.yaml").write_text(yaml.safe_dump({**settings, "series": {"description": "t1.*short"}}))
-    environment = {
-        **os.environ,
-        **dict(re.findall(r"^ENV (HOLOSCAN_\w+)=(.*)$", dockerfile, re.MULTILINE)),
-        "CONTEXT": str(package),
-        "CONFIG": str(tmp_path / "app.yaml"),
-        "STUDY": str(runs["several"].output.parents[1] / "studies" / "several"),
-        "OUTPUT": str(tmp_path / "out"),
-        "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    command = ["unshare", "-m", "bash", "-c", REPLAY, "replay", *json.loads(manifest["command"])]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    packaged, direct = Run(0, done.stderr, tmp_path / "out"), runs["short"]
-    for kind in ("segmentation", "parametric_map"):
-        first, second = (frames_by_source(pydicom.dcmread(run.dicom(kind))) for run in (packaged, direct))
-        assert first and first.keys() == second.keys()
-        for uid in first:
-            np.testing.assert_array_equal(first[uid][0], second[uid][0])
+class TestPackage:
+    def test_dry_run_keeps_the_build_context(self, package):
+        manifest = json.loads((package / "map" / "app.json").read_text())
+        assert json.loads(manifest["command"]) == ["python3", "/opt/holoscan/app"]
+        assert json.loads((package / "map" / "pkg.json").read_text())["models"] == {
+            "anomaly": "/opt/holoscan/models/anomaly"
+        }
+        assert (package / "models" / "anomaly" / "models" / "model.pt").is_file()
+        assert (package / "app" / "__main__.py").is_file()
+        dockerfile = (package / "Dockerfile").read_text()
+        assert "COPY ./models  /opt/holoscan/models" in dockerfile and "-r /tmp/requirements.txt" in dockerfile
+        assert (package / "pip" / "requirements.txt").read_text() == (ROOT / "requirements-deploy.txt").read_text()
+
+    def test_command_gives_the_same_results(self, package, runs, tmp_path):
+        if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+            pytest.skip("NOT TESTED: the packaged command needs a mount namespace of its own (unshare -m, as root)")
+        (tmp_path / "out").mkdir()
+        manifest = json.loads((package / "map" / "app.json").read_text())
+        dockerfile = (package / "Dockerfile").read_text()
+        settings = yaml.safe_load((package / "app.config").read_text())
+        (tmp_path / "app.yaml").write_text(yaml.safe_dump({**settings, "series": {"description": "t1.*short"}}))
+        environment = {
+            **os.environ,
+            **dict(re.findall(r"^ENV (HOLOSCAN_\w+)=(.*)$", dockerfile, re.MULTILINE)),
+            "CONTEXT": str(package),
+            "CONFIG": str(tmp_path / "app.yaml"),
+            "STUDY": str(runs["several"].output.parents[1] / "studies" / "several"),
+            "OUTPUT": str(tmp_path / "out"),
+            "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        command = ["unshare", "-m", "bash", "-c", REPLAY, "replay", *json.loads(manifest["command"])]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        packaged, direct = Run(0, done.stderr, tmp_path / "out"), runs["short"]
+        for kind in ("segmentation", "parametric_map"):
+            first, second = (frames_by_source(pydicom.dcmread(run.dicom(kind))) for run in (packaged, direct))
+            assert first and first.keys() == second.keys()
+            for uid in first:
+                np.testing.assert_array_equal(first[uid][0], second[uid][0])

@@ -104,98 +104,93 @@ def own_mask(series, bundle, tmp_path):
     return nib.load(path)
 
 
-@pytest.mark.parametrize("name", ["plain", "compressed", "flair"])
-def test_the_segmentation_lies_on_the_series_and_is_our_own_mask(server, folder, series_of, shipped, tmp_path, name):
-    path, uid = series_of(name)
-    answer = server.infer("anomaly", uid, "dicom_seg", threshold=THRESHOLD, label_info=SEGMENTS)
-    assert answer.status_code == 200, answer.text
-    (tmp_path / "seg.dcm").write_bytes(answer.content)
-    segmentation = hd.seg.segread(tmp_path / "seg.dcm")
-    headers = {str(header.SOPInstanceUID): header for header in headers_of(path)}
-    first = next(iter(headers.values()))
+class TestDicomWeb:
+    @pytest.mark.parametrize("name", ["plain", "compressed", "flair"])
+    def test_segmentation_is_the_mask_of_the_bundle(self, server, folder, series_of, shipped, tmp_path, name):
+        path, uid = series_of(name)
+        answer = server.infer("anomaly", uid, "dicom_seg", threshold=THRESHOLD, label_info=SEGMENTS)
+        assert answer.status_code == 200, answer.text
+        (tmp_path / "seg.dcm").write_bytes(answer.content)
+        segmentation = hd.seg.segread(tmp_path / "seg.dcm")
+        headers = {str(header.SOPInstanceUID): header for header in headers_of(path)}
+        first = next(iter(headers.values()))
 
-    for name in ("FrameOfReferenceUID", "StudyInstanceUID", "PatientID", "Rows", "Columns"):
-        assert segmentation.get(name) == first.get(name), name
-    (referenced,) = segmentation.ReferencedSeriesSequence
-    assert referenced.SeriesInstanceUID == uid
-    assert {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence} <= set(headers)
-    assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["anomaly"]
-    (common,) = segmentation.SharedFunctionalGroupsSequence
-    orientation = common.PlaneOrientationSequence[0].ImageOrientationPatient
-    np.testing.assert_allclose(orientation, first.ImageOrientationPatient, atol=1e-4)
-    np.testing.assert_allclose(common.PixelMeasuresSequence[0].PixelSpacing, first.PixelSpacing, atol=1e-4)
-    for frame in segmentation.PerFrameFunctionalGroupsSequence:
-        source = headers[frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID]
-        position = frame.PlanePositionSequence[0].ImagePositionPatient
-        np.testing.assert_allclose(position, source.ImagePositionPatient, atol=1e-3)
+        for name in ("FrameOfReferenceUID", "StudyInstanceUID", "PatientID", "Rows", "Columns"):
+            assert segmentation.get(name) == first.get(name), name
+        (referenced,) = segmentation.ReferencedSeriesSequence
+        assert referenced.SeriesInstanceUID == uid
+        assert {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence} <= set(headers)
+        assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["anomaly"]
+        (common,) = segmentation.SharedFunctionalGroupsSequence
+        orientation = common.PlaneOrientationSequence[0].ImageOrientationPatient
+        np.testing.assert_allclose(orientation, first.ImageOrientationPatient, atol=1e-4)
+        np.testing.assert_allclose(common.PixelMeasuresSequence[0].PixelSpacing, first.PixelSpacing, atol=1e-4)
+        for frame in segmentation.PerFrameFunctionalGroupsSequence:
+            source = headers[frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID]
+            position = frame.PlanePositionSequence[0].ImagePositionPatient
+            np.testing.assert_allclose(position, source.ImagePositionPatient, atol=1e-3)
 
-    mask = own_mask(path, folder / "bundle" / "anomaly", tmp_path)
-    found = segmentation.get_pixels_by_source_instance(
-        list(headers), segment_numbers=[1], assert_missing_frames_are_empty=True, ignore_spatial_locations=True
+        mask = own_mask(path, folder / "bundle" / "anomaly", tmp_path)
+        found = segmentation.get_pixels_by_source_instance(
+            list(headers), segment_numbers=[1], assert_missing_frames_are_empty=True, ignore_spatial_locations=True
+        )
+        expected = np.stack([at_slice(mask, header) for header in headers.values()])
+        assert expected.any() and np.array_equal(found[..., 0], expected)
+
+    def test_label_is_the_mask_of_the_bundle(self, server, folder, series_of, tmp_path):
+        path, uid = series_of("plain")
+        answer = server.infer("anomaly", uid, "image", threshold=THRESHOLD)
+        assert answer.status_code == 200, answer.text
+        (tmp_path / "label.nii.gz").write_bytes(answer.content)
+        label, mask = nib.load(tmp_path / "label.nii.gz"), own_mask(path, folder / "bundle" / "anomaly", tmp_path)
+        for header in headers_of(path):
+            assert np.array_equal(at_slice(label, header), at_slice(mask, header))
+
+    @pytest.mark.parametrize(
+        ("name", "status", "expected"),
+        [
+            ("colour", 422, "are in colour; expected grey values"),
+            ("hole", 422, "lie 4 to 8 mm apart"),
+            ("localizer", 422, "differ in orientation"),
+            ("tiny", 422, "10 x 10 pixels"),
+            ("damaged", 500, "It failed"),
+        ],
     )
-    expected = np.stack([at_slice(mask, header) for header in headers.values()])
-    assert expected.any() and np.array_equal(found[..., 0], expected)
+    def test_bad_series_is_answered_with_a_reason(self, server, series_of, name, status, expected):
+        _, uid = series_of(name)
+        for output in ("json", "dicom_seg"):
+            answer = server.infer("anomaly", uid, output, label_info=SEGMENTS)
+            assert answer.status_code == status and expected in answer.json()["detail"], answer.text
+        assert server.infer("anomaly", series_of("plain")[1], "json").status_code == 200
 
+    @pytest.mark.parametrize("uid", ["1.2.3.4", "*"])
+    def test_unknown_series_is_answered_404(self, server, uid):
+        answer = server.infer("anomaly", uid, "json")
+        assert answer.status_code == 404 and "There is no image" in answer.json()["detail"]
 
-def test_the_label_of_a_series_is_our_own_mask(server, folder, series_of, tmp_path):
-    path, uid = series_of("plain")
-    answer = server.infer("anomaly", uid, "image", threshold=THRESHOLD)
-    assert answer.status_code == 200, answer.text
-    (tmp_path / "label.nii.gz").write_bytes(answer.content)
-    label, mask = nib.load(tmp_path / "label.nii.gz"), own_mask(path, folder / "bundle" / "anomaly", tmp_path)
-    for header in headers_of(path):
-        assert np.array_equal(at_slice(label, header), at_slice(mask, header))
+    def test_series_are_read_only(self, server, series_of):
+        _, uid = series_of("plain")
+        image = {"file": ("x.nii.gz", b"")}
+        for method, path, arguments, status in (
+            ("PUT", "datastore/", {"params": {"image": uid}, "files": image}, 403),
+            ("PUT", "datastore/image", {"params": {"image": "new"}, "files": image}, 403),
+            ("DELETE", "datastore/", {"params": {"id": uid}}, 403),
+            ("POST", "proxy/dicom/stow/studies", {"data": b"x"}, 403),
+            ("POST", "proxy/dicom/..%2Fseries%2Fmodify", {"data": b"{}"}, 403),
+            ("GET", "proxy/dicom/..%2Fseries", {}, 422),
+            ("POST", "infer/anomaly", {"params": {"image": "../../etc"}}, 422),
+        ):
+            answer = server.send(method, path, **arguments)
+            assert answer.status_code == status and answer.json()["detail"], (method, path)
+        assert server.infer("anomaly", uid, "json").status_code == 200
 
+    def test_empty_mask_is_no_segmentation(self, server, series_of):
+        answer = server.infer("anomaly", series_of("plain")[1], "dicom_seg", threshold=1e6, label_info=SEGMENTS)
+        assert answer.status_code == 422 and "the mask is empty" in answer.json()["detail"]
 
-@pytest.mark.parametrize(
-    ("name", "status", "expected"),
-    [
-        ("colour", 422, "are in colour; expected grey values"),
-        ("hole", 422, "lie 4 to 8 mm apart"),
-        ("localizer", 422, "differ in orientation"),
-        ("tiny", 422, "10 x 10 pixels"),
-        ("damaged", 500, "It failed"),
-    ],
-)
-def test_a_series_that_cannot_be_scored_is_answered_with_why(server, series_of, name, status, expected):
-    _, uid = series_of(name)
-    for output in ("json", "dicom_seg"):
-        answer = server.infer("anomaly", uid, output, label_info=SEGMENTS)
-        assert answer.status_code == status and expected in answer.json()["detail"], answer.text
-    assert server.infer("anomaly", series_of("plain")[1], "json").status_code == 200
-
-
-@pytest.mark.parametrize("uid", ["1.2.3.4", "*"])
-def test_an_unknown_series_is_answered_404(server, uid):
-    answer = server.infer("anomaly", uid, "json")
-    assert answer.status_code == 404 and "There is no image" in answer.json()["detail"]
-
-
-def test_series_are_only_read(server, series_of):
-    _, uid = series_of("plain")
-    image = {"file": ("x.nii.gz", b"")}
-    for method, path, arguments, status in (
-        ("PUT", "datastore/", {"params": {"image": uid}, "files": image}, 403),
-        ("PUT", "datastore/image", {"params": {"image": "new"}, "files": image}, 403),
-        ("DELETE", "datastore/", {"params": {"id": uid}}, 403),
-        ("POST", "proxy/dicom/stow/studies", {"data": b"x"}, 403),
-        ("POST", "proxy/dicom/..%2Fseries%2Fmodify", {"data": b"{}"}, 403),
-        ("GET", "proxy/dicom/..%2Fseries", {}, 422),
-        ("POST", "infer/anomaly", {"params": {"image": "../../etc"}}, 422),
-    ):
-        answer = server.send(method, path, **arguments)
-        assert answer.status_code == status and answer.json()["detail"], (method, path)
-    assert server.infer("anomaly", uid, "json").status_code == 200
-
-
-def test_an_empty_mask_is_no_segmentation(server, series_of):
-    answer = server.infer("anomaly", series_of("plain")[1], "dicom_seg", threshold=1e6, label_info=SEGMENTS)
-    assert answer.status_code == 422 and "the mask is empty" in answer.json()["detail"]
-
-
-def test_no_patient_is_named_in_the_logs(server, folder, series_of):
-    _, uid = series_of("plain")
-    assert server.infer("anomaly", uid, "dicom_seg", threshold=THRESHOLD, label_info=SEGMENTS).status_code == 200
-    logs = [server.log, *(folder / "served" / "app" / "logs").iterdir()]
-    said = "".join(log.read_text() for log in logs)
-    assert uid in said and not any(part in said for part in PATIENT.split("^"))
+    def test_no_patient_is_named_in_logs(self, server, folder, series_of):
+        _, uid = series_of("plain")
+        assert server.infer("anomaly", uid, "dicom_seg", threshold=THRESHOLD, label_info=SEGMENTS).status_code == 200
+        logs = [server.log, *(folder / "served" / "app" / "logs").iterdir()]
+        said = "".join(log.read_text() for log in logs)
+        assert uid in said and not any(part in said for part in PATIENT.split("^"))

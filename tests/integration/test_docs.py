@@ -44,24 +44,24 @@ def places(shipped, tmp_path_factory):
     return {"bundle": folder / "bundle", **{word: folder / name for word, name in names.items()}}
 
 
-@pytest.mark.parametrize(("language", "text"), blocks())
-def test_a_block_runs_as_it_is_written(places, language, text):
-    for word, path in places.items():
-        text = re.sub(rf"\b{word}\b", str(path), text) if word != "bundle" else text
-    assert language in ("bash", "python"), "say how to run this block"
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    command = ["bash", "-e", "-c", text] if language == "bash" else [sys.executable, "-c", text]
-    environment["OMP_NUM_THREADS"] = "1"
-    done = subprocess.run(
-        command, cwd=places["bundle"], env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    if "run inference" in text or "run evaluation" in text:
-        masks = sorted(places["RESULTS"].glob("*/*_mask.nii.gz"))
-        assert len(masks) == 2
-        shutil.rmtree(places["RESULTS"])  # the next command is to leave them anew
+class TestCommands:
+    @pytest.mark.parametrize(("language", "text"), blocks())
+    def test_block_runs_as_written(self, places, language, text):
+        for word, path in places.items():
+            text = re.sub(rf"\b{word}\b", str(path), text) if word != "bundle" else text
+        assert language in ("bash", "python"), "say how to run this block"
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        command = ["bash", "-e", "-c", text] if language == "bash" else [sys.executable, "-c", text]
+        environment["OMP_NUM_THREADS"] = "1"
+        done = subprocess.run(
+            command, cwd=places["bundle"], env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        if "run inference" in text or "run evaluation" in text:
+            masks = sorted(places["RESULTS"].glob("*/*_mask.nii.gz"))
+            assert len(masks) == 2
+            shutil.rmtree(places["RESULTS"])  # the next command is to leave them anew
 
-
-def test_the_commands_left_what_they_say(places):
-    left = {path.name for path in (places["bundle"] / "models").iterdir()}
-    assert {"model.pt", "model.ts", "model.onnx", "site.pt"} <= left
+    def test_commands_leave_their_files(self, places):
+        left = {path.name for path in (places["bundle"] / "models").iterdir()}
+        assert {"model.pt", "model.ts", "model.onnx", "site.pt"} <= left

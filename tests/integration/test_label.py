@@ -119,136 +119,122 @@ def assert_same(label, mask):
     assert np.array_equal(np.asarray(label.dataobj), np.asarray(mask.dataobj))
 
 
-# ---------------------------------------------------------------- inference
+class TestInference:
+    def test_label_is_the_mask_of_the_bundle(self, server, folder, tmp_path):
+        masks, _ = own(folder, tmp_path)
+        for name, mask in masks.items():
+            label = mask_of(server.infer("anomaly", name, "image"), tmp_path / "label.nii.gz")
+            assert_same(label, mask)
+            np.testing.assert_allclose(label.affine, mask.affine, atol=1e-5)
+            assert label.get_data_dtype() == np.uint8
+        assert np.asarray(masks["lesion"].dataobj)[LESION].mean() > 0.5
+
+    def test_uploaded_image(self, server, folder, tmp_path):
+        masks, _ = own(folder, tmp_path)
+        with open(folder / "in" / "lesion.nii.gz", "rb") as file:
+            label = mask_of(
+                server.infer("anomaly", "", "image", {"file": ("x.nii.gz", file)}), tmp_path / "label.nii.gz"
+            )
+        assert_same(label, masks["lesion"])
+
+    def test_session(self, server, folder, tmp_path):
+        masks, _ = own(folder, tmp_path)
+        answer = server.infer_in_session("anomaly", "Volume 1", folder / "in" / "lesion.nii.gz")
+        assert_same(mask_of(answer, tmp_path / "label.nii.gz"), masks["lesion"])
+
+    def test_json_has_the_measurements_of_the_summary(self, server, folder, tmp_path):
+        _, entries = own(folder, tmp_path)
+        for name, entry in entries.items():
+            said = server.infer("anomaly", name, "json").json()
+            assert said["label_names"] == {"anomaly": 1}
+            for key, value in entry.items():
+                assert said[key] == pytest.approx(value, rel=1e-5), key
+
+    def test_displayed_settings_are_used(self, server, folder, tmp_path):
+        config = server.get("info/").json()["models"]["anomaly"]["config"]
+        assert (config["threshold"], config["smoothing_mm"]) == (1.0, 0.0)
+        for settings in ({"threshold": 0.4}, {"smoothing_mm": 3.0}, {}):
+            masks, _ = own(folder, tmp_path, **settings)
+            assert_same(
+                mask_of(server.infer("anomaly", "lesion", "image", **settings), tmp_path / "l.nii.gz"), masks["lesion"]
+            )
+
+    def test_two_bundles_in_one_server(self, server, folder, tmp_path):
+        masks, _ = own(folder, tmp_path)
+        for name in ("lesion", "oblong", "lesion"):
+            assert_same(mask_of(server.infer("anomaly", name, "image"), tmp_path / "l.nii.gz"), masks[name])
+            other = mask_of(server.infer("other", name, "image"), tmp_path / "l.nii.gz")
+            assert np.array_equal(np.asarray(other.dataobj) == 1, CASES[name] > 700)
 
 
-def test_the_label_is_the_mask_of_our_own_inference(server, folder, tmp_path):
-    masks, _ = own(folder, tmp_path)
-    for name, mask in masks.items():
-        label = mask_of(server.infer("anomaly", name, "image"), tmp_path / "label.nii.gz")
-        assert_same(label, mask)
-        np.testing.assert_allclose(label.affine, mask.affine, atol=1e-5)
-        assert label.get_data_dtype() == np.uint8
-    assert np.asarray(masks["lesion"].dataobj)[LESION].mean() > 0.5
+class TestTraining:
+    def test_training_replaces_the_model_in_use(self, server, folder, tmp_path):
+        originals, copy = digests(folder), folder / "served" / "bundles" / "trained"
+        before = (copy / "models" / "model.pt").read_bytes()
+        marked = np.zeros(CASES["lesion"].shape, np.uint8)
+        marked[LESION] = 1
+        save(tmp_path / "marked.nii.gz", marked, AFFINE)
+        server.put_label("lesion", tmp_path / "marked.nii.gz")  # labelled, but not normal: left out
+        response = server.train("trained", max_epochs=4)
+        assert response.status_code == 200, response.text
+        assert (copy / "models" / "model.pt").read_bytes() != before
+        assert digests(folder) == originals
+        data = json.loads((copy / "output" / "fit_report.json").read_text())["data"]
+        assert data["train"]["cases"] + data["validation"]["cases"] == 5
+        masks, entries = own(folder / "served" / "bundles", tmp_path, "trained", folder / "in")
+        for name, mask in masks.items():
+            assert_same(mask_of(server.infer("trained", name, "image"), tmp_path / "l.nii.gz"), mask)
+        said = server.infer("trained", "lesion", "json").json()["image_score"]
+        assert said == pytest.approx(entries["lesion"]["image_score"], rel=1e-5)
+        assert said != pytest.approx(server.infer("anomaly", "lesion", "json").json()["image_score"], rel=1e-3)
+
+    def test_training_in_the_background_logs_epochs(self, server):
+        details = server.train_in_background("trained", max_epochs=3)
+        assert any("epoch 3/3: validation log-likelihood" in line for line in details)
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [({"val_split": 0.0}, "None of 0 cases is normal"), ({"max_epochs": 0}, "max_epochs must")],
+    )
+    def test_failed_training_keeps_the_model(self, server, folder, settings, expected):
+        model = folder / "served" / "bundles" / "anomaly" / "models" / "model.pt"
+        before = model.read_bytes()
+        response = server.train("anomaly", **settings)
+        assert response.status_code == 422 and expected in response.json()["detail"]
+        assert model.read_bytes() == before
+        assert server.infer("anomaly", "lesion", "json").status_code == 200
 
 
-def test_an_image_may_be_sent_instead_of_named(server, folder, tmp_path):
-    masks, _ = own(folder, tmp_path)
-    with open(folder / "in" / "lesion.nii.gz", "rb") as file:
-        label = mask_of(server.infer("anomaly", "", "image", {"file": ("x.nii.gz", file)}), tmp_path / "label.nii.gz")
-    assert_same(label, masks["lesion"])
+class TestWrongInput:
+    @pytest.mark.parametrize(
+        ("model", "image", "status", "expected"),
+        [
+            ("anomaly", "four-d", 422, "6 volumes or channels"),
+            ("anomaly", "tiny", 422, "10 x 10 pixels"),
+            ("anomaly", "flat", 422, "every voxel is 3"),
+            ("anomaly", "text", 422, "the file is damaged"),
+            ("anomaly", "cut-off", 422, "the file is damaged"),
+            ("anomaly", "nobody", 404, "There is no image 'nobody'"),
+            ("anomaly", "../in/lesion", 422, "must be a plain name"),
+            ("anomaly", "/etc/hostname", 422, "must be a plain name"),
+            ("unfitted", "lesion", 422, "is not a model of this network"),
+            ("empty", "lesion", 404, "no fitted model 'empty'"),
+            ("nothing", "lesion", 404, "no fitted model 'nothing'"),
+        ],
+    )
+    def test_bad_image_is_answered_with_a_reason(self, server, folder, model, image, status, expected):
+        before = sorted(path for path in (folder / "served").rglob("*") if "logs" not in path.parts)
+        for output in ("image", "json"):
+            response = server.infer(model, image, output)
+            assert response.status_code == status and expected in response.json()["detail"], response.text
+        assert sorted(path for path in (folder / "served").rglob("*") if "logs" not in path.parts) == before
+        assert server.infer("anomaly", "lesion", "json").status_code == 200
 
+    def test_setting_out_of_range(self, server):
+        response = server.infer("anomaly", "lesion", "json", smoothing_mm=-1)
+        assert response.status_code == 422 and "must not be negative" in response.json()["detail"]
+        assert server.infer("anomaly", "lesion", "json").status_code == 200
 
-def test_a_session_brings_an_image_of_any_name(server, folder, tmp_path):
-    masks, _ = own(folder, tmp_path)
-    answer = server.infer_in_session("anomaly", "Volume 1", folder / "in" / "lesion.nii.gz")
-    assert_same(mask_of(answer, tmp_path / "label.nii.gz"), masks["lesion"])
-
-
-def test_the_answer_in_json_has_the_measurements_of_our_summary(server, folder, tmp_path):
-    _, entries = own(folder, tmp_path)
-    for name, entry in entries.items():
-        said = server.infer("anomaly", name, "json").json()
-        assert said["label_names"] == {"anomaly": 1}
-        for key, value in entry.items():
-            assert said[key] == pytest.approx(value, rel=1e-5), key
-
-
-def test_what_a_radiologist_may_set_is_offered_and_heeded(server, folder, tmp_path):
-    config = server.get("info/").json()["models"]["anomaly"]["config"]
-    assert (config["threshold"], config["smoothing_mm"]) == (1.0, 0.0)
-    for settings in ({"threshold": 0.4}, {"smoothing_mm": 3.0}, {}):
-        masks, _ = own(folder, tmp_path, **settings)
-        assert_same(
-            mask_of(server.infer("anomaly", "lesion", "image", **settings), tmp_path / "l.nii.gz"), masks["lesion"]
-        )
-
-
-def test_another_bundle_beside_ours_leaves_both_right(server, folder, tmp_path):
-    masks, _ = own(folder, tmp_path)
-    for name in ("lesion", "oblong", "lesion"):
-        assert_same(mask_of(server.infer("anomaly", name, "image"), tmp_path / "l.nii.gz"), masks[name])
-        other = mask_of(server.infer("other", name, "image"), tmp_path / "l.nii.gz")
-        assert np.array_equal(np.asarray(other.dataobj) == 1, CASES[name] > 700)
-
-
-# ---------------------------------------------------------------- training
-
-
-def test_training_on_normals_renews_the_model_that_is_used(server, folder, tmp_path):
-    originals, copy = digests(folder), folder / "served" / "bundles" / "trained"
-    before = (copy / "models" / "model.pt").read_bytes()
-    marked = np.zeros(CASES["lesion"].shape, np.uint8)
-    marked[LESION] = 1
-    save(tmp_path / "marked.nii.gz", marked, AFFINE)
-    server.put_label("lesion", tmp_path / "marked.nii.gz")  # labelled, but not normal: left out
-    response = server.train("trained", max_epochs=4)
-    assert response.status_code == 200, response.text
-    assert (copy / "models" / "model.pt").read_bytes() != before
-    assert digests(folder) == originals
-    data = json.loads((copy / "output" / "fit_report.json").read_text())["data"]
-    assert data["train"]["cases"] + data["validation"]["cases"] == 5
-    masks, entries = own(folder / "served" / "bundles", tmp_path, "trained", folder / "in")
-    for name, mask in masks.items():
-        assert_same(mask_of(server.infer("trained", name, "image"), tmp_path / "l.nii.gz"), mask)
-    said = server.infer("trained", "lesion", "json").json()["image_score"]
-    assert said == pytest.approx(entries["lesion"]["image_score"], rel=1e-5)
-    assert said != pytest.approx(server.infer("anomaly", "lesion", "json").json()["image_score"], rel=1e-3)
-
-
-def test_a_training_in_the_background_shows_its_epochs(server):
-    details = server.train_in_background("trained", max_epochs=3)
-    assert any("epoch 3/3: validation log-likelihood" in line for line in details)
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [({"val_split": 0.0}, "None of 0 cases is normal"), ({"max_epochs": 0}, "max_epochs must")],
-)
-def test_a_training_that_fails_leaves_the_model(server, folder, settings, expected):
-    model = folder / "served" / "bundles" / "anomaly" / "models" / "model.pt"
-    before = model.read_bytes()
-    response = server.train("anomaly", **settings)
-    assert response.status_code == 422 and expected in response.json()["detail"]
-    assert model.read_bytes() == before
-    assert server.infer("anomaly", "lesion", "json").status_code == 200
-
-
-# ---------------------------------------------------------------- wrong input
-
-
-@pytest.mark.parametrize(
-    ("model", "image", "status", "expected"),
-    [
-        ("anomaly", "four-d", 422, "6 volumes or channels"),
-        ("anomaly", "tiny", 422, "10 x 10 pixels"),
-        ("anomaly", "flat", 422, "every voxel is 3"),
-        ("anomaly", "text", 422, "the file is damaged"),
-        ("anomaly", "cut-off", 422, "the file is damaged"),
-        ("anomaly", "nobody", 404, "There is no image 'nobody'"),
-        ("anomaly", "../in/lesion", 422, "must be a plain name"),
-        ("anomaly", "/etc/hostname", 422, "must be a plain name"),
-        ("unfitted", "lesion", 422, "is not a model of this network"),
-        ("empty", "lesion", 404, "no fitted model 'empty'"),
-        ("nothing", "lesion", 404, "no fitted model 'nothing'"),
-    ],
-)
-def test_what_cannot_be_scored_is_answered_with_why(server, folder, model, image, status, expected):
-    before = sorted(path for path in (folder / "served").rglob("*") if "logs" not in path.parts)
-    for output in ("image", "json"):
-        response = server.infer(model, image, output)
-        assert response.status_code == status and expected in response.json()["detail"], response.text
-    assert sorted(path for path in (folder / "served").rglob("*") if "logs" not in path.parts) == before
-    assert server.infer("anomaly", "lesion", "json").status_code == 200
-
-
-def test_settings_out_of_range_are_answered_with_the_range(server):
-    response = server.infer("anomaly", "lesion", "json", smoothing_mm=-1)
-    assert response.status_code == 422 and "must not be negative" in response.json()["detail"]
-    assert server.infer("anomaly", "lesion", "json").status_code == 200
-
-
-# ---------------------------------------------------------------- originals
 
 NEW = ("new.nii.gz", b"not an original")
 UPLOAD, LABEL = {"files": {"file": NEW}}, {"files": {"label": NEW}}
@@ -322,55 +308,56 @@ def attacks(folder):
     yield "GET", "proxy/dicom/wado/..%2F..%2Ftools", {}, 422
 
 
-def test_no_request_reaches_an_original(server, folder):
-    for method, path, arguments, status in attacks(folder):
+class TestFiles:
+    def test_no_request_changes_an_original(self, server, folder):
+        for method, path, arguments, status in attacks(folder):
+            before = digests(folder)
+            response = server.send(method, path, **arguments)
+            assert response.status_code in (status if isinstance(status, tuple) else (status,)), (
+                method,
+                path,
+                arguments,
+            )
+            assert response.json()["detail"].strip()
+            assert digests(folder) == before, (method, path, arguments)
+        assert server.infer("anomaly", "lesion", "json").status_code == 200
+        assert set(CASES) <= set(server.get("datastore/", output="all").json()["objects"])
+
+    def test_uploaded_image_belongs_to_the_server(self, server, folder):
+        before, image = digests(folder), (folder / "in" / "lesion.nii.gz").read_bytes()
+        for file_name in ("own.nii.gz", "/home/somebody/own.nii.gz"):  # 3D Slicer sends the path
+            upload = {"params": {"image": "own"}, "files": {"file": (file_name, image)}}
+            assert server.send("PUT", "datastore/", **upload).json() == {"image": "own"}
+            assert server.send("PUT", "datastore/", **upload).status_code == 403
+            (uploaded,) = (folder / "served").glob("studies-*/own.nii.gz")
+            assert uploaded.read_bytes() == image and not uploaded.is_symlink()
+            assert server.infer("anomaly", "own", "json").status_code == 200
+            assert server.send("DELETE", "datastore/", params={"id": "own"}).status_code == 200
+            assert not uploaded.exists()
+        assert digests(folder) == before
+
+    def test_label_is_stored_in_the_server_folder(self, server, folder):
         before = digests(folder)
-        response = server.send(method, path, **arguments)
-        assert response.status_code in (status if isinstance(status, tuple) else (status,)), (method, path, arguments)
-        assert response.json()["detail"].strip()
-        assert digests(folder) == before, (method, path, arguments)
-    assert server.infer("anomaly", "lesion", "json").status_code == 200
-    assert set(CASES) <= set(server.get("datastore/", output="all").json()["objects"])
+        server.put_label("oblong", folder / "in" / "oblong.nii.gz")
+        (label,) = (folder / "served").glob("studies-*/labels/final/oblong.nii.gz")
+        assert label.is_file() and not label.is_symlink()
+        label.unlink()
+        label.symlink_to(folder / "in" / "plain.nii.gz")  # as somebody may who keeps labels elsewhere
+        image = {"image": "oblong", "tag": "final"}
+        assert server.send("PUT", "datastore/label", params=image, files={"label": NEW}).status_code == 403
+        assert server.send("DELETE", "datastore/label", params={"id": "oblong", "tag": "final"}).status_code == 403
+        label.unlink()
+        server.put_label("oblong", folder / "in" / "oblong.nii.gz")
+        assert server.send("DELETE", "datastore/label", params={"id": "oblong", "tag": "final"}).status_code == 200
+        assert not label.exists() and digests(folder) == before
 
+    def test_temporary_files_stay_in_the_server_folder(self, server, folder):
+        (temporary,) = (folder / "served").glob(".dpmm_partial-*")
+        before = set(temporary.iterdir())
+        assert server.get("datastore/dataset").status_code == 200
+        assert set(temporary.iterdir()) > before
 
-def test_an_uploaded_image_is_the_servers_own(server, folder):
-    before, image = digests(folder), (folder / "in" / "lesion.nii.gz").read_bytes()
-    for file_name in ("own.nii.gz", "/home/somebody/own.nii.gz"):  # 3D Slicer sends the path
-        upload = {"params": {"image": "own"}, "files": {"file": (file_name, image)}}
-        assert server.send("PUT", "datastore/", **upload).json() == {"image": "own"}
-        assert server.send("PUT", "datastore/", **upload).status_code == 403
-        (uploaded,) = (folder / "served").glob("studies-*/own.nii.gz")
-        assert uploaded.read_bytes() == image and not uploaded.is_symlink()
-        assert server.infer("anomaly", "own", "json").status_code == 200
-        assert server.send("DELETE", "datastore/", params={"id": "own"}).status_code == 200
-        assert not uploaded.exists()
-    assert digests(folder) == before
-
-
-def test_a_label_lands_in_the_servers_folder_and_can_be_deleted(server, folder):
-    before = digests(folder)
-    server.put_label("oblong", folder / "in" / "oblong.nii.gz")
-    (label,) = (folder / "served").glob("studies-*/labels/final/oblong.nii.gz")
-    assert label.is_file() and not label.is_symlink()
-    label.unlink()
-    label.symlink_to(folder / "in" / "plain.nii.gz")  # as somebody may who keeps labels elsewhere
-    image = {"image": "oblong", "tag": "final"}
-    assert server.send("PUT", "datastore/label", params=image, files={"label": NEW}).status_code == 403
-    assert server.send("DELETE", "datastore/label", params={"id": "oblong", "tag": "final"}).status_code == 403
-    label.unlink()
-    server.put_label("oblong", folder / "in" / "oblong.nii.gz")
-    assert server.send("DELETE", "datastore/label", params={"id": "oblong", "tag": "final"}).status_code == 200
-    assert not label.exists() and digests(folder) == before
-
-
-def test_temporary_files_stay_in_the_servers_folder(server, folder):
-    (temporary,) = (folder / "served").glob(".dpmm_partial-*")
-    before = set(temporary.iterdir())
-    assert server.get("datastore/dataset").status_code == 200
-    assert set(temporary.iterdir()) > before
-
-
-def test_sentences_name_no_folders(server, folder):
-    for name in ("text", "cut-off"):
-        detail = server.infer("anomaly", name, "json").json()["detail"]
-        assert str(folder) not in detail and "/in/" not in detail
+    def test_sentences_name_no_folders(self, server, folder):
+        for name in ("text", "cut-off"):
+            detail = server.infer("anomaly", name, "json").json()["detail"]
+            assert str(folder) not in detail and "/in/" not in detail

@@ -32,102 +32,99 @@ def refused(*arguments, **others):
     return found and found[0]
 
 
-@pytest.mark.parametrize("name", BAD_NAMES)
-def test_what_is_no_plain_name_is_refused_wherever_it_stands(name):
-    for key in NAMES:
-        assert refused("GET", "/x", {key: name}) == 422
-        assert refused("GET", "/x", {}, query=[(key, "a"), (key, name)]) == 422
-        assert refused("GET", "/x", {}, form=[(key, name)]) == 422
-        for value in (name, [name], ["a", [name]], {"a": {key: name}}):
-            assert refused("GET", "/x", {}, body={key: value}) == 422
-    assert refused("PUT", "/session/", {}, query=[("session_id", "a")], body=[{"image": name}]) == 422
+class TestNames:
+    @pytest.mark.parametrize("name", BAD_NAMES)
+    def test_bad_name_is_refused(self, name):
+        for key in NAMES:
+            assert refused("GET", "/x", {key: name}) == 422
+            assert refused("GET", "/x", {}, query=[(key, "a"), (key, name)]) == 422
+            assert refused("GET", "/x", {}, form=[(key, name)]) == 422
+            for value in (name, [name], ["a", [name]], {"a": {key: name}}):
+                assert refused("GET", "/x", {}, body={key: value}) == 422
+        assert refused("PUT", "/session/", {}, query=[("session_id", "a")], body=[{"image": name}]) == 422
+
+    @pytest.mark.parametrize("name", GOOD_NAMES)
+    def test_plain_name_passes(self, name):
+        is_expression = name.startswith("$")
+        for key in NAMES:
+            assert refused("GET", "/x", {key: name}, query=[(key, name)], form=[(key, name)]) is None
+            assert refused("GET", "/x", {}, body={key: [name]}) == (422 if is_expression else None)
+
+    def test_empty_name(self):
+        empty = [(key, "") for key in NAMES]
+        assert (
+            refused("POST", "/infer/anomaly", {"model": "anomaly"}, query=empty, form=empty, body=dict(empty)) is None
+        )
+        for key in NAMES:
+            assert refused("DELETE", "/datastore/", {}, query=[(key, "")]) == 422
+            assert refused("DELETE", "/datastore/", {key: ""}) == 422
+
+    def test_names_of_uploaded_files(self):
+        for name in ("a.nii.gz", "/tmp/a.nii.gz", "C:\\Users\\me\\a.nii.gz", ""):
+            assert refused("PUT", "/session/", {}, file_names=[name]) is None
+        for name in ("..", "/tmp/..", "/tmp/", "C:\\..", "a\0.nii", "a\n.nii"):
+            assert refused("PUT", "/session/", {}, file_names=[name]) == 422
 
 
-@pytest.mark.parametrize("name", GOOD_NAMES)
-def test_plain_names_pass(name):
-    is_expression = name.startswith("$")
-    for key in NAMES:
-        assert refused("GET", "/x", {key: name}, query=[(key, name)], form=[(key, name)]) is None
-        assert refused("GET", "/x", {}, body={key: [name]}) == (422 if is_expression else None)
+class TestSettings:
+    @pytest.mark.parametrize("text", EXPRESSIONS)
+    def test_expressions_are_refused(self, text):
+        for settings in ({"threshold": text}, {"a": [1, {"b": text}]}, {"anomaly": {"max_epochs": text}}):
+            assert refused("POST", "/train/anomaly", {}, body=settings) == 422
+        assert refused("POST", "/infer/anomaly", {}, form=[("params", json.dumps({"threshold": text}))]) == 422
+
+    @pytest.mark.parametrize("value", ["{", "[1]", "1", "null", '"a"', "[" * 100_000, '{"a":' * 100_000])
+    def test_settings_in_a_form_are_an_object(self, value):
+        for field in ("params", "info", "wsi"):
+            assert refused("POST", "/infer/anomaly", {}, form=[(field, value)]) == 422
+        assert refused("POST", "/infer/anomaly", {}, form=[("params", ""), ("comment", value)]) is None
+
+    def test_targets_and_paths_are_refused(self):
+        assert refused("POST", "/train/a", {}, body={"threshold": {"_target_": "os.remove", "path": "/a"}}) == 422
+        for key in ("tracking_uri", "bundle_path"):
+            assert refused("POST", "/train/a", {}, body={"a": {key: "file:///a"}}) == 422
+            assert refused("POST", "/train/a", {}, body={key: ["/a"]}) == 422
+            assert refused("POST", "/train/a", {}, body={key: ""}) is None
+
+    def test_deep_body_is_searched(self):
+        settings = {"threshold": "$print()"}
+        for _ in range(100_000):
+            settings = [settings]
+        assert refused("POST", "/train/a", {}, body=settings) == 422
+
+    def test_requests_of_viewers_pass(self):
+        training = {
+            "device": ["NVIDIA H200", "AMD Radeon RX 6800/6800 XT"],
+            "max_epochs": 50,
+            "val_split": 0.2,
+            "multi_gpu": True,
+            "gpus": "all",
+            "tracking": ["mlflow", "None"],
+            "tracking_uri": "",
+            "run_id": "",
+            "model_filename": ["model.pt"],
+            "client_id": "user-xyz",
+        }
+        assert refused("POST", "/train/anomaly", {"model": "anomaly"}, body={"anomaly": training}) is None
+        label = '{"label_info": [{"name": "a/b", "color": [255, 0, 0]}], "result_extension": ".nrrd", "threshold": 2.0}'
+        query = [("image", "lesion"), ("session_id", ""), ("output", "image")]
+        assert refused("POST", "/infer/anomaly", {"model": "anomaly"}, query=query, form=[("params", label)]) is None
 
 
-def test_a_name_may_be_empty_where_that_means_none():
-    empty = [(key, "") for key in NAMES]
-    assert refused("POST", "/infer/anomaly", {"model": "anomaly"}, query=empty, form=empty, body=dict(empty)) is None
-    for key in NAMES:
-        assert refused("DELETE", "/datastore/", {}, query=[(key, "")]) == 422
-        assert refused("DELETE", "/datastore/", {key: ""}) == 422
+class TestAddresses:
+    def test_archives_are_not_unpacked(self):
+        for value in ("true", "1", "yes", "on", "t", "Y", "anything"):
+            assert refused("PUT", "/session/", {}, query=[("uncompress", value)]) == 403
+        for value in ("false", "0", "No", "off", ""):
+            assert refused("PUT", "/session/", {}, query=[("uncompress", value)]) is None
+        assert refused("PUT", "/session/", {}, query=[("uncompress", "false"), ("uncompress", "true")]) == 403
 
-
-def test_names_of_uploaded_files_may_come_with_folders_of_the_client():
-    for name in ("a.nii.gz", "/tmp/a.nii.gz", "C:\\Users\\me\\a.nii.gz", ""):
-        assert refused("PUT", "/session/", {}, file_names=[name]) is None
-    for name in ("..", "/tmp/..", "/tmp/", "C:\\..", "a\0.nii", "a\n.nii"):
-        assert refused("PUT", "/session/", {}, file_names=[name]) == 422
-
-
-@pytest.mark.parametrize("text", EXPRESSIONS)
-def test_expressions_are_refused_in_all_settings(text):
-    for settings in ({"threshold": text}, {"a": [1, {"b": text}]}, {"anomaly": {"max_epochs": text}}):
-        assert refused("POST", "/train/anomaly", {}, body=settings) == 422
-    assert refused("POST", "/infer/anomaly", {}, form=[("params", json.dumps({"threshold": text}))]) == 422
-
-
-@pytest.mark.parametrize("value", ["{", "[1]", "1", "null", '"a"', "[" * 100_000, '{"a":' * 100_000])
-def test_settings_in_a_form_must_be_an_object(value):
-    for field in ("params", "info", "wsi"):
-        assert refused("POST", "/infer/anomaly", {}, form=[(field, value)]) == 422
-    assert refused("POST", "/infer/anomaly", {}, form=[("params", ""), ("comment", value)]) is None
-
-
-def test_settings_that_make_objects_or_name_places_are_refused():
-    assert refused("POST", "/train/a", {}, body={"threshold": {"_target_": "os.remove", "path": "/a"}}) == 422
-    for key in ("tracking_uri", "bundle_path"):
-        assert refused("POST", "/train/a", {}, body={"a": {key: "file:///a"}}) == 422
-        assert refused("POST", "/train/a", {}, body={key: ["/a"]}) == 422
-        assert refused("POST", "/train/a", {}, body={key: ""}) is None
-
-
-def test_a_body_of_any_depth_is_looked_through():
-    settings = {"threshold": "$print()"}
-    for _ in range(100_000):
-        settings = [settings]
-    assert refused("POST", "/train/a", {}, body=settings) == 422
-
-
-def test_what_viewers_send_passes():
-    training = {
-        "device": ["NVIDIA H200", "AMD Radeon RX 6800/6800 XT"],
-        "max_epochs": 50,
-        "val_split": 0.2,
-        "multi_gpu": True,
-        "gpus": "all",
-        "tracking": ["mlflow", "None"],
-        "tracking_uri": "",
-        "run_id": "",
-        "model_filename": ["model.pt"],
-        "client_id": "user-xyz",
-    }
-    assert refused("POST", "/train/anomaly", {"model": "anomaly"}, body={"anomaly": training}) is None
-    label = '{"label_info": [{"name": "a/b", "color": [255, 0, 0]}], "result_extension": ".nrrd", "threshold": 2.0}'
-    query = [("image", "lesion"), ("session_id", ""), ("output", "image")]
-    assert refused("POST", "/infer/anomaly", {"model": "anomaly"}, query=query, form=[("params", label)]) is None
-
-
-def test_archives_are_not_unpacked():
-    for value in ("true", "1", "yes", "on", "t", "Y", "anything"):
-        assert refused("PUT", "/session/", {}, query=[("uncompress", value)]) == 403
-    for value in ("false", "0", "No", "off", ""):
-        assert refused("PUT", "/session/", {}, query=[("uncompress", value)]) is None
-    assert refused("PUT", "/session/", {}, query=[("uncompress", "false"), ("uncompress", "true")]) == 403
-
-
-def test_a_dicomweb_server_is_only_read():
-    for method in ("POST", "PUT", "DELETE"):
-        assert refused(method, "/proxy/dicom/stow/studies", {"path": "studies"}) == 403
-    for path in ("../tools", "..\\tools", "%2e%2e/tools", "studies/.."):
-        assert refused("GET", f"/proxy/dicom/{path}", {"path": path}) == 422
-    assert refused("GET", "/proxy/dicom/wado/studies/1.2/series", {"path": "studies/1.2/series"}) is None
+    def test_dicomweb_is_read_only(self):
+        for method in ("POST", "PUT", "DELETE"):
+            assert refused(method, "/proxy/dicom/stow/studies", {"path": "studies"}) == 403
+        for path in ("../tools", "..\\tools", "%2e%2e/tools", "studies/.."):
+            assert refused("GET", f"/proxy/dicom/{path}", {"path": path}) == 422
+        assert refused("GET", "/proxy/dicom/wado/studies/1.2/series", {"path": "studies/1.2/series"}) is None
 
 
 STUDIES = """
@@ -181,11 +178,12 @@ assert not (folder / "studies" / "sent.nii.gz").exists()
 """
 
 
-@pytest.mark.label
-def test_the_folder_of_studies_guards_originals_by_itself(tmp_path):
-    if not PYTHON.is_file():
-        pytest.skip("NOT TESTED: MONAI Label is not installed; make .venv-label/installed")
-    done = subprocess.run([PYTHON, "-c", STUDIES, tmp_path], cwd=ROOT / "label", capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "originals" / "a.nii.gz").read_text() == "original"
-    assert sorted(path.name for path in (tmp_path / "originals").iterdir()) == ["a.nii.gz"]
+class TestReadOnlyStudies:
+    @pytest.mark.label
+    def test_originals_are_guarded(self, tmp_path):
+        if not PYTHON.is_file():
+            pytest.skip("NOT TESTED: MONAI Label is not installed; make .venv-label/installed")
+        done = subprocess.run([PYTHON, "-c", STUDIES, tmp_path], cwd=ROOT / "label", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert (tmp_path / "originals" / "a.nii.gz").read_text() == "original"
+        assert sorted(path.name for path in (tmp_path / "originals").iterdir()) == ["a.nii.gz"]

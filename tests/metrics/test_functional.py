@@ -39,211 +39,216 @@ def oracle():
 RATES = ("0.1", "0.05", "0.01")
 
 
-def test_with_an_edge_at_every_score_all_is_as_maintained_libraries_have_it(oracle):
-    scores, labels = oracle["score"].astype(float), oracle["mask"]
-    thresholds = {f"at_fpr_{rate}": float(oracle[f"threshold_at_fpr_{rate}"]) for rate in RATES}
-    edges = np.unique([*scores.ravel(), *thresholds.values()])
-    counts = summed(scores, labels, edges)
-    for fpr_limit in (0.3, 0.05, 1.0):
-        found = pixel_metrics(counts, edges, thresholds, fpr_limit)
-        assert found[f"aupro_{fpr_limit:g}"] == pytest.approx(oracle[f"aupro_{fpr_limit}"], abs=1e-7)
-    for name in ("pixel_auroc", "pixel_ap", "max_dice", "max_dice_threshold"):
-        assert found[name] == pytest.approx(float(oracle[name]), abs=1e-10), name
-    for rate in RATES:
-        assert found[f"dice_at_fpr_{rate}"] == pytest.approx(float(oracle[f"dice_at_fpr_{rate}"]), abs=1e-12)
+class TestOracle:
+    def test_exact_edges(self, oracle):
+        scores, labels = oracle["score"].astype(float), oracle["mask"]
+        thresholds = {f"at_fpr_{rate}": float(oracle[f"threshold_at_fpr_{rate}"]) for rate in RATES}
+        edges = np.unique([*scores.ravel(), *thresholds.values()])
+        counts = summed(scores, labels, edges)
+        for fpr_limit in (0.3, 0.05, 1.0):
+            found = pixel_metrics(counts, edges, thresholds, fpr_limit)
+            assert found[f"aupro_{fpr_limit:g}"] == pytest.approx(oracle[f"aupro_{fpr_limit}"], abs=1e-7)
+        for name in ("pixel_auroc", "pixel_ap", "max_dice", "max_dice_threshold"):
+            assert found[name] == pytest.approx(float(oracle[name]), abs=1e-10), name
+        for rate in RATES:
+            assert found[f"dice_at_fpr_{rate}"] == pytest.approx(float(oracle[f"dice_at_fpr_{rate}"]), abs=1e-12)
 
-
-def test_the_default_bins_are_within_their_stated_error_which_is_small(oracle):
-    raw, labels = oracle["score"].astype(float), oracle["mask"]
-    median, limit = np.median(raw), float(oracle["threshold_at_fpr_0.01"])
-    scores = (raw - median) / (limit - median)
-    thresholds = {f"at_fpr_{rate}": (oracle[f"threshold_at_fpr_{rate}"] - median) / (limit - median) for rate in RATES}
-    edges = bin_edges(thresholds.values())
-    counts = summed(scores, labels, edges)
-    found, errors = pixel_metrics(counts, edges, thresholds), binning_errors(counts)
-    for name, error in errors.items():
-        assert abs(found[name] - oracle[name]) <= error + 1e-7 <= 1e-4, name
-    for rate in RATES:
-        assert found[f"dice_at_fpr_{rate}"] == pytest.approx(float(oracle[f"dice_at_fpr_{rate}"]), abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("maximum", "image_auroc_max"),
-        ("top_1_percent_mean", "image_auroc_top1pct"),
-        ("top_hundredth", "image_auroc_top1pct"),
-    ],
-)
-def test_image_scores_are_those_of_the_oracle(oracle, kind, name):
-    rows = [
-        {
-            "image_score": image_score(score, np.ones_like(label), kind),
-            "is_anomalous": label.any(),
-            **count_regions(label, label),
+    def test_default_bins_are_within_their_error(self, oracle):
+        raw, labels = oracle["score"].astype(float), oracle["mask"]
+        median, limit = np.median(raw), float(oracle["threshold_at_fpr_0.01"])
+        scores = (raw - median) / (limit - median)
+        thresholds = {
+            f"at_fpr_{rate}": (oracle[f"threshold_at_fpr_{rate}"] - median) / (limit - median) for rate in RATES
         }
-        for score, label in zip(oracle["score"], oracle["mask"], strict=True)
-    ]
-    assert case_metrics(rows, np.ones(len(rows)))["image_auroc"] == float(oracle[name])
+        edges = bin_edges(thresholds.values())
+        counts = summed(scores, labels, edges)
+        found, errors = pixel_metrics(counts, edges, thresholds), binning_errors(counts)
+        for name, error in errors.items():
+            assert abs(found[name] - oracle[name]) <= error + 1e-7 <= 1e-4, name
+        for rate in RATES:
+            assert found[f"dice_at_fpr_{rate}"] == pytest.approx(float(oracle[f"dice_at_fpr_{rate}"]), abs=1e-12)
+
+    @pytest.mark.parametrize(
+        ("kind", "name"),
+        [
+            ("maximum", "image_auroc_max"),
+            ("top_1_percent_mean", "image_auroc_top1pct"),
+            ("top_hundredth", "image_auroc_top1pct"),
+        ],
+    )
+    def test_image_scores(self, oracle, kind, name):
+        rows = [
+            {
+                "image_score": image_score(score, np.ones_like(label), kind),
+                "is_anomalous": label.any(),
+                **count_regions(label, label),
+            }
+            for score, label in zip(oracle["score"], oracle["mask"], strict=True)
+        ]
+        assert case_metrics(rows, np.ones(len(rows)))["image_auroc"] == float(oracle[name])
 
 
-@given(cases)
-@settings(max_examples=150, deadline=None)
-def test_what_coarse_bins_cost_is_no_more_than_is_said(case):
-    scores, label, fpr_limit = case
-    exact = metrics(scores, label, fpr_limit=fpr_limit)
-    binned = metrics(scores, label, FEW_EDGES, fpr_limit=fpr_limit)
-    errors = binning_errors(count_pixels(scores, label, FEW_EDGES), fpr_limit)
-    assert len(errors) == 4
-    for name, error in errors.items():
-        assert abs(exact[name] - binned[name]) <= error + 1e-12, name
+class TestBinning:
+    @given(cases)
+    @settings(max_examples=150, deadline=None)
+    def test_error_bound_of_coarse_bins(self, case):
+        scores, label, fpr_limit = case
+        exact = metrics(scores, label, fpr_limit=fpr_limit)
+        binned = metrics(scores, label, FEW_EDGES, fpr_limit=fpr_limit)
+        errors = binning_errors(count_pixels(scores, label, FEW_EDGES), fpr_limit)
+        assert len(errors) == 4
+        for name, error in errors.items():
+            assert abs(exact[name] - binned[name]) <= error + 1e-12, name
+
+    @given(cases)
+    @settings(max_examples=50, deadline=None)
+    def test_exact_edges_leave_no_error(self, case):
+        scores, label, fpr_limit = case
+        found = metrics(scores, label, fpr_limit=fpr_limit)
+        assert found["pixel_auroc"] == pytest.approx(roc_auc_score(label.ravel(), scores.ravel()), abs=1e-12)
+        assert found["pixel_ap"] == pytest.approx(average_precision_score(label.ravel(), scores.ravel()), abs=1e-12)
+        dice = {t: f1_score(label.ravel(), scores.ravel() >= t) for t in np.unique(scores)}
+        assert found["max_dice"] == pytest.approx(max(dice.values()), abs=1e-12)
+        assert dice[found["max_dice_threshold"]] == pytest.approx(max(dice.values()), abs=1e-12)
+
+    def test_coarse_bins_keep_pixels_and_thresholds(self):
+        generator = np.random.default_rng(4)
+        label, scores, thresholds = generator.random((50, 50)) < 0.3, generator.normal(size=(50, 50)), {"here": 0.777}
+        edges = bin_edges(thresholds.values())
+        coarse = coarse_bins(edges, thresholds.values())
+        assert len(coarse) < len(edges) / 15
+        counts = count_pixels(scores, label, edges)
+        fine = pixel_metrics(counts, edges, thresholds)
+        found = pixel_metrics(np.add.reduceat(counts, coarse, axis=1), edges[coarse], thresholds)
+        assert found["dice_here"] == fine["dice_here"] and found["precision_here"] == fine["precision_here"]
+        assert found == pytest.approx(fine, abs=2e-2)
+
+    def test_scores_beyond_all_bins(self):
+        edges = bin_edges(limit=10)
+        counts = count_pixels(np.array([[-1e9, 1e9, 1e8]]), np.array([[False, True, True]]), edges)
+        assert counts[NORMAL, 0] == 1 and counts[ANOMALOUS, -1] == 2 and counts[:2].sum() == 3
 
 
-@given(cases)
-@settings(max_examples=50, deadline=None)
-def test_an_edge_at_every_score_leaves_no_error(case):
-    scores, label, fpr_limit = case
-    found = metrics(scores, label, fpr_limit=fpr_limit)
-    assert found["pixel_auroc"] == pytest.approx(roc_auc_score(label.ravel(), scores.ravel()), abs=1e-12)
-    assert found["pixel_ap"] == pytest.approx(average_precision_score(label.ravel(), scores.ravel()), abs=1e-12)
-    dice = {t: f1_score(label.ravel(), scores.ravel() >= t) for t in np.unique(scores)}
-    assert found["max_dice"] == pytest.approx(max(dice.values()), abs=1e-12)
-    assert dice[found["max_dice_threshold"]] == pytest.approx(max(dice.values()), abs=1e-12)
+class TestPixelMetrics:
+    @given(cases, st.sampled_from([np.exp, np.arctan, lambda x: 3 * x + 7]))
+    @settings(max_examples=50, deadline=None)
+    def test_invariant_under_monotone_maps(self, case, monotone):
+        scores, label, fpr_limit = case
+        found, mapped = (
+            metrics(scores, label, fpr_limit=fpr_limit),
+            metrics(monotone(scores), label, fpr_limit=fpr_limit),
+        )
+        threshold = found.pop("max_dice_threshold")
+        assert mapped.pop("max_dice_threshold") == monotone(threshold)
+        assert mapped == pytest.approx(found, abs=1e-12)
+
+    def test_perfect_reversed_constant_and_random_scores(self):
+        generator = np.random.default_rng(0)
+        label = generator.random((200, 200)) < 0.1
+        edges = bin_edges()
+        perfect = metrics(label * 3.0, label, edges)
+        assert [perfect[name] for name in ("pixel_auroc", "pixel_ap", "max_dice", "aupro_0.3")] == pytest.approx(
+            [1] * 4
+        )
+        assert metrics(label * -3.0, label, edges)["pixel_auroc"] == 0
+        constant = metrics(np.full(label.shape, 0.7), label, edges)
+        assert constant["pixel_auroc"] == 0.5 and constant["pixel_ap"] == pytest.approx(label.mean())
+        assert constant["aupro_0.3"] == pytest.approx(0.15)
+        chance = metrics(generator.normal(size=label.shape), label, edges)
+        assert chance["pixel_auroc"] == pytest.approx(0.5, abs=0.02) and chance["pixel_ap"] == pytest.approx(
+            0.1, abs=0.01
+        )
+
+    def test_exact_at_a_threshold(self):
+        generator = np.random.default_rng(1)
+        scores = generator.normal(size=(60, 60)).round(1).astype(np.float32)
+        label = generator.random((60, 60)) < 0.2
+        thresholds = {"here": float(np.float32(0.7)), "nowhere": 50.0}
+        found = metrics(scores, label, bin_edges(thresholds.values()), thresholds)
+        reaches = (scores >= np.float32(0.7)).ravel()
+        assert found["dice_here"] == pytest.approx(f1_score(label.ravel(), reaches), abs=1e-14)
+        assert found["precision_here"] == pytest.approx(precision_score(label.ravel(), reaches), abs=1e-14)
+        assert found["sensitivity_here"] == pytest.approx(recall_score(label.ravel(), reaches), abs=1e-14)
+        assert found["false_positive_rate_here"] == pytest.approx(reaches[~label.ravel()].mean(), abs=1e-14)
+        assert found["dice_nowhere"] == found["sensitivity_nowhere"] == 0 and np.isnan(found["precision_nowhere"])
+
+    def test_undefined_metrics_are_nan(self):
+        scores, nothing = np.linspace(0, 2, 30).reshape(5, 6), np.zeros((5, 6), bool)
+        found = metrics(scores, nothing, bin_edges([1.0]), {"here": 1.0})
+        assert found["false_positive_rate_here"] == pytest.approx(0.5)
+        assert np.isnan(
+            [found[name] for name in ("pixel_auroc", "pixel_ap", "aupro_0.3", "max_dice", "dice_here")]
+        ).all()
+        found = metrics(scores, ~nothing, bin_edges([1.0]), {"here": 1.0})
+        assert found["sensitivity_here"] == pytest.approx(0.5) and found["precision_here"] == 1
+        assert np.isnan(found["pixel_auroc"]) and np.isnan(found["false_positive_rate_here"])
+        assert binning_errors(count_pixels(scores, nothing, bin_edges())) == {}
+        assert curves(count_pixels(scores, nothing, bin_edges()), bin_edges())["roc"] == {"fpr": [], "tpr": []}
+        assert np.isnan(list(case_metrics([], np.ones(0)).values())).all()
+
+    def test_curves_match_metrics(self):
+        generator = np.random.default_rng(2)
+        label = generator.random((300, 300)) < 0.05
+        scores = generator.normal(size=label.shape) + 1.5 * label
+        edges = bin_edges()
+        counts = count_pixels(scores, label, edges)
+        found, drawn = pixel_metrics(counts, edges, {}, 1.0), curves(counts, edges)
+        assert all(10 < len(points) <= 500 for curve in drawn.values() for points in curve.values())
+        assert auc(drawn["roc"]["fpr"], drawn["roc"]["tpr"]) == pytest.approx(found["pixel_auroc"], abs=1e-3)
+        assert auc(drawn["pr"]["recall"], drawn["pr"]["precision"]) == pytest.approx(found["pixel_ap"], abs=5e-3)
+        assert auc(drawn["pro"]["fpr"], drawn["pro"]["pro"]) == pytest.approx(found["aupro_1"], abs=1e-3)
+        assert max(drawn["dice"]["dice"]) == pytest.approx(found["max_dice"], abs=1e-3)
+        assert np.all(np.diff(drawn["dice"]["threshold"]) > 0)
+        for curve in (drawn["roc"], drawn["pro"]):
+            assert [points[0] for points in curve.values()] == [0, 0]
+            assert [points[-1] for points in curve.values()] == pytest.approx([1, 1])
 
 
-@given(cases, st.sampled_from([np.exp, np.arctan, lambda x: 3 * x + 7]))
-@settings(max_examples=50, deadline=None)
-def test_only_the_order_of_the_scores_matters_but_to_the_threshold(case, monotone):
-    scores, label, fpr_limit = case
-    found, mapped = metrics(scores, label, fpr_limit=fpr_limit), metrics(monotone(scores), label, fpr_limit=fpr_limit)
-    threshold = found.pop("max_dice_threshold")
-    assert mapped.pop("max_dice_threshold") == monotone(threshold)
-    assert mapped == pytest.approx(found, abs=1e-12)
+class TestRegions:
+    def test_aupro_weighs_regions_equally(self):
+        label = np.zeros((20, 20), bool)
+        label[:10, :10], label[15, 15] = True, True
+        scores = np.where(label, 2.0, 0.0)
+        scores[15, 15] = -1
+        assert metrics(scores, label, bin_edges())["aupro_0.3"] == pytest.approx(0.5)
+        assert metrics(scores, label, bin_edges())["pixel_auroc"] == pytest.approx(100 / 101)
+        assert count_pixels(scores, label, bin_edges())[REGIONS].sum() == pytest.approx(2)
+
+    def test_regions_connect_across_slices(self):
+        label = np.zeros((6, 6, 3), bool)
+        label[2, 2, 0], label[3, 3, 1], label[5, 0, 2] = True, True, True
+        assert count_pixels(label * 1.0, label, bin_edges())[REGIONS].sum() == pytest.approx(2)
+
+    def test_missed_and_false_regions(self):
+        label, mask = np.zeros((2, 20, 20), bool)
+        label[1:4, 1:4], label[10, 10], label[15:18, 2] = True, True, True
+        mask[3:6, 3:6], mask[12, 12], mask[18, 18], mask[0, 19] = True, True, True, True
+        assert count_regions(label, mask) == {"lesions": 3, "missed_lesions": 2, "false_regions": 3}
+        assert count_regions(label, np.zeros_like(mask)) == {"lesions": 3, "missed_lesions": 3, "false_regions": 0}
+        assert count_regions(np.zeros_like(label), mask) == {"lesions": 0, "missed_lesions": 0, "false_regions": 4}
 
 
-def test_perfect_reversed_constant_and_random_scores():
-    generator = np.random.default_rng(0)
-    label = generator.random((200, 200)) < 0.1
-    edges = bin_edges()
-    perfect = metrics(label * 3.0, label, edges)
-    assert [perfect[name] for name in ("pixel_auroc", "pixel_ap", "max_dice", "aupro_0.3")] == pytest.approx([1] * 4)
-    assert metrics(label * -3.0, label, edges)["pixel_auroc"] == 0
-    constant = metrics(np.full(label.shape, 0.7), label, edges)
-    assert constant["pixel_auroc"] == 0.5 and constant["pixel_ap"] == pytest.approx(label.mean())
-    assert constant["aupro_0.3"] == pytest.approx(0.15)
-    chance = metrics(generator.normal(size=label.shape), label, edges)
-    assert chance["pixel_auroc"] == pytest.approx(0.5, abs=0.02) and chance["pixel_ap"] == pytest.approx(0.1, abs=0.01)
-
-
-def test_every_region_counts_the_same_in_aupro_whatever_its_size():
-    label = np.zeros((20, 20), bool)
-    label[:10, :10], label[15, 15] = True, True
-    scores = np.where(label, 2.0, 0.0)
-    scores[15, 15] = -1
-    assert metrics(scores, label, bin_edges())["aupro_0.3"] == pytest.approx(0.5)
-    assert metrics(scores, label, bin_edges())["pixel_auroc"] == pytest.approx(100 / 101)
-    assert count_pixels(scores, label, bin_edges())[REGIONS].sum() == pytest.approx(2)
-
-
-def test_regions_of_a_volume_are_connected_across_slices():
-    label = np.zeros((6, 6, 3), bool)
-    label[2, 2, 0], label[3, 3, 1], label[5, 0, 2] = True, True, True
-    assert count_pixels(label * 1.0, label, bin_edges())[REGIONS].sum() == pytest.approx(2)
-
-
-def test_metrics_at_a_threshold_are_exact_with_scores_that_equal_it():
-    generator = np.random.default_rng(1)
-    scores = generator.normal(size=(60, 60)).round(1).astype(np.float32)
-    label = generator.random((60, 60)) < 0.2
-    thresholds = {"here": float(np.float32(0.7)), "nowhere": 50.0}
-    found = metrics(scores, label, bin_edges(thresholds.values()), thresholds)
-    reaches = (scores >= np.float32(0.7)).ravel()
-    assert found["dice_here"] == pytest.approx(f1_score(label.ravel(), reaches), abs=1e-14)
-    assert found["precision_here"] == pytest.approx(precision_score(label.ravel(), reaches), abs=1e-14)
-    assert found["sensitivity_here"] == pytest.approx(recall_score(label.ravel(), reaches), abs=1e-14)
-    assert found["false_positive_rate_here"] == pytest.approx(reaches[~label.ravel()].mean(), abs=1e-14)
-    assert found["dice_nowhere"] == found["sensitivity_nowhere"] == 0 and np.isnan(found["precision_nowhere"])
-
-
-def test_coarser_bins_hold_the_same_pixels_and_keep_the_thresholds():
-    generator = np.random.default_rng(4)
-    label, scores, thresholds = generator.random((50, 50)) < 0.3, generator.normal(size=(50, 50)), {"here": 0.777}
-    edges = bin_edges(thresholds.values())
-    coarse = coarse_bins(edges, thresholds.values())
-    assert len(coarse) < len(edges) / 15
-    counts = count_pixels(scores, label, edges)
-    fine = pixel_metrics(counts, edges, thresholds)
-    found = pixel_metrics(np.add.reduceat(counts, coarse, axis=1), edges[coarse], thresholds)
-    assert found["dice_here"] == fine["dice_here"] and found["precision_here"] == fine["precision_here"]
-    assert found == pytest.approx(fine, abs=2e-2)
-
-
-def test_scores_beyond_all_bins_count_in_the_outermost():
-    edges = bin_edges(limit=10)
-    counts = count_pixels(np.array([[-1e9, 1e9, 1e8]]), np.array([[False, True, True]]), edges)
-    assert counts[NORMAL, 0] == 1 and counts[ANOMALOUS, -1] == 2 and counts[:2].sum() == 3
-
-
-def test_what_is_not_defined_is_nan_and_the_rest_is_there():
-    scores, nothing = np.linspace(0, 2, 30).reshape(5, 6), np.zeros((5, 6), bool)
-    found = metrics(scores, nothing, bin_edges([1.0]), {"here": 1.0})
-    assert found["false_positive_rate_here"] == pytest.approx(0.5)
-    assert np.isnan([found[name] for name in ("pixel_auroc", "pixel_ap", "aupro_0.3", "max_dice", "dice_here")]).all()
-    found = metrics(scores, ~nothing, bin_edges([1.0]), {"here": 1.0})
-    assert found["sensitivity_here"] == pytest.approx(0.5) and found["precision_here"] == 1
-    assert np.isnan(found["pixel_auroc"]) and np.isnan(found["false_positive_rate_here"])
-    assert binning_errors(count_pixels(scores, nothing, bin_edges())) == {}
-    assert curves(count_pixels(scores, nothing, bin_edges()), bin_edges())["roc"] == {"fpr": [], "tpr": []}
-    assert np.isnan(list(case_metrics([], np.ones(0)).values())).all()
-
-
-def test_curves_belong_to_the_metrics():
-    generator = np.random.default_rng(2)
-    label = generator.random((300, 300)) < 0.05
-    scores = generator.normal(size=label.shape) + 1.5 * label
-    edges = bin_edges()
-    counts = count_pixels(scores, label, edges)
-    found, drawn = pixel_metrics(counts, edges, {}, 1.0), curves(counts, edges)
-    assert all(10 < len(points) <= 500 for curve in drawn.values() for points in curve.values())
-    assert auc(drawn["roc"]["fpr"], drawn["roc"]["tpr"]) == pytest.approx(found["pixel_auroc"], abs=1e-3)
-    assert auc(drawn["pr"]["recall"], drawn["pr"]["precision"]) == pytest.approx(found["pixel_ap"], abs=5e-3)
-    assert auc(drawn["pro"]["fpr"], drawn["pro"]["pro"]) == pytest.approx(found["aupro_1"], abs=1e-3)
-    assert max(drawn["dice"]["dice"]) == pytest.approx(found["max_dice"], abs=1e-3)
-    assert np.all(np.diff(drawn["dice"]["threshold"]) > 0)
-    for curve in (drawn["roc"], drawn["pro"]):
-        assert [points[0] for points in curve.values()] == [0, 0]
-        assert [points[-1] for points in curve.values()] == pytest.approx([1, 1])
-
-
-def test_regions_missed_and_false():
-    label, mask = np.zeros((2, 20, 20), bool)
-    label[1:4, 1:4], label[10, 10], label[15:18, 2] = True, True, True
-    mask[3:6, 3:6], mask[12, 12], mask[18, 18], mask[0, 19] = True, True, True, True
-    assert count_regions(label, mask) == {"lesions": 3, "missed_lesions": 2, "false_regions": 3}
-    assert count_regions(label, np.zeros_like(mask)) == {"lesions": 3, "missed_lesions": 3, "false_regions": 0}
-    assert count_regions(np.zeros_like(label), mask) == {"lesions": 0, "missed_lesions": 0, "false_regions": 4}
-
-
-def test_metrics_of_cases_weigh_each_as_if_it_were_there_so_many_times():
-    generator = np.random.default_rng(3)
-    rows = [
-        {
-            "image_score": score,
-            "is_anomalous": index % 3 == 0,
-            "lesions": 2,
-            "missed_lesions": 1,
-            "false_regions": index,
-        }
-        for index, score in enumerate(generator.normal(size=12))
-    ]
-    rows[4].update(dict.fromkeys(["lesions", "missed_lesions", "false_regions"]))
-    rows.append({**dict.fromkeys(rows[0]), "image_score": 9.0})
-    weights = generator.integers(0, 4, len(rows))
-    repeated = [row for row, times in zip(rows, weights, strict=True) for _ in range(times)]
-    found = case_metrics(rows, weights)
-    assert found == pytest.approx(case_metrics(repeated, np.ones(len(repeated))))
-    known = [row for row in repeated if row["is_anomalous"] is not None]
-    truth, scores = [row["is_anomalous"] for row in known], [row["image_score"] for row in known]
-    assert found["image_auroc"] == pytest.approx(roc_auc_score(truth, scores))
-    assert found["image_ap"] == pytest.approx(average_precision_score(truth, scores))
-    assert found["lesion_sensitivity"] == 0.5
+class TestCaseMetrics:
+    def test_weights_act_as_repetitions(self):
+        generator = np.random.default_rng(3)
+        rows = [
+            {
+                "image_score": score,
+                "is_anomalous": index % 3 == 0,
+                "lesions": 2,
+                "missed_lesions": 1,
+                "false_regions": index,
+            }
+            for index, score in enumerate(generator.normal(size=12))
+        ]
+        rows[4].update(dict.fromkeys(["lesions", "missed_lesions", "false_regions"]))
+        rows.append({**dict.fromkeys(rows[0]), "image_score": 9.0})
+        weights = generator.integers(0, 4, len(rows))
+        repeated = [row for row, times in zip(rows, weights, strict=True) for _ in range(times)]
+        found = case_metrics(rows, weights)
+        assert found == pytest.approx(case_metrics(repeated, np.ones(len(repeated))))
+        known = [row for row in repeated if row["is_anomalous"] is not None]
+        truth, scores = [row["is_anomalous"] for row in known], [row["image_score"] for row in known]
+        assert found["image_auroc"] == pytest.approx(roc_auc_score(truth, scores))
+        assert found["image_ap"] == pytest.approx(average_precision_score(truth, scores))
+        assert found["lesion_sensitivity"] == 0.5

@@ -20,36 +20,30 @@ from scripts.recorded_directory import RecordedDirectory
 from tests.tiny_bundle import ROOT, run_bundle, run_configs
 from tests.tiny_cases import AFFINE, brain, save
 
-# ---------------------------------------------------------------- resamplings
 
+class TestBootstrap:
+    def test_weights(self):
+        assert np.array_equal(case_weights("a", 50, 0), case_weights("a", 50, 0))
+        assert not np.array_equal(case_weights("a", 50, 0), case_weights("a", 50, 1))
+        weights = np.array([case_weights(f"case-{index}", 400, 0) for index in range(400)])
+        assert (weights[:, 0] == 1).all()
+        drawn = weights[:, 1:]
+        assert drawn.mean() == pytest.approx(1, abs=0.02) and drawn.var() == pytest.approx(1, abs=0.03)
+        assert np.abs(np.corrcoef(drawn)[np.triu_indices(400, 1)]).mean() < 0.05
 
-def test_weights_depend_on_seed_and_case_alone_and_are_as_a_bootstrap_draws_them():
-    assert np.array_equal(case_weights("a", 50, 0), case_weights("a", 50, 0))
-    assert not np.array_equal(case_weights("a", 50, 0), case_weights("a", 50, 1))
-    weights = np.array([case_weights(f"case-{index}", 400, 0) for index in range(400)])
-    assert (weights[:, 0] == 1).all()
-    drawn = weights[:, 1:]
-    assert drawn.mean() == pytest.approx(1, abs=0.02) and drawn.var() == pytest.approx(1, abs=0.03)
-    assert np.abs(np.corrcoef(drawn)[np.triu_indices(400, 1)]).mean() < 0.05
+    def test_coverage_of_intervals(self):
+        generator = np.random.default_rng(0)
+        n_cases, n_trials, covered = 60, 300, 0
+        for trial in range(n_trials):
+            values = generator.exponential(2, n_cases)
+            weights = np.array([case_weights(f"{trial}-{index}", 300, 0) for index in range(n_cases)])
+            low, high = interval(values @ weights[:, 1:] / weights[:, 1:].sum(0))
+            covered += low <= 2 <= high
+        assert 0.88 <= covered / n_trials <= 0.98
 
-
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
-    generator = np.random.default_rng(0)
-    n_cases, n_trials, covered = 60, 300, 0
-    for trial in range(n_trials):
-        values = generator.exponential(2, n_cases)
-        weights = np.array([case_weights(f"{trial}-{index}", 300, 0) for index in range(n_cases)])
-        low, high = interval(values @ weights[:, 1:] / weights[:, 1:].sum(0))
-        covered += low <= 2 <= high
-    assert 0.88 <= covered / n_trials <= 0.98
-
-
-def test_an_interval_leaves_out_what_is_not_defined():
-    assert interval(np.array([np.nan, *np.linspace(0, 1, 201)])) == pytest.approx((0.025, 0.975))
-    assert np.isnan(interval(np.full(3, np.nan))).all() and np.isnan(interval(np.empty(0))).all()
-
-
-# ---------------------------------------------------------------- the sums over cases
+    def test_interval_ignores_nan(self):
+        assert interval(np.array([np.nan, *np.linspace(0, 1, 201)])) == pytest.approx((0.025, 0.975))
+        assert np.isnan(interval(np.full(3, np.nan))).all() and np.isnan(interval(np.empty(0))).all()
 
 
 class KnownLabels:
@@ -94,131 +88,124 @@ def finish(made):
     return json.loads((made.directory.path / "metrics.json").read_text())
 
 
-def test_pooled_metrics_are_those_of_all_pixels(tmp_path, fitted_network):
-    maps, masks = made_cases(12)
-    report = finish(evaluation(tmp_path, fitted_network, maps, masks))
-    truth, scores = (np.concatenate([*map(np.ravel, arrays.values())]) for arrays in (masks, maps))
-    for name, function in (("pixel_auroc", roc_auc_score), ("pixel_ap", average_precision_score)):
-        entry = report["pooled"][name]
-        assert abs(entry["value"] - function(truth, scores)) <= entry["binning_error"] <= 2e-4
-        assert entry["low"] < entry["value"] < entry["high"]
-    mask = scores >= 1
-    assert report["pooled"]["dice_of_mask"]["value"] == pytest.approx(
-        2 * (mask & truth).sum() / (mask.sum() + truth.sum())
-    )
-    rows = report["cases"]
-    assert [row["is_anomalous"] for row in rows] == [masks[row["case"]].any() for row in rows]
-    highest = [np.sort(maps[row["case"]], axis=None)[-6:].mean() for row in rows]
-    assert [row["image_score"] for row in rows] == pytest.approx(highest)
-    assert report["pooled"]["image_auroc"]["value"] == roc_auc_score([row["is_anomalous"] for row in rows], highest)
-    assert sum(row["lesions"] for row in rows) == 8
-    assert all((row["pixel_auroc"] is None) == (not row["is_anomalous"]) for row in rows)
-
-
-def test_what_is_kept_does_not_grow_with_the_pixels(tmp_path, fitted_network):
-    maps, masks = made_cases(9)
-    few = evaluation(tmp_path, fitted_network, dict([*maps.items()][:2]), masks)
-    many = evaluation(tmp_path, fitted_network, maps, masks)
-    assert few.counts.shape == many.counts.shape and few.resampled.shape == many.resampled.shape
-    assert not any(isinstance(value, np.ndarray) for row in many.rows for value in row.values())
-
-
-def test_the_maximum_as_image_score_and_another_limit_of_aupro(tmp_path, fitted_network):
-    maps, masks = made_cases(6)
-    report = finish(evaluation(tmp_path, fitted_network, maps, masks, image_score="maximum", fpr_limit=0.05))
-    assert all(row["image_score"] == pytest.approx(maps[row["case"]].max()) for row in report["cases"])
-    assert report["pooled"]["aupro_0.05"]["value"] > 0
-
-
-def test_one_seed_gives_one_report_in_whatever_order_cases_come(tmp_path, fitted_network):
-    maps, masks = made_cases(9)
-    first = finish(evaluation(tmp_path / "a", fitted_network, maps, masks))
-    again = finish(evaluation(tmp_path / "b", fitted_network, dict(reversed(maps.items())), masks))
-    other = finish(evaluation(tmp_path / "c", fitted_network, maps, masks, seed=1))
-    assert [row["case"] for row in first["cases"]] == sorted(maps)
-    for name, entry in first["pooled"].items():
-        assert again["pooled"][name] == pytest.approx(entry), name
-    assert other["pooled"]["pixel_ap"]["value"] == first["pooled"]["pixel_ap"]["value"]
-    assert other["pooled"]["pixel_ap"]["low"] != first["pooled"]["pixel_ap"]["low"]
-
-
-def test_a_resampling_is_the_evaluation_of_its_cases(tmp_path, fitted_network):
-    maps, masks = made_cases(9)
-    made = evaluation(tmp_path, fitted_network, maps, masks, n_resamplings=3)
-    for resampling in (1, 2, 3):
-        drawn = {
-            f"{case}+{copy}": case for case in maps for copy in range(case_weights(case, 3, made.seed)[resampling])
-        }
-        repeated = evaluation(
-            tmp_path,
-            fitted_network,
-            {copy: maps[case] for copy, case in drawn.items()},
-            {copy: masks[case] for copy, case in drawn.items()},
-            n_resamplings=0,
+class TestMapEvaluation:
+    def test_pooled_metrics(self, tmp_path, fitted_network):
+        maps, masks = made_cases(12)
+        report = finish(evaluation(tmp_path, fitted_network, maps, masks))
+        truth, scores = (np.concatenate([*map(np.ravel, arrays.values())]) for arrays in (masks, maps))
+        for name, function in (("pixel_auroc", roc_auc_score), ("pixel_ap", average_precision_score)):
+            entry = report["pooled"][name]
+            assert abs(entry["value"] - function(truth, scores)) <= entry["binning_error"] <= 2e-4
+            assert entry["low"] < entry["value"] < entry["high"]
+        mask = scores >= 1
+        assert report["pooled"]["dice_of_mask"]["value"] == pytest.approx(
+            2 * (mask & truth).sum() / (mask.sum() + truth.sum())
         )
-        coarse = np.add.reduceat(repeated.counts, made.coarse, axis=1)
-        np.testing.assert_allclose(made.resampled[resampling - 1], coarse)
+        rows = report["cases"]
+        assert [row["is_anomalous"] for row in rows] == [masks[row["case"]].any() for row in rows]
+        highest = [np.sort(maps[row["case"]], axis=None)[-6:].mean() for row in rows]
+        assert [row["image_score"] for row in rows] == pytest.approx(highest)
+        assert report["pooled"]["image_auroc"]["value"] == roc_auc_score([row["is_anomalous"] for row in rows], highest)
+        assert sum(row["lesions"] for row in rows) == 8
+        assert all((row["pixel_auroc"] is None) == (not row["is_anomalous"]) for row in rows)
 
+    def test_memory_does_not_grow_with_pixels(self, tmp_path, fitted_network):
+        maps, masks = made_cases(9)
+        few = evaluation(tmp_path, fitted_network, dict([*maps.items()][:2]), masks)
+        many = evaluation(tmp_path, fitted_network, maps, masks)
+        assert few.counts.shape == many.counts.shape and few.resampled.shape == many.resampled.shape
+        assert not any(isinstance(value, np.ndarray) for row in many.rows for value in row.values())
 
-@pytest.mark.parametrize(("n_cases", "n_resamplings"), [(6, 0), (1, 40)])
-def test_without_resamplings_or_with_one_case_there_are_values_and_no_intervals(
-    tmp_path, fitted_network, n_cases, n_resamplings
-):
-    maps, masks = made_cases(6)
-    seen = dict([*maps.items()][-n_cases:])
-    report = finish(evaluation(tmp_path, fitted_network, seen, masks, n_resamplings=n_resamplings))
-    assert report["pooled"]["pixel_ap"]["value"] > 0
-    assert all(entry["low"] is None and entry["high"] is None for entry in report["pooled"].values())
+    def test_image_score_and_fpr_limit(self, tmp_path, fitted_network):
+        maps, masks = made_cases(6)
+        report = finish(evaluation(tmp_path, fitted_network, maps, masks, image_score="maximum", fpr_limit=0.05))
+        assert all(row["image_score"] == pytest.approx(maps[row["case"]].max()) for row in report["cases"])
+        assert report["pooled"]["aupro_0.05"]["value"] > 0
 
+    def test_order_of_cases_does_not_matter(self, tmp_path, fitted_network):
+        maps, masks = made_cases(9)
+        first = finish(evaluation(tmp_path / "a", fitted_network, maps, masks))
+        again = finish(evaluation(tmp_path / "b", fitted_network, dict(reversed(maps.items())), masks))
+        other = finish(evaluation(tmp_path / "c", fitted_network, maps, masks, seed=1))
+        assert [row["case"] for row in first["cases"]] == sorted(maps)
+        for name, entry in first["pooled"].items():
+            assert again["pooled"][name] == pytest.approx(entry), name
+        assert other["pooled"]["pixel_ap"]["value"] == first["pooled"]["pixel_ap"]["value"]
+        assert other["pooled"]["pixel_ap"]["low"] != first["pooled"]["pixel_ap"]["low"]
 
-@pytest.mark.parametrize("score", ["cosine", "negative_log_likelihood"])
-def test_thresholds_are_quantiles_of_normal_patches_in_units_of_the_limit(make_network, score):
-    network = make_network(score)
-    median, at_10 = network.calibration.quantiles[network.score_index, [0, 2]].tolist()
-    limit = float(network.calibration.decision_threshold(network.score_index, 0.01))
-    assert patch_threshold(network, 0.1) == pytest.approx((at_10 - median) / (limit - median), rel=1e-4)
-    assert patch_threshold(network, 0.01) == 1.0
-    assert patch_threshold(network, 0.1) < patch_threshold(network, 0.05) < 1
-    with pytest.raises(InputError, match=r"evaluate with model\.pt"):
-        patch_threshold(torch.jit.script(network), 0.1)
+    def test_resampling_is_an_evaluation_of_its_cases(self, tmp_path, fitted_network):
+        maps, masks = made_cases(9)
+        made = evaluation(tmp_path, fitted_network, maps, masks, n_resamplings=3)
+        for resampling in (1, 2, 3):
+            drawn = {
+                f"{case}+{copy}": case for case in maps for copy in range(case_weights(case, 3, made.seed)[resampling])
+            }
+            repeated = evaluation(
+                tmp_path,
+                fitted_network,
+                {copy: maps[case] for copy, case in drawn.items()},
+                {copy: masks[case] for copy, case in drawn.items()},
+                n_resamplings=0,
+            )
+            coarse = np.add.reduceat(repeated.counts, made.coarse, axis=1)
+            np.testing.assert_allclose(made.resampled[resampling - 1], coarse)
 
+    @pytest.mark.parametrize(("n_cases", "n_resamplings"), [(6, 0), (1, 40)])
+    def test_no_intervals(self, tmp_path, fitted_network, n_cases, n_resamplings):
+        maps, masks = made_cases(6)
+        seen = dict([*maps.items()][-n_cases:])
+        report = finish(evaluation(tmp_path, fitted_network, seen, masks, n_resamplings=n_resamplings))
+        assert report["pooled"]["pixel_ap"]["value"] > 0
+        assert all(entry["low"] is None and entry["high"] is None for entry in report["pooled"].values())
 
-@pytest.mark.parametrize(
-    ("chosen", "pixels", "images"),
-    [
-        (slice(0, None, 3), "no labelled case has an anomalous pixel", "there are 0 anomalous and 3 normal cases"),
-        (slice(1, None, 3), None, "there are 3 anomalous and 0 normal cases"),
-        (slice(0), "no case has a label of its pixels", "there are 0 anomalous and 0 normal cases"),
-    ],
-)
-def test_what_cannot_be_computed_is_null_with_its_reason(tmp_path, fitted_network, chosen, pixels, images):
-    maps, masks = made_cases(9)
-    seen = dict([*maps.items()][chosen])
-    report = finish(evaluation(tmp_path, fitted_network, seen, masks))
-    for name, reason in (("pixel_auroc", pixels), ("aupro_0.3", pixels), ("max_dice", pixels), ("image_auroc", images)):
-        entry = report["pooled"][name]
-        if reason is None:
-            assert entry["value"] > 0 and "reason" not in entry
-        else:
-            assert entry == {"value": None, "low": None, "high": None, "reason": reason}
-    if seen:
-        assert report["pooled"]["false_positive_rate_of_mask"]["value"] >= 0
+    @pytest.mark.parametrize("score", ["cosine", "negative_log_likelihood"])
+    def test_patch_threshold(self, make_network, score):
+        network = make_network(score)
+        median, at_10 = network.calibration.quantiles[network.score_index, [0, 2]].tolist()
+        limit = float(network.calibration.decision_threshold(network.score_index, 0.01))
+        assert patch_threshold(network, 0.1) == pytest.approx((at_10 - median) / (limit - median), rel=1e-4)
+        assert patch_threshold(network, 0.01) == 1.0
+        assert patch_threshold(network, 0.1) < patch_threshold(network, 0.05) < 1
+        with pytest.raises(InputError, match=r"evaluate with model\.pt"):
+            patch_threshold(torch.jit.script(network), 0.1)
 
+    @pytest.mark.parametrize(
+        ("chosen", "pixels", "images"),
+        [
+            (slice(0, None, 3), "no labelled case has an anomalous pixel", "there are 0 anomalous and 3 normal cases"),
+            (slice(1, None, 3), None, "there are 3 anomalous and 0 normal cases"),
+            (slice(0), "no case has a label of its pixels", "there are 0 anomalous and 0 normal cases"),
+        ],
+    )
+    def test_undefined_metric_is_null_with_reason(self, tmp_path, fitted_network, chosen, pixels, images):
+        maps, masks = made_cases(9)
+        seen = dict([*maps.items()][chosen])
+        report = finish(evaluation(tmp_path, fitted_network, seen, masks))
+        for name, reason in (
+            ("pixel_auroc", pixels),
+            ("aupro_0.3", pixels),
+            ("max_dice", pixels),
+            ("image_auroc", images),
+        ):
+            entry = report["pooled"][name]
+            if reason is None:
+                assert entry["value"] > 0 and "reason" not in entry
+            else:
+                assert entry == {"value": None, "low": None, "high": None, "reason": reason}
+        if seen:
+            assert report["pooled"]["false_positive_rate_of_mask"]["value"] >= 0
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({"image_score": "mean"}, "image_score must be one of top_1_percent_mean, maximum"),
-        ({"fpr_limit": 0.0}, "fpr_limit must be above 0"),
-        ({"n_resamplings": -1}, "n_resamplings must be 0 or more"),
-    ],
-)
-def test_wrong_settings(tmp_path, fitted_network, arguments, expected):
-    with pytest.raises(InputError, match=expected):
-        evaluation(tmp_path, fitted_network, {}, {}, **arguments)
-
-
-# ---------------------------------------------------------------- the bundle
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            ({"image_score": "mean"}, "image_score must be one of top_1_percent_mean, maximum"),
+            ({"fpr_limit": 0.0}, "fpr_limit must be above 0"),
+            ({"n_resamplings": -1}, "n_resamplings must be 0 or more"),
+        ],
+    )
+    def test_wrong_settings_raise(self, tmp_path, fitted_network, arguments, expected):
+        with pytest.raises(InputError, match=expected):
+            evaluation(tmp_path, fitted_network, {}, {}, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -263,79 +250,76 @@ def save_cases(folder):
     return label
 
 
-def test_an_evaluation_of_volumes(model, tmp_path):
-    label = save_cases(tmp_path)
-    given = {"label_dir": str(tmp_path / "labels"), "normal_pattern": "well-*"}
-    assert run_evaluation(model, tmp_path / "images", tmp_path / "out", **given) == ""
-    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    names = ["ill-60", "ill-61", "well-62", "well-63"]
-    assert [row["case"] for row in report["cases"]] == names
-    maps = [nib.load(tmp_path / "out" / name / f"{name}_map.nii.gz").get_fdata() for name in names]
-    truth = np.stack([label > 0, label > 0, label < 0, label < 0]).ravel()
-    pooled = report["pooled"]
-    assert pooled["pixel_auroc"]["value"] == pytest.approx(roc_auc_score(truth, np.ravel(maps)), abs=1e-3)
-    assert pooled["pixel_auroc"]["value"] > 0.9 and pooled["image_auroc"]["value"] == 1
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert [row["image_score"] for row in report["cases"]] == [case["image_score"] for case in summary["cases"]]
-    assert [row["lesions"] for row in report["cases"]] == [1, 1, 0, 0]
-    assert report["note"] and report["unlabelled"] == report["failed"] == {} and report["versions"]["torch"]
-    assert report["thresholds"]["at_fpr_0.01"] == report["thresholds"]["of_mask"] == 1.0
-    with (tmp_path / "out" / "metrics.csv").open() as file:
-        table = {row["metric"]: row for row in csv.DictReader(file)}
-    assert set(table) == set(pooled)
-    assert float(table["pixel_ap"]["low"]) == pooled["pixel_ap"]["low"]
-    with (tmp_path / "out" / "metrics_per_case.csv").open() as file:
-        rows = [*csv.DictReader(file)]
-    assert [row["case"] for row in rows] == names and rows[2]["pixel_ap"] == ""
+class TestEvaluation:
+    def test_volumes(self, model, tmp_path):
+        label = save_cases(tmp_path)
+        given = {"label_dir": str(tmp_path / "labels"), "normal_pattern": "well-*"}
+        assert run_evaluation(model, tmp_path / "images", tmp_path / "out", **given) == ""
+        report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        names = ["ill-60", "ill-61", "well-62", "well-63"]
+        assert [row["case"] for row in report["cases"]] == names
+        maps = [nib.load(tmp_path / "out" / name / f"{name}_map.nii.gz").get_fdata() for name in names]
+        truth = np.stack([label > 0, label > 0, label < 0, label < 0]).ravel()
+        pooled = report["pooled"]
+        assert pooled["pixel_auroc"]["value"] == pytest.approx(roc_auc_score(truth, np.ravel(maps)), abs=1e-3)
+        assert pooled["pixel_auroc"]["value"] > 0.9 and pooled["image_auroc"]["value"] == 1
+        summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+        assert [row["image_score"] for row in report["cases"]] == [case["image_score"] for case in summary["cases"]]
+        assert [row["lesions"] for row in report["cases"]] == [1, 1, 0, 0]
+        assert report["note"] and report["unlabelled"] == report["failed"] == {} and report["versions"]["torch"]
+        assert report["thresholds"]["at_fpr_0.01"] == report["thresholds"]["of_mask"] == 1.0
+        with (tmp_path / "out" / "metrics.csv").open() as file:
+            table = {row["metric"]: row for row in csv.DictReader(file)}
+        assert set(table) == set(pooled)
+        assert float(table["pixel_ap"]["low"]) == pooled["pixel_ap"]["low"]
+        with (tmp_path / "out" / "metrics_per_case.csv").open() as file:
+            rows = [*csv.DictReader(file)]
+        assert [row["case"] for row in rows] == names and rows[2]["pixel_ap"] == ""
 
+    def test_bad_and_missing_labels(self, model, tmp_path):
+        label = save_cases(tmp_path)
+        for name, values, affine in (
+            ("bad-shape", label[:, :, :4], AFFINE),
+            ("bad-values", label * np.uint8(3), AFFINE),
+            ("bad-affine", label, AFFINE + np.outer([5, 0, 0, 0], [0, 0, 0, 1])),
+        ):
+            save(tmp_path / "images" / f"{name}.nii.gz", brain(70, lesion=LESION))
+            save(tmp_path / "labels" / f"{name}.nii.gz", values, affine)
+        said = run_evaluation(model, tmp_path / "images", tmp_path / "out", label_dir=str(tmp_path / "labels"))
+        assert "3 of 7 cases failed (the others are finished)" in said
+        report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert set(report["failed"]) == {"bad-shape", "bad-values", "bad-affine"}
+        assert set(report["unlabelled"]) == {*report["failed"], "well-62", "well-63"}
+        assert {row["case"]: row["is_anomalous"] for row in report["cases"]} == {
+            "ill-60": True,
+            "ill-61": True,
+            "well-62": None,
+            "well-63": None,
+        }
+        assert report["pooled"]["pixel_auroc"]["value"] > 0.9
+        assert report["pooled"]["image_auroc"]["reason"] == "there are 2 anomalous and 0 normal cases"
+        assert (tmp_path / "out" / "well-62" / "well-62_mask.nii.gz").is_file()
+        assert not any((tmp_path / "out" / case).exists() for case in report["failed"])
 
-def test_bad_labels_fail_their_cases_alone_and_missing_ones_do_not(model, tmp_path):
-    label = save_cases(tmp_path)
-    for name, values, affine in (
-        ("bad-shape", label[:, :, :4], AFFINE),
-        ("bad-values", label * np.uint8(3), AFFINE),
-        ("bad-affine", label, AFFINE + np.outer([5, 0, 0, 0], [0, 0, 0, 1])),
-    ):
-        save(tmp_path / "images" / f"{name}.nii.gz", brain(70, lesion=LESION))
-        save(tmp_path / "labels" / f"{name}.nii.gz", values, affine)
-    said = run_evaluation(model, tmp_path / "images", tmp_path / "out", label_dir=str(tmp_path / "labels"))
-    assert "3 of 7 cases failed (the others are finished)" in said
-    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert set(report["failed"]) == {"bad-shape", "bad-values", "bad-affine"}
-    assert set(report["unlabelled"]) == {*report["failed"], "well-62", "well-63"}
-    assert {row["case"]: row["is_anomalous"] for row in report["cases"]} == {
-        "ill-60": True,
-        "ill-61": True,
-        "well-62": None,
-        "well-63": None,
-    }
-    assert report["pooled"]["pixel_auroc"]["value"] > 0.9
-    assert report["pooled"]["image_auroc"]["reason"] == "there are 2 anomalous and 0 normal cases"
-    assert (tmp_path / "out" / "well-62" / "well-62_mask.nii.gz").is_file()
-    assert not any((tmp_path / "out" / case).exists() for case in report["failed"])
+    def test_image_labels_only(self, model, tmp_path):
+        for seed in range(3):
+            for kind in ("normal", "tumour"):
+                grey = np.clip(brain(seed, lesion=LESION if kind == "tumour" else None)[..., 1] / 6, 0, 255)
+                (tmp_path / "in" / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "in" / kind / f"{seed}.png")
+        assert run_evaluation(model, tmp_path / "in", tmp_path / "out", normal_pattern="normal_*") == ""
+        report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert [row["is_anomalous"] for row in report["cases"]] == [False] * 3 + [True] * 3
+        assert 0 <= report["pooled"]["image_auroc"]["value"] <= 1
+        assert report["pooled"]["pixel_auroc"]["reason"] == "no case has a label of its pixels"
+        assert report["pooled"]["lesion_sensitivity"]["reason"] == "no case has a label of its pixels"
+        assert report["curves"]["roc"] == {"fpr": [], "tpr": []} and report["unlabelled"] == {}
 
+    def test_without_labels_raises_before_scoring(self, model, tmp_path):
+        save_cases(tmp_path)
+        assert "give label_dir" in run_evaluation(model, tmp_path / "images", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
-def test_pictures_of_which_only_the_kind_is_known(model, tmp_path):
-    for seed in range(3):
-        for kind in ("normal", "tumour"):
-            grey = np.clip(brain(seed, lesion=LESION if kind == "tumour" else None)[..., 1] / 6, 0, 255)
-            (tmp_path / "in" / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "in" / kind / f"{seed}.png")
-    assert run_evaluation(model, tmp_path / "in", tmp_path / "out", normal_pattern="normal_*") == ""
-    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert [row["is_anomalous"] for row in report["cases"]] == [False] * 3 + [True] * 3
-    assert 0 <= report["pooled"]["image_auroc"]["value"] <= 1
-    assert report["pooled"]["pixel_auroc"]["reason"] == "no case has a label of its pixels"
-    assert report["pooled"]["lesion_sensitivity"]["reason"] == "no case has a label of its pixels"
-    assert report["curves"]["roc"] == {"fpr": [], "tpr": []} and report["unlabelled"] == {}
-
-
-def test_nothing_known_is_said_before_anything_is_scored(model, tmp_path):
-    save_cases(tmp_path)
-    assert "give label_dir" in run_evaluation(model, tmp_path / "images", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_json_is_formatted_as_the_zoo_wants():
-    text = (ROOT / "configs" / "evaluate.json").read_text()
-    assert text == json.dumps(json.loads(text), indent=4) + "\n"
+    def test_config_is_formatted(self):
+        text = (ROOT / "configs" / "evaluate.json").read_text()
+        assert text == json.dumps(json.loads(text), indent=4) + "\n"

@@ -144,149 +144,133 @@ def report_of(fitted_network, folder):
     return run
 
 
-# ---------------------------------------------------------------- what it says
+class TestContent:
+    def test_cases_failures_and_settings(self, report_of, folder):
+        page = Page(report_of(threshold=0.5))
+        summary = json.loads((folder / "out" / "summary.json").read_text())
+        ranked = sorted(summary["cases"], key=lambda entry: -entry["image_score"])
+        links = [
+            attributes["href"] for tag, attributes in page.elements if tag == "a" and "aria-hidden" not in attributes
+        ]
+        sections = [attributes["id"] for tag, attributes in page.elements if "case-" in attributes.get("id", "")]
+        assert [link for link in links if link != "#cases"] == [f"#{section}" for section in sections]
+        positions = [[found.start() for found in re.finditer(rf"\b{entry['case']}\b", page.text)] for entry in ranked]
+        assert positions[0][0] < positions[1][0]  # in the table
+        for entry in ranked:
+            assert f"image score {entry['image_score']:.2f}" in " ".join(page.text.split())
+        assert NOTE in page.text and "every voxel is 7" in page.text
+        for name, value in [*summary["settings"].items(), *summary["versions"].items()]:
+            assert re.search(rf"{re.escape(name)}\s*{re.escape(str(value))}", page.text)
 
+    def test_every_scored_slice_is_shown(self, report_of, folder):
+        page = Page(report_of())
+        (volume,) = (slices for slices in page.json if len(slices) > 1)
+        (picture,) = (slices for slices in page.json if len(slices) == 1)
+        assert [entry["name"] for entry in volume] == [1, 2, 3, 4]  # the first has no contrast
+        scores = np.asarray(nib.load(folder / "out" / "head" / "head_map.nii.gz").dataobj)
+        foreground = brain(1) > 0
+        for entry in volume:
+            inside = np.sort(scores[..., entry["name"]][foreground[..., entry["name"]]])
+            assert entry["score"] == pytest.approx(inside[-max(1, round(len(inside) / 100)) :].mean(), rel=1e-5)
+        sliders = [attributes for tag, attributes in page.elements if attributes.get("type") == "range"]
+        assert [slider["max"] for slider in sliders] == ["3"]  # a single picture has nothing to scroll through
+        for entry in volume + picture:
+            plain = picture_of(entry["plain"])
+            assert max(plain.size) <= LONGEST_SIDE
+            assert picture_of(entry["components"]).size == picture_of(entry["rarity"]).size == plain.size
 
-def test_it_lists_the_cases_by_score_and_says_what_failed_and_what_made_it(report_of, folder):
-    page = Page(report_of(threshold=0.5))
-    summary = json.loads((folder / "out" / "summary.json").read_text())
-    ranked = sorted(summary["cases"], key=lambda entry: -entry["image_score"])
-    links = [attributes["href"] for tag, attributes in page.elements if tag == "a" and "aria-hidden" not in attributes]
-    sections = [attributes["id"] for tag, attributes in page.elements if "case-" in attributes.get("id", "")]
-    assert [link for link in links if link != "#cases"] == [f"#{section}" for section in sections]
-    positions = [[found.start() for found in re.finditer(rf"\b{entry['case']}\b", page.text)] for entry in ranked]
-    assert positions[0][0] < positions[1][0]  # in the table
-    for entry in ranked:
-        assert f"image score {entry['image_score']:.2f}" in " ".join(page.text.split())
-    assert NOTE in page.text and "every voxel is 7" in page.text
-    for name, value in [*summary["settings"].items(), *summary["versions"].items()]:
-        assert re.search(rf"{re.escape(name)}\s*{re.escape(str(value))}", page.text)
+    def test_components(self, report_of):
+        page = Page(report_of())
+        shares = [float(share) for share in re.findall(r"\d+\s+([\d.]+) %\s+[\d.]+ %\s+-?[\d.]+\s", page.text)]
+        assert shares and all(0 < share <= 100 for share in shares)
+        assert sum(shares) == pytest.approx(200, abs=1)  # two cases, and at most four components in each
 
+    @pytest.mark.parametrize("report", [False, True])
+    def test_report_leaves_no_hooks(self, fitted_network, folder, report):
+        (folder / "in" / "flat.nii.gz").unlink()
+        workflow = make_workflow(fitted_network, folder, report=report)
+        workflow.run()
+        assert (folder / "out" / "report.html").exists() is report
+        assert not any(part._forward_hooks for part in workflow.parser.get_parsed_content("network").modules())
 
-def test_every_scored_slice_of_a_volume_can_be_looked_at(report_of, folder):
-    page = Page(report_of())
-    (volume,) = (slices for slices in page.json if len(slices) > 1)
-    (picture,) = (slices for slices in page.json if len(slices) == 1)
-    assert [entry["name"] for entry in volume] == [1, 2, 3, 4]  # the first has no contrast
-    scores = np.asarray(nib.load(folder / "out" / "head" / "head_map.nii.gz").dataobj)
-    foreground = brain(1) > 0
-    for entry in volume:
-        inside = np.sort(scores[..., entry["name"]][foreground[..., entry["name"]]])
-        assert entry["score"] == pytest.approx(inside[-max(1, round(len(inside) / 100)) :].mean(), rel=1e-5)
-    sliders = [attributes for tag, attributes in page.elements if attributes.get("type") == "range"]
-    assert [slider["max"] for slider in sliders] == ["3"]  # a single picture has nothing to scroll through
-    for entry in volume + picture:
-        plain = picture_of(entry["plain"])
-        assert max(plain.size) <= LONGEST_SIDE
-        assert picture_of(entry["components"]).size == picture_of(entry["rarity"]).size == plain.size
+    def test_report_of_failed_cases(self, fitted_network, tmp_path):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "text.nii.gz").write_text("not an image")
+        with pytest.raises(Exception, match="Failed to evaluate"):
+            make_workflow(fitted_network, tmp_path).run()
+        text = Page((tmp_path / "out" / "report.html").read_text()).text
+        assert "No case was scored" in text and "check that the file is whole" in text
 
+    @pytest.mark.parametrize("event", [Events.EPOCH_COMPLETED, Events.COMPLETED])
+    def test_metrics_of_the_run(self, fitted_network, folder, report_of, event):
+        evaluator = make_workflow(fitted_network, folder).parser.get_parsed_content("evaluator")
+        path = folder / "out" / "metrics.json"
+        evaluator.add_event_handler(event, lambda: write_json(METRICS, path))
+        with pytest.raises(ValueError, match="1 of 3 cases failed"):
+            evaluator.run()
+        page = Page((folder / "out" / "report.html").read_text())
+        text = " ".join(page.text.split())
+        assert "pixel auroc 0.988 0.900 to 0.990" in text and "Without image auroc: no normal case." in text
+        assert "there is no label photo.png" in text
+        assert "anomalous 31 12 77" in text and "\N{EN DASH}" in text
+        assert all(title in text for title in ("ROC", "Precision and recall", "Overlap per region", "Dice against"))
+        report_of()
+        assert path.exists() and "pixel auroc" not in (folder / "out" / "report.html").read_text()
 
-def test_it_says_which_components_hold_the_patches(report_of):
-    page = Page(report_of())
-    shares = [float(share) for share in re.findall(r"\d+\s+([\d.]+) %\s+[\d.]+ %\s+-?[\d.]+\s", page.text)]
-    assert shares and all(0 < share <= 100 for share in shares)
-    assert sum(shares) == pytest.approx(200, abs=1)  # two cases, and at most four components in each
+    def test_outside_fitted_range(self, fitted_network, folder, monkeypatch):
+        def outside(*arguments):
+            share = 0.7 if arguments[0].ndim == 2 else 0.1
+            return {**measurements(*arguments), "fraction_beyond_limit": share, "outside_fitted_range": share > 0.3}
 
+        (folder / "in" / "flat.nii.gz").unlink()
+        monkeypatch.setattr("scripts.inference.measurements.measurements", outside)
+        make_workflow(fitted_network, folder).run()
+        text = Page((folder / "out" / "report.html").read_text()).text
+        assert text.count("outside the fitted range") == 2 and "70 % of the foreground lies beyond" in text
 
-@pytest.mark.parametrize("report", [False, True])
-def test_it_can_be_turned_off_and_leaves_the_network_as_it_was(fitted_network, folder, report):
-    (folder / "in" / "flat.nii.gz").unlink()
-    workflow = make_workflow(fitted_network, folder, report=report)
-    workflow.run()
-    assert (folder / "out" / "report.html").exists() is report
-    assert not any(part._forward_hooks for part in workflow.parser.get_parsed_content("network").modules())
-
-
-def test_a_run_in_which_all_fails_has_a_report(fitted_network, tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "text.nii.gz").write_text("not an image")
-    with pytest.raises(Exception, match="Failed to evaluate"):
+    def test_highest_scores_of_many_cases(self, fitted_network, tmp_path, monkeypatch):
+        monkeypatch.setattr("scripts.report.writer.MAX_CASES", 2)
+        (tmp_path / "in").mkdir()
+        for seed in range(5):
+            nib.save(nib.Nifti1Image(brain(seed), np.eye(4)), tmp_path / "in" / f"head-{seed}.nii.gz")
         make_workflow(fitted_network, tmp_path).run()
-    text = Page((tmp_path / "out" / "report.html").read_text()).text
-    assert "No case was scored" in text and "check that the file is whole" in text
+        page = Page((tmp_path / "out" / "report.html").read_text())
+        entries = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
+        highest = sorted(entries, key=lambda entry: -entry["image_score"])[:2]
+        drawn = [attributes["aria-label"] for _, attributes in page.elements if "viewer" in attributes.get("class", "")]
+        assert drawn == [f"slices of {entry['case']}" for entry in highest] and len(page.json) == 2
+        assert "The 2 cases with the highest scores are drawn" in " ".join(page.text.split())
+        assert all(entry["case"] in page.text for entry in entries)
+
+    def test_several_processes_write_no_report(self, fitted_network, tmp_path, monkeypatch):
+        monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+        engine = Engine(lambda *_: None)
+        writer = PredictionWriter(ResultsDirectory(tmp_path), fitted_network, {"threshold": 1.0})
+        ReportWriter(writer).attach(engine)
+        engine.run([0])
+        assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("event", [Events.EPOCH_COMPLETED, Events.COMPLETED])
-def test_metrics_are_shown_where_the_run_wrote_them_and_only_there(fitted_network, folder, report_of, event):
-    evaluator = make_workflow(fitted_network, folder).parser.get_parsed_content("evaluator")
-    path = folder / "out" / "metrics.json"
-    evaluator.add_event_handler(event, lambda: write_json(METRICS, path))
-    with pytest.raises(ValueError, match="1 of 3 cases failed"):
-        evaluator.run()
-    page = Page((folder / "out" / "report.html").read_text())
-    text = " ".join(page.text.split())
-    assert "pixel auroc 0.988 0.900 to 0.990" in text and "Without image auroc: no normal case." in text
-    assert "there is no label photo.png" in text
-    assert "anomalous 31 12 77" in text and "\N{EN DASH}" in text
-    assert all(title in text for title in ("ROC", "Precision and recall", "Overlap per region", "Dice against"))
-    report_of()
-    assert path.exists() and "pixel auroc" not in (folder / "out" / "report.html").read_text()
+class TestPrivacy:
+    def test_report_is_self_contained(self, report_of):
+        report = report_of()
+        assert not re.search(r"https?:|url\((?!#)|@import|<link|<iframe|<object|<embed", report)
+        page = Page(report)
+        for _, attributes in page.elements:
+            assert attributes.get("src", "data:").startswith("data:")
+            assert attributes.get("href", "#").startswith("#")
+        policy = next(a["content"] for tag, a in page.elements if "http-equiv" in a)
+        assert "default-src 'none'" in policy  # so that a browser would refuse
 
-
-def test_it_says_that_a_case_is_outside_the_fitted_range(fitted_network, folder, monkeypatch):
-    def outside(*arguments):
-        share = 0.7 if arguments[0].ndim == 2 else 0.1
-        return {**measurements(*arguments), "fraction_beyond_limit": share, "outside_fitted_range": share > 0.3}
-
-    (folder / "in" / "flat.nii.gz").unlink()
-    monkeypatch.setattr("scripts.inference.measurements.measurements", outside)
-    make_workflow(fitted_network, folder).run()
-    text = Page((folder / "out" / "report.html").read_text()).text
-    assert text.count("outside the fitted range") == 2 and "70 % of the foreground lies beyond" in text
-
-
-def test_of_many_cases_those_with_the_highest_scores_are_drawn_and_all_are_listed(
-    fitted_network, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("scripts.report.writer.MAX_CASES", 2)
-    (tmp_path / "in").mkdir()
-    for seed in range(5):
-        nib.save(nib.Nifti1Image(brain(seed), np.eye(4)), tmp_path / "in" / f"head-{seed}.nii.gz")
-    make_workflow(fitted_network, tmp_path).run()
-    page = Page((tmp_path / "out" / "report.html").read_text())
-    entries = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
-    highest = sorted(entries, key=lambda entry: -entry["image_score"])[:2]
-    drawn = [attributes["aria-label"] for _, attributes in page.elements if "viewer" in attributes.get("class", "")]
-    assert drawn == [f"slices of {entry['case']}" for entry in highest] and len(page.json) == 2
-    assert "The 2 cases with the highest scores are drawn" in " ".join(page.text.split())
-    assert all(entry["case"] in page.text for entry in entries)
-
-
-def test_several_processes_do_not_write_one_report(fitted_network, tmp_path, monkeypatch):
-    monkeypatch.setattr(idist, "get_world_size", lambda: 2)
-    engine = Engine(lambda *_: None)
-    writer = PredictionWriter(ResultsDirectory(tmp_path), fitted_network, {"threshold": 1.0})
-    ReportWriter(writer).attach(engine)
-    engine.run([0])
-    assert not any(tmp_path.iterdir())
-
-
-# ---------------------------------------------------------------- what it must not hold
-
-
-def test_it_needs_nothing_but_itself(report_of):
-    report = report_of()
-    assert not re.search(r"https?:|url\((?!#)|@import|<link|<iframe|<object|<embed", report)
-    page = Page(report)
-    for _, attributes in page.elements:
-        assert attributes.get("src", "data:").startswith("data:")
-        assert attributes.get("href", "#").startswith("#")
-    policy = next(a["content"] for tag, a in page.elements if "http-equiv" in a)
-    assert "default-src 'none'" in policy  # so that a browser would refuse
-
-
-def test_names_and_reasons_are_text_whatever_they_hold(fitted_network, tmp_path):
-    (tmp_path / "in").mkdir()
-    nib.save(nib.Nifti1Image(brain(3), np.eye(4)), tmp_path / "in" / f"{HOSTILE}.nii.gz")
-    (tmp_path / "in" / f"bad{HOSTILE}.nii.gz").write_text("not an image")
-    with pytest.raises(Exception, match="Failed to evaluate"):
-        make_workflow(fitted_network, tmp_path).run()
-    page = Page((tmp_path / "out" / "report.html").read_text())
-    assert f"bad{HOSTILE}" in page.text and page.text.count(HOSTILE) > 2
-    assert not any("onerror" in attributes for _, attributes in page.elements)
-
-
-# ---------------------------------------------------------------- its parts
+    def test_names_and_reasons_are_escaped(self, fitted_network, tmp_path):
+        (tmp_path / "in").mkdir()
+        nib.save(nib.Nifti1Image(brain(3), np.eye(4)), tmp_path / "in" / f"{HOSTILE}.nii.gz")
+        (tmp_path / "in" / f"bad{HOSTILE}.nii.gz").write_text("not an image")
+        with pytest.raises(Exception, match="Failed to evaluate"):
+            make_workflow(fitted_network, tmp_path).run()
+        page = Page((tmp_path / "out" / "report.html").read_text())
+        assert f"bad{HOSTILE}" in page.text and page.text.count(HOSTILE) > 2
+        assert not any("onerror" in attributes for _, attributes in page.elements)
 
 
 def seen_by(network, view):
@@ -297,41 +281,33 @@ def seen_by(network, view):
     return CasePatches.of(assignments, view, network)
 
 
-@pytest.mark.parametrize("score", ["cosine", "negative_log_likelihood"])
-def test_each_pixel_gets_the_component_of_its_patch(make_network, score):
-    fitted_network = make_network(score)
-    generator = torch.Generator().manual_seed(3)
-    image = torch.rand(1, 45, 61, 4, generator=generator)
-    image[..., 1] = 0.5  # nothing to look at
-    view = SliceView(image.numpy(), np.zeros((45, 61, 4)), np.zeros((45, 61, 4), bool), (1.0, 1.0), [0, 1, 2, 3])
-    occupied = image[..., [0, 2, 3]].movedim(3, 0)
-    patches = seen_by(fitted_network, view)
+class TestCasePatches:
+    @pytest.mark.parametrize("score", ["cosine", "negative_log_likelihood"])
+    def test_component_of_every_pixel(self, make_network, score):
+        fitted_network = make_network(score)
+        generator = torch.Generator().manual_seed(3)
+        image = torch.rand(1, 45, 61, 4, generator=generator)
+        image[..., 1] = 0.5  # nothing to look at
+        view = SliceView(image.numpy(), np.zeros((45, 61, 4)), np.zeros((45, 61, 4), bool), (1.0, 1.0), [0, 1, 2, 3])
+        occupied = image[..., [0, 2, 3]].movedim(3, 0)
+        patches = seen_by(fitted_network, view)
 
-    embeddings = fitted_network.embed(occupied)
-    _, d, h, w = embeddings.shape
-    samples = embeddings.movedim(1, 3).reshape(-1, d)
-    nearest = fitted_network.mixture(samples)[0].reshape(3, 1, h, w).float()
-    resized = F.interpolate(nearest, scale_factor=14, mode="nearest-exact")[..., :56, : round(61 / 45 * 56)]
-    expected = F.interpolate(resized, size=(45, 61), mode="nearest-exact")[:, 0].numpy()
-    assert patches.slices.tolist() == [0, 2, 3]
-    assert np.array_equal(patches.components[:, patches.rows[:, None], patches.columns], expected)
-    likelihood = fitted_network.mixture.score_samples(samples).reshape(3, h, w).numpy()
-    order = np.argsort(patches.rarity.ravel())
-    assert (np.diff(likelihood.ravel()[order]) <= 1e-3).all()
-    assert len(np.unique(patches.components)) > 1
+        embeddings = fitted_network.embed(occupied)
+        _, d, h, w = embeddings.shape
+        samples = embeddings.movedim(1, 3).reshape(-1, d)
+        nearest = fitted_network.mixture(samples)[0].reshape(3, 1, h, w).float()
+        resized = F.interpolate(nearest, scale_factor=14, mode="nearest-exact")[..., :56, : round(61 / 45 * 56)]
+        expected = F.interpolate(resized, size=(45, 61), mode="nearest-exact")[:, 0].numpy()
+        assert patches.slices.tolist() == [0, 2, 3]
+        assert np.array_equal(patches.components[:, patches.rows[:, None], patches.columns], expected)
+        likelihood = fitted_network.mixture.score_samples(samples).reshape(3, h, w).numpy()
+        order = np.argsort(patches.rarity.ravel())
+        assert (np.diff(likelihood.ravel()[order]) <= 1e-3).all()
+        assert len(np.unique(patches.components)) > 1
 
-    foreground = np.zeros((45, 61, 4), bool)
-    foreground[20, 30, 2] = True
-    assert np.argwhere(patches.on_foreground(foreground)).tolist() == [[1, patches.rows[20], patches.columns[30]]]
-
-
-@pytest.mark.parametrize("n_scored", [1, 7, MAX_SLICES, 181])
-def test_few_slices_stand_for_all_and_the_highest_is_among_them(n_scored):
-    scores = np.random.default_rng(n_scored).random(n_scored)
-    chosen = representative_slices(scores)
-    assert len(chosen) == min(n_scored, MAX_SLICES)
-    assert (np.diff(chosen) > 0).all() and scores.argmax() in chosen
-    assert np.abs(chosen[:, None] - np.arange(n_scored)).min(0).max() <= 2 * n_scored / len(chosen)
+        foreground = np.zeros((45, 61, 4), bool)
+        foreground[20, 30, 2] = True
+        assert np.argwhere(patches.on_foreground(foreground)).tolist() == [[1, patches.rows[20], patches.columns[30]]]
 
 
 @pytest.fixture
@@ -345,50 +321,55 @@ def large_view():
     return SliceView(image[None].clip(0, 1), scores, scores > 1, (1.0, 1.0), list(range(40)))
 
 
-def test_a_hundred_large_cases_stay_below_50_mb(large_view, fitted_network):
-    fitted_network.image_size = 448  # so that there are as many patches as with the real encoder
-    content = case_content(large_view, seen_by(fitted_network, large_view), fitted_network, 1.0)
-    assert len(content["slices"]) == MAX_SLICES < len(content["scored"])
-    assert len(json.dumps(content)) < 480_000
+class TestPictures:
+    @pytest.mark.parametrize("n_scored", [1, 7, MAX_SLICES, 181])
+    def test_chosen_slices(self, n_scored):
+        scores = np.random.default_rng(n_scored).random(n_scored)
+        chosen = representative_slices(scores)
+        assert len(chosen) == min(n_scored, MAX_SLICES)
+        assert (np.diff(chosen) > 0).all() and scores.argmax() in chosen
+        assert np.abs(chosen[:, None] - np.arange(n_scored)).min(0).max() <= 2 * n_scored / len(chosen)
+
+    def test_size_of_a_large_case(self, large_view, fitted_network):
+        fitted_network.image_size = 448  # so that there are as many patches as with the real encoder
+        content = case_content(large_view, seen_by(fitted_network, large_view), fitted_network, 1.0)
+        assert len(content["slices"]) == MAX_SLICES < len(content["scored"])
+        assert len(json.dumps(content)) < 480_000
+
+    def test_outline_surrounds_the_mask(self, large_view, fitted_network):
+        number = int(large_view.scores.max((0, 1)).argmax())
+        one = SliceView(
+            *(a[..., [number]] for a in (large_view.image, large_view.scores, large_view.mask)), (2.0, 1.0), [number]
+        )
+        pictures = SlicePictures(one, seen_by(fitted_network, one))
+        assert pictures.height / pictures.width == pytest.approx(2 * 209 / 179, rel=0.05)
+        (path,) = re.findall(r"M([^M]*)Z", pictures.draw(0)["outline"])
+        points = np.array([point.split() for point in path.split("L")], float)[:, ::-1]
+        inside = grid_points_in_poly((pictures.height, pictures.width), points - 0.5)
+        mask = Image.fromarray(one.mask[one.box()][..., 0]).resize((pictures.width, pictures.height))
+        assert (inside ^ np.asarray(mask)).sum() < 0.06 * inside.sum()
+
+    def test_component_colours(self):
+        colours = component_colours(np.arange(50))
+        distances = np.abs(colours[:, None] - colours).max(2) + np.eye(50)
+        assert distances.min() > 0.1
+        assert np.array_equal(component_colours(np.array([[7]]))[0, 0], colours[7])
 
 
-def test_the_outline_goes_around_the_mask(large_view, fitted_network):
-    number = int(large_view.scores.max((0, 1)).argmax())
-    one = SliceView(
-        *(a[..., [number]] for a in (large_view.image, large_view.scores, large_view.mask)), (2.0, 1.0), [number]
-    )
-    pictures = SlicePictures(one, seen_by(fitted_network, one))
-    assert pictures.height / pictures.width == pytest.approx(2 * 209 / 179, rel=0.05)
-    (path,) = re.findall(r"M([^M]*)Z", pictures.draw(0)["outline"])
-    points = np.array([point.split() for point in path.split("L")], float)[:, ::-1]
-    inside = grid_points_in_poly((pictures.height, pictures.width), points - 0.5)
-    mask = Image.fromarray(one.mask[one.box()][..., 0]).resize((pictures.width, pictures.height))
-    assert (inside ^ np.asarray(mask)).sum() < 0.06 * inside.sum()
+class TestFigures:
+    def test_figures_take_the_colours_of_the_page(self):
+        rates = np.array([0.5, 0.1, 0.01, 0.01, 0.001])
+        drawn = histogram_svg(np.linspace(-1, 3, 100), np.array([0, 0.5, 1, 1, 1.5]), rates, 1.0)
+        for svg in [drawn, *curve_svgs(METRICS["curves"], 1.0)]:
+            assert svg.startswith("<svg") and svg.rstrip().endswith("</svg>")
+            assert "currentColor" in svg and "<style" not in svg and "xmlns" not in svg
+            assert len(svg) < 20_000
+        assert "threshold 1.2345" in histogram_svg(np.linspace(-1, 3, 100), np.array([0, 1]), rates[[0, 2]], 1.2345)
 
+    def test_undefined_curve_is_left_out(self):
+        curves = {**METRICS["curves"], "roc": {"fpr": [], "tpr": []}, "pr": {"recall": [None], "precision": [None]}}
+        assert len(curve_svgs(curves, 1.0)) == 2 and curve_svgs({}, 1.0) == []
 
-def test_a_component_has_one_colour_that_its_neighbours_do_not_have():
-    colours = component_colours(np.arange(50))
-    distances = np.abs(colours[:, None] - colours).max(2) + np.eye(50)
-    assert distances.min() > 0.1
-    assert np.array_equal(component_colours(np.array([[7]]))[0, 0], colours[7])
-
-
-def test_figures_take_the_colours_of_the_page():
-    rates = np.array([0.5, 0.1, 0.01, 0.01, 0.001])
-    drawn = histogram_svg(np.linspace(-1, 3, 100), np.array([0, 0.5, 1, 1, 1.5]), rates, 1.0)
-    for svg in [drawn, *curve_svgs(METRICS["curves"], 1.0)]:
-        assert svg.startswith("<svg") and svg.rstrip().endswith("</svg>")
-        assert "currentColor" in svg and "<style" not in svg and "xmlns" not in svg
-        assert len(svg) < 20_000
-    assert "threshold 1.2345" in histogram_svg(np.linspace(-1, 3, 100), np.array([0, 1]), rates[[0, 2]], 1.2345)
-
-
-def test_a_curve_that_could_not_be_computed_is_left_out():
-    curves = {**METRICS["curves"], "roc": {"fpr": [], "tpr": []}, "pr": {"recall": [None], "precision": [None]}}
-    assert len(curve_svgs(curves, 1.0)) == 2 and curve_svgs({}, 1.0) == []
-
-
-# ---------------------------------------------------------------- in a browser
 
 USE = """
 <script>
@@ -447,15 +428,18 @@ def browse(tmp_path):
     return browse_page
 
 
-def test_a_browser_opens_it_without_a_complaint_or_a_request(report_of, browse):
-    report = report_of()
-    title, logged = browse(report + USE)
-    assert "CONSOLE" not in logged
-    seen = json.loads(title)
-    assert seen["first"].startswith("Slice 1,") and seen["second"].startswith("Slice 2,") and seen["changed"]
-    assert seen["last"].startswith("Slice 4,") and seen["bar"].startswith("Slice 1,")
-    assert seen["layer"] == "layer components" and seen["width"] > 10
-    assert seen["rising"] == ["head", "photo"] and seen["falling"] == ["photo", "head"]
-    assert seen["requests"] == []
-    _, logged = browse(report + "<img src='https://example.org/a.png'>")
-    assert "CONSOLE" in logged and "Content Security Policy" in logged  # a request would have been seen, and refused
+class TestBrowser:
+    def test_no_complaint_and_no_request(self, report_of, browse):
+        report = report_of()
+        title, logged = browse(report + USE)
+        assert "CONSOLE" not in logged
+        seen = json.loads(title)
+        assert seen["first"].startswith("Slice 1,") and seen["second"].startswith("Slice 2,") and seen["changed"]
+        assert seen["last"].startswith("Slice 4,") and seen["bar"].startswith("Slice 1,")
+        assert seen["layer"] == "layer components" and seen["width"] > 10
+        assert seen["rising"] == ["head", "photo"] and seen["falling"] == ["photo", "head"]
+        assert seen["requests"] == []
+        _, logged = browse(report + "<img src='https://example.org/a.png'>")
+        assert (
+            "CONSOLE" in logged and "Content Security Policy" in logged
+        )  # a request would have been seen, and refused
