@@ -4,8 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import ignite.distributed as idist
@@ -31,6 +29,7 @@ from scripts.report import ReportWriter
 from scripts.report.content import case_content
 from scripts.report.figures import curve_svgs, histogram_svg
 from scripts.report.pictures import LONGEST_SIDE, MAX_SLICES, SlicePictures, component_colours, representative_slices
+from tests.report.browser import run_chromium
 from tests.tiny_bundle import ROOT, TINY
 
 HOSTILE = "<img src=x onerror=alert(1)>&amp;'\"{{ 7*7 }}"
@@ -412,17 +411,12 @@ addEventListener("load", () => setTimeout(() => {
 
 @pytest.fixture
 def browse(tmp_path):
-    """Opens a page in Chromium; gives its title and what Chromium logged."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("Chromium is not there to open the report: apt-get install chromium")
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom"]
+    """Return a function that opens a page in Chromium and returns its title and the log of Chromium."""
 
     def browse_page(text):
         page = tmp_path / "page.html"
         page.write_text(text)
-        done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+        done = run_chromium(page, "--dump-dom")
         return re.search("<title>(.*?)</title>", done.stdout)[1], done.stderr
 
     return browse_page
