@@ -1,4 +1,4 @@
-"""Fixtures that several tests share."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with oracles and data, which is not part of the repository."""
+    """Return the folder of oracles and data, which is not part of the repository."""
     if not SHARED.is_dir():
         pytest.skip(f"the oracles and data in {SHARED} are not there")
     return SHARED
@@ -49,7 +49,7 @@ def make_encoder(image_size: int = 56, **arguments) -> DINOv2PatchEncoder:
 
 @functools.cache
 def _fitted_network(score: str, target_fpr: float, n_components: int) -> PatchAnomalyNetwork:
-    """A tiny network, fitted and calibrated on patches of noise."""
+    """Fit and calibrate a tiny network on patches of noise."""
     encoder = make_encoder()
     network = PatchAnomalyNetwork(encoder, DirichletProcessMixture(n_components, 32), score, target_fpr)
     generator = torch.Generator().manual_seed(1)
@@ -80,13 +80,13 @@ def fitted_network() -> PatchAnomalyNetwork:
 
 @pytest.fixture
 def make_network():
-    """Makes fitted tiny networks under other settings."""
+    """Return a function that makes fitted tiny networks with other settings."""
     return make_fitted_network
 
 
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the bundle, as `python -m scripts.export_bundle` makes it, with a tiny model fitted on tiny brains."""
+    """Export the bundle with a tiny model fitted on tiny brains; return the folder of the copy."""
     folder = tmp_path_factory.mktemp("shipped")
     for seed in range(5):
         save(folder / "normals" / f"normal-{seed}.nii.gz", brain(seed))
@@ -102,7 +102,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def real_fit(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``model.pt``, real weights and a short fit on ``normal/``, calibrated on ``validation/``."""
+    """Fit briefly with the real weights; return a folder with ``model.pt``, ``normal/`` and ``validation/``."""
     folder = tmp_path_factory.mktemp("real_fit")
     for part, n_subjects in (("normal", 6), ("validation", 2)):
         (folder / part).mkdir()

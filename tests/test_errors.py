@@ -1,4 +1,4 @@
-"""How wrong input is said."""
+"""User input errors, shown as one sentence instead of a traceback."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A copy of the bundle for MONAI Label, MONAI Deploy or another machine."""
+"""Export of the bundle for MONAI Label, MONAI Deploy or another machine."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ def files_of(folder):
 
 @pytest.fixture
 def copied(shipped, tmp_path):
-    """A shipped copy of this test's own, and what makes another in its place."""
+    """Return an exported copy, and a function that exports into the same folder again."""
     shutil.copytree(shipped, tmp_path / "b")
     return tmp_path / "b", lambda: export_bundle(shipped / "models" / "model.pt", tmp_path / "b", **TINY)
 
@@ -182,7 +182,7 @@ class TestReplacement:
             move(source, target)
 
         def stay(path, **_):
-            """As a process that is killed: clears nothing."""
+            """Delete nothing, as a killed process."""
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", killed)

@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all, and nothing is lost on the way."""
+"""Atomic writes of files and folders."""
 
 import os
 

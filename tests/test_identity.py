@@ -1,4 +1,4 @@
-"""Digests that tell objects apart, and are None where they cannot."""
+"""Digests that identify objects, or None."""
 
 import functools
 import importlib

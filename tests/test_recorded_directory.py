@@ -1,4 +1,4 @@
-"""A directory in which only what this program wrote is replaced, at whatever moment a process is killed."""
+"""Directory in which a run replaces its own files only, even after a kill at any moment."""
 
 import errno
 import itertools
@@ -15,11 +15,11 @@ from scripts.recorded_directory import OLD, PARTIAL, RECORD, RecordedDirectory, 
 
 
 class Killed(BaseException):
-    """What stands for the end of a process: nothing is done after it."""
+    """Stand-in for the end of a process."""
 
 
 def killed_at(monkeypatch, number, action):
-    """Do something in a process that is killed before its n-th change to the disk; whether it was."""
+    """Run an action that is killed before its n-th change to the disk; return whether it was killed."""
     changes = itertools.count()
 
     def dying(function):
@@ -93,7 +93,7 @@ class TestOpen:
         with first.lock(), first.write_directory("case") as partial:
             with pytest.raises(InputError, match="Another run writes into output_dir"):
                 RecordedDirectory(tmp_path).open()
-            assert partial.is_dir()  # what the first is at was not cleared
+            assert partial.is_dir()  # the directory of the first process is kept
             with (
                 pytest.raises(InputError, match="Another run writes into output_dir"),
                 RecordedDirectory(tmp_path).lock(),
@@ -145,7 +145,7 @@ class TestWrite:
     @pytest.mark.parametrize("moment", range(12))
     def test_killed_process_leaves_a_complete_file(self, tmp_path, monkeypatch, moment):
         write(opened(tmp_path), "a.txt", "first")
-        for text in ("second", "third"):  # killed twice on end
+        for text in ("second", "third"):  # killed twice in a row
             before = (tmp_path / "a.txt").read_text()
             was_killed = killed_at(monkeypatch, moment, lambda text=text: write(opened(tmp_path), "a.txt", text))
             assert (tmp_path / "a.txt").read_text() in {before, text}

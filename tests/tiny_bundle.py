@@ -1,4 +1,4 @@
-"""The bundle's configs in this process, with a tiny random encoder."""
+"""Runs of the bundle's configs in this process, with a tiny random encoder."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ TINY = {
 
 
 def run_configs(run_id, configs, **overrides):
-    """`python -m monai.bundle run <run_id>` of configs that overlay one another."""
+    """Run `python -m monai.bundle run <run_id>` of configs that overlay one another, with a tiny encoder."""
     fit = {"pretrained_encoder": "@encoder"} if configs[0] == "train" else {}
     run_workflow(run_id, configs, **{**TINY, **fit, **overrides})
 
 
 def run_workflow(run_id, configs, **overrides):
-    """Likewise, with the real encoder."""
+    """Run `python -m monai.bundle run <run_id>` of configs that overlay one another."""
     workflow = ConfigWorkflow(
         config_file=[str(ROOT / "configs" / f"{name}.json") for name in configs],
         workflow_type=configs[0],
@@ -38,7 +38,7 @@ def run_workflow(run_id, configs, **overrides):
 
 
 def run_bundle(run_id, **overrides):
-    """A run of the one config that has this id."""
+    """Run the config that has this id, with a tiny encoder."""
     if run_id == "training":
         run_configs(run_id, ["train"], **{"max_epochs": 2, **overrides})
     else:

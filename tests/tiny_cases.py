@@ -9,7 +9,7 @@ PATIENT = "Doe Jane"
 
 
 def brain(seed, shape=(40, 46, 5), lesion=None):
-    """A smooth blob with texture on a background of zeros."""
+    """Return a smooth blob ``[H,W,D]`` with texture on a background of zeros."""
     generator = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape[:2]), indexing="ij"))
     inside = (np.square(grid).sum(0) < 0.7)[..., None]
@@ -28,12 +28,12 @@ def save(path, image, affine=AFFINE):
 
 
 def save_dicom_series(folder, volume):
-    """A series of one file per slice, with a patient's name in it."""
+    """Write a series of one file per slice that names a patient."""
     write_series(folder, volume, np.diag([-0.9, -1.1, 4.0, 1]), PatientName=PATIENT, PatientID="4711")
 
 
 def at_slice(volume, data):
-    """The values of a volume at the pixels of a slice, by their places in the patient: ``[H,W]``."""
+    """Return the values ``[H,W]`` of a volume at the pixels of a slice, by their patient coordinates."""
     columns, rows = np.meshgrid(np.arange(data.Columns), np.arange(data.Rows))
     along_row, down = np.array(data.ImageOrientationPatient, float).reshape(2, 3)
     lps = np.array(data.ImagePositionPatient, float)[:, None, None]

@@ -1,4 +1,4 @@
-"""The settings: what is described, what is refused with which sentence, and what reaches the components."""
+"""Settings: their descriptions, the errors for wrong values, and the values that reach the components."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ RUNS = [
 
 
 def check(configs, **overrides):
-    """The parser of configs that overlay one another, after their check."""
+    """Check configs that overlay one another, and return their parser."""
     files = [str(ROOT / "configs" / f"{name}.json") for name in configs]
     parser = ConfigParser(ConfigParser.load_config_files(files))
     parser.read_meta(str(ROOT / "configs" / "metadata.json"))
@@ -52,7 +52,7 @@ def check(configs, **overrides):
 
 
 def said_by(configs, **overrides):
-    """The sentence with which a check ends that must fail."""
+    """Return the sentence of a check that must fail."""
     with pytest.raises(Exception) as caught:
         check(configs, **overrides)
     assert isinstance(cause_of(caught.value), InputError), repr(cause_of(caught.value))
@@ -64,7 +64,7 @@ def alternatives(name):
 
 
 def wrong_values(name):
-    """Values of every wrong kind for a setting, and numbers beside its range."""
+    """Return values of every wrong type for a setting, and numbers outside its range."""
     kinds = [each.get("format", each.get("type")) for each in alternatives(name)]
     number = kinds[0] in ("integer", "number")
     wrong = [] if "null" in kinds else [None]
@@ -130,7 +130,7 @@ TYPED = ["2024", "20260101", "a,b", "1,2", "a, b", "00", "0x10", "1_000", "1e3",
 
 
 def run_command(folder, monkeypatch, *arguments):
-    """`python -m monai.bundle run inference` in this process, through `fire`; the sentence that ends it."""
+    """Run `python -m monai.bundle run inference` in this process, through `fire`; return the sentence that ends it."""
     monkeypatch.chdir(folder)
     command = ["run", "inference", "--config_file", str(ROOT / "configs" / "inference.json")]
     command += ["--bundle_root", str(ROOT), "--logging_file", str(ROOT / "configs" / "logging.conf"), *arguments]
@@ -178,13 +178,13 @@ class TestCheckSetting:
         typed = form.format(name=name, text=text).split("|")
         monkeypatch.setattr(sys, "argv", ["monai", "run", f"--{name}", "earlier", *typed, "--seed", "3"])
         value = DefaultParseValue(text)  # leaves "a" of "a#b"
-        value = value.replace("#", "::") if isinstance(value, str) else value  # MONAI's part
+        value = value.replace("#", "::") if isinstance(value, str) else value  # as MONAI does
         assert check_setting(name, value) == text
 
     def test_path_in_quotes_or_not_typed_is_kept(self, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["monai", "run", "--dataset_dir", "'2024'", "--output_dir", "a#b"])
         assert check_setting("dataset_dir", "2024") == "2024"
-        assert check_setting("output_dir", "c") == "c"  # given by the program itself
+        assert check_setting("output_dir", "c") == "c"  # not typed: set by the program
         assert check_setting("output_dir", "a") == "a#b"
 
     def test_path_that_cannot_be_restored_raises(self):

@@ -1,4 +1,4 @@
-"""What a folder holds."""
+"""Cases of a folder, their split and their errors."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def touch(root, *names):
 
 
 def write_dicom(folder, series, n_slices=3, suffix=".dcm"):
-    """A series of small MR slices."""
+    """Write a series of small MR slices."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(n_slices):
         meta = FileMetaDataset()
@@ -44,7 +44,7 @@ def write_dicom(folder, series, n_slices=3, suffix=".dcm"):
 
 
 def found(root, pattern="*"):
-    """Paths below the root, or "error", by case."""
+    """Find cases, and return their paths relative to the root, or "error", by name."""
     cases = find_cases(root, pattern)
     names = [case["case"] for case in cases]
     assert len(set(names)) == len(names)
@@ -170,7 +170,7 @@ class TestFindCases:
         (tmp_path / "data" / "e.png").symlink_to(tmp_path / "data" / "out" / "b.png")
         (tmp_path / "out").symlink_to(tmp_path / "data" / "out")
         assert [case["case"] for case in find_cases(tmp_path / "data", exclude=tmp_path / "out")] == ["a"]
-        inside = find_cases(tmp_path / "data", exclude=tmp_path)  # what is asked for is not excluded by what it lies in
+        inside = find_cases(tmp_path / "data", exclude=tmp_path)  # a parent of the data folder excludes nothing
         assert {case["case"] for case in inside} >= {"a", "out_deep"}
 
     def test_paths_are_absolute(self, tmp_path, monkeypatch):
@@ -359,7 +359,7 @@ class TestCaseDataset:
         assert items[2]["error"].startswith(
             "it could not be read; the file is damaged or of a kind that is not supported"
         )
-        assert "truncated" not in items[2]["error"]  # what a library says is for the log
+        assert "truncated" not in items[2]["error"]  # messages of libraries go to the log
         assert items[3] == {"case": "3", "error": "every voxel is 0"}
         assert items[4] == {"case": "4", "error": "two series"}
 

@@ -1,4 +1,4 @@
-"""Held-out cases are not fitted on, by whatever way they are reached."""
+"""Separation of held-out cases from those of the fit, also through links."""
 
 import logging
 

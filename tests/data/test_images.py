@@ -1,4 +1,4 @@
-"""Image files: what is read with which geometry, and what is refused with a sentence."""
+"""Image files: their geometry, and the errors for files that cannot be read."""
 
 import gzip
 import json
@@ -48,7 +48,7 @@ def read(path):
 
 
 def sentence_of(path):
-    """Why a file is refused, by the preprocessing of the configs."""
+    """Return the error that the preprocessing of the configs reports for a file."""
     config = ConfigParser()
     config.read_config(str(ROOT / "configs" / "inference.json"))
     (case,) = find_cases(path)
@@ -58,7 +58,7 @@ def sentence_of(path):
 
 
 def write_nifti(path, values=BRAIN, sform=None, qform=None, edit=lambda header: None):
-    """A NIfTI-1 file with both forms as given, whose raw header fields are then edited."""
+    """Write a NIfTI-1 file with an sform and a qform, then edit raw fields of its header."""
     image = nib.Nifti1Image(values, None)
     image.header.set_zooms([1.5, 1, 2, 1][: values.ndim])
     image.set_sform(None, 0)
@@ -203,7 +203,7 @@ class TestNifti:
         stored = bytearray(gzip.compress((tmp_path / "a.nii").read_bytes(), compresslevel=0))
         (tmp_path / "a.nii.gz").write_bytes(stored)
         assert np.array_equal(read(tmp_path / "a.nii.gz")[0], BRAIN)
-        stored[len(stored) // 2] ^= 1  # one voxel, which decompresses as well as the others
+        stored[len(stored) // 2] ^= 1  # one voxel, which still decompresses
         (tmp_path / "a.nii.gz").write_bytes(stored)
         assert "damaged" in sentence_of(tmp_path / "a.nii.gz")
 
@@ -260,7 +260,7 @@ class TestPictures:
 
     def test_exif_orientation_is_ignored(self, tmp_path):
         exif = Image.Exif()
-        exif[274] = 6  # to be shown on its side
+        exif[274] = 6  # rotated by 90 degrees
         Image.fromarray(PICTURE).save(tmp_path / "a.jpg", exif=exif)
         assert read(tmp_path / "a.jpg")[0].shape == (40, 30)
 
@@ -346,7 +346,7 @@ class TestOtherVolumes:
 
 
 def write_edited(folder, edit, n_slices=3):
-    """A series in whose first slice a header is edited."""
+    """Write a series, and edit the header of its first slice."""
     first, *_ = write_series(folder, BRAIN[..., :n_slices], np.diag([-0.9, -1.1, 4.0, 1]))
     edit(first)
     first.save_as(folder / "000.dcm", enforce_file_format=False)
@@ -458,7 +458,7 @@ class TestDicomHeaders:
 
 
 def write_frames(path, order, slopes=None):
-    """A file of many slices that lie 4 mm apart, in an order."""
+    """Write an enhanced multi-frame file whose slices, 4 mm apart, are stored in a given order."""
     first, *_ = write_series(path.parent, BRAIN[..., :1], np.diag([-0.9, -1.1, 4.0, 1]))
     (path.parent / "000.dcm").unlink()
     frames = []
@@ -483,7 +483,7 @@ def write_frames(path, order, slopes=None):
 
 
 def as_dicom(groups):
-    """Sequences of one item each."""
+    """Return a data set of sequences with one item each."""
     whole = pydicom.Dataset()
     for group, values in groups.items():
         item = pydicom.Dataset()

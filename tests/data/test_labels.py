@@ -1,4 +1,4 @@
-"""Labels: found by name, read onto the voxels of the image, refused where they do not fit."""
+"""Labels: search by name, alignment with the image, and errors for labels that do not fit."""
 
 import nibabel as nib
 import numpy as np

@@ -1,4 +1,4 @@
-"""Transforms: what is refused, how intensities are scaled, and how maps are smoothed."""
+"""Transforms: checks of images, scaling of intensities and smoothing of maps."""
 
 import numpy as np
 import pytest
@@ -112,7 +112,7 @@ class TestScaleForegroundPercentilesd:
         low, high = np.percentile(values, [10, 90])
         expected = ((values - low) / (high - low)).clamp(0, 1)
         torch.testing.assert_close(scale(values, 10, 90), expected.float())
-        assert scale(values, 10, 90).unique().numel() < 1001  # what lies outside is clipped
+        assert scale(values, 10, 90).unique().numel() < 1001  # values outside are clipped
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int16, torch.uint8])
     def test_range_of_every_dtype(self, dtype):

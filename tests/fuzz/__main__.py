@@ -15,7 +15,7 @@ from .worker import SECONDS, Worker
 
 
 def main() -> None:
-    """Try attacks of all kinds, the same time for each; print each failure, and a table at the end."""
+    """Try attacks of all kinds for the same time; print every failure, and a table at the end."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="how long")
     parser.add_argument("--kind", nargs="+", choices=list(KINDS), default=list(KINDS), help="which kinds")
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def try_all(worker: Worker, kinds: Sequence[str], first: int, number: int | None, seconds: float) -> list[Trial]:
-    """Try attacks, always of the kind that had the least time.
+    """Try attacks, always of the kind that has used the least time.
 
     Args:
         worker: tries them.
@@ -62,7 +62,7 @@ def try_all(worker: Worker, kinds: Sequence[str], first: int, number: int | None
 
 
 def table(trials: Sequence[Trial]) -> str:
-    """Return a table in Markdown: of each kind of attack, how many were tried and held."""
+    """Return a Markdown table with the numbers of attacks per kind, tried and passed."""
     rows = ["| kind | tried | held |", "|---|---|---|"]
     for kind in KINDS:
         of_kind = [trial for trial in trials if trial.kind == kind]

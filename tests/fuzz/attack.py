@@ -1,4 +1,4 @@
-"""What an attack is, and what became of one."""
+"""Attacks and their outcomes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Attack(NamedTuple):
-    """Something bad that was put into a folder.
+    """Bad input in a folder.
 
     Attributes:
         what: what it is, in a few words.
@@ -21,7 +21,7 @@ class Attack(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What became of an attack.
+    """Outcome of an attack.
 
     Attributes:
         kind: of the attack.

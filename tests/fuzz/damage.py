@@ -1,4 +1,4 @@
-"""Damage to bytes, of whatever format."""
+"""Damage to the bytes of any format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def truncate(random: Random, content: bytes) -> tuple[bytes, str]:
 
 
 def zero(random: Random, content: bytes) -> tuple[bytes, str]:
-    """Overwrite a block by zeros, as a disk with holes does."""
+    """Overwrite a block with zeros, as a damaged disk does."""
     start, n = _block(random, content)
     return content[:start] + bytes(n) + content[start + n :], f"{n} bytes from {start}"
 

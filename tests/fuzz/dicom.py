@@ -113,7 +113,7 @@ def elements(random: Random, folder: Path) -> Attack:
 
 
 def damaged(random: Random, folder: Path) -> Attack:
-    """Damage the bytes of one file, its header mostly."""
+    """Damage the bytes of one file, mostly of its header."""
     _write(folder, series())
     path = random.choice(sorted(folder.iterdir()))
     content = path.read_bytes()
@@ -124,7 +124,7 @@ def damaged(random: Random, folder: Path) -> Attack:
 
 
 def other_syntax(random: Random, folder: Path) -> Attack:
-    """Claim another transfer syntax than that of the file."""
+    """Declare a transfer syntax that is not the one of the file."""
     syntax = f"1.2.840.10008.{random.choice(SYNTAXES.split())}".encode()
     slices = [
         [each._replace(value=syntax) if each.tag == TRANSFER_SYNTAX else each for each in content]
@@ -135,7 +135,7 @@ def other_syntax(random: Random, folder: Path) -> Attack:
 
 
 def nested(random: Random, folder: Path) -> Attack:
-    """Nest sequences, deeper than any reader follows perhaps."""
+    """Nest sequences, perhaps deeper than a reader follows."""
     depth, defined = random.choice([1, 50, 300, 3000]), random.random() < 0.3
     value = b""
     if defined:
@@ -157,7 +157,7 @@ def nested(random: Random, folder: Path) -> Attack:
 
 
 def odd_files(random: Random, folder: Path) -> Attack:
-    """Put files beside the slices that are none."""
+    """Put files that are no slices into the folder of the series."""
     _write(folder, series())
     content = encode(series()[0])
     name, written = random.choice(
@@ -179,7 +179,7 @@ def odd_files(random: Random, folder: Path) -> Attack:
 
 
 def differing(random: Random, folder: Path) -> Attack:
-    """Let the slices differ in what should be one."""
+    """Let the slices differ in a property that they must share."""
     keyword = random.choice(DIFFERING.split())
     tag = tag_for_keyword(keyword) or 0
     values = {
@@ -271,7 +271,7 @@ def decode(content: bytes) -> list[Element]:
 
 
 def encode(content: Sequence[Element]) -> bytes:
-    """Put elements together to a file again; the length of the first group is made anew."""
+    """Join elements to a file, with a new length of the first group."""
     encoded = [(each.tag, _encode(each)) for each in content if each.tag != 0x00020000]
     n_meta = sum(len(written) for tag, written in encoded if tag >> 16 == 2)
     length = _encode(Element(0x00020000, b"UL", struct.pack("<I", n_meta)))

@@ -1,4 +1,4 @@
-"""Attacks by folders: links, cycles, nests, and what is no file."""
+"""Attacks by folders: links, cycles, deep trees, and entries that are no files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def link_each_other(random: Random, data: Path) -> str:
 
 
 def link_nowhere(random: Random, data: Path) -> str:
-    """Link to what is not there."""
+    """Link to a missing file."""
     (data / "gone.nii.gz").symlink_to(data / "not there")
     (data / "gone").symlink_to(random.choice(["/not/there", "not there"]))
     return "links to nothing"
@@ -102,7 +102,7 @@ def empty(random: Random, data: Path) -> str:
 
 
 def no_file(random: Random, data: Path) -> str:
-    """Make what looks like a file and is none: reading it would wait without end."""
+    """Make pipes, a socket and a link to a device, which look like files: reading them would block."""
     os.mkfifo(data / "pipe.nii.gz")
     os.mkfifo(data / "pipe")
     (data / "zero.png").symlink_to("/dev/zero")
@@ -132,7 +132,7 @@ WAYS: dict[str, Callable[[Random, Path], str]] = {
 
 @contextmanager
 def refused(folder: Path | None) -> Iterator[None]:
-    """Let no folder of that path be listed, as where its user may not: root may, so that permissions do not help."""
+    """Refuse to list a folder, as without permission; a test as root cannot use permissions."""
 
     def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         def listing(path: Any = ".", *arguments: Any) -> Any:

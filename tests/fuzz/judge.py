@@ -1,4 +1,4 @@
-"""What must hold after every attack: sentences that can be shown, and sources as they were."""
+"""Conditions after every attack: printable sentences and unchanged sources."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from scripts.errors import InputError, cause_of
 
 LONGEST = 500  # characters of a sentence
-# Control characters, line ends, directions of writing, and what is not text at all
+# Control characters, line ends, directions of writing, and bytes that are no text
 UNPRINTABLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
 ABSOLUTE_PATH = re.compile(r"(?<![\w./*@-])/(?:[\w.@-]+/)+[\w.@-]*")
-# What users cannot know: names of exceptions, calls, types, addresses and source files
+# Internals that users cannot know: names of exceptions, calls, types, addresses and source files
 RAW_TEXT = re.compile(
     r"\b\w+(?:Error|Exception)\b|\b\w+\(\)|<class|\b0x[0-9a-f]{6,}|\.(?:py|cxx|hxx|cpp)\b|NoneType|has no attribute"
     r"|Traceback|\bitk::|\bargument must be\b|invalid literal|could not convert|out of range|broadcast|\bndarray\b"
@@ -48,7 +48,7 @@ def judge_sentence(sentence: object, folder: Path) -> list[str]:
 
 
 def judge_error(error: BaseException | None, folder: Path, output_dir: str = "") -> list[str]:
-    """Judge what a whole run raised.
+    """Judge the exception of a whole run.
 
     Args:
         error: it; None where the run succeeded.
@@ -76,7 +76,7 @@ def judge_error(error: BaseException | None, folder: Path, output_dir: str = "")
 
 
 def judge_case_name(name: object) -> list[str]:
-    """Judge whether the name of a case serves as a folder's, in a log and in JSON."""
+    """Judge whether the name of a case is valid as a folder, in a log and in JSON."""
     if not isinstance(name, str) or not name or "/" in name or name in (".", ".."):
         return [f"the name of a case does not serve as a folder's: {name!r}"]
     if not is_printable(name):
@@ -107,7 +107,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def judge_sources(before: dict[str, str], folder: Path) -> list[str]:
-    """Compare with an earlier `snapshot`: nothing that was there may be changed or gone; more may be there."""
+    """Compare with an earlier `snapshot`: new files are allowed, changed or missing ones are not."""
     after = snapshot(folder)
     return [
         f"the source {name!r} is {'changed' if name in after else 'gone'}"

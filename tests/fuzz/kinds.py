@@ -1,4 +1,4 @@
-"""The kinds of attack, and how many of each `make test` tries."""
+"""Kinds of attack, and the number that `make test` tries of each."""
 
 from __future__ import annotations
 

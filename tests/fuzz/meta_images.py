@@ -1,4 +1,4 @@
-"""Attacks by MetaImage and NRRD files: headers that anybody can write, and data that lie elsewhere."""
+"""Attacks by MetaImage and NRRD files: headers in plain text, and data in other files."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ Fields = list[tuple[str, str]]
 
 
 def _format(random: Random) -> tuple[Fields, Callable[[Fields], bytes], str]:
-    """Return the fields of a good header, what makes a header of fields, and the name of the file."""
+    """Return the fields of a good header, a function that writes them, and the name of the file."""
     if random.random() < 0.5:
         return list(MHA.items()), _mha, "case.mha"
     return list(NRRD.items()), _nrrd, "case.nrrd"

@@ -1,4 +1,4 @@
-"""Attacks by files of a model and of a fit that was cut off."""
+"""Attacks by files of a model and of an interrupted fit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESUMED = 0.15  # share of the attacks that are on `last_epoch.pt`
 
 
 class Malicious:
-    """Pickles to something that makes a file when it is loaded."""
+    """Object whose pickle creates a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -40,7 +40,7 @@ class Malicious:
 
 
 def try_models(random: Random, folder: Path) -> tuple[str, list[str]]:
-    """Try a damaged or forged model, or state of a fit: it is refused, or what comes out is as before."""
+    """Try a damaged or forged model or state of a fit: it is refused, or gives the same result."""
     resumes = random.random() < RESUMED
     source = fitted() / ("fit/last_epoch.pt" if resumes else "model.pt")
     path = folder / source.name
@@ -55,7 +55,7 @@ def try_models(random: Random, folder: Path) -> tuple[str, list[str]]:
 
 
 def damaged(random: Random, source: Path, path: Path) -> Attack:
-    """Damage the bytes, those of a tensor mostly."""
+    """Damage the bytes, mostly those of a tensor."""
     content = source.read_bytes()
     if random.random() < 0.5:
         changed, what = damage(random, content)
@@ -76,7 +76,7 @@ def damaged(random: Random, source: Path, path: Path) -> Attack:
 
 
 def entry(random: Random, source: Path, path: Path) -> Attack:
-    """Change one entry: its type, its shape or its values; or leave it out."""
+    """Change the type, shape or values of one entry, or remove it."""
     content = torch.load(source, weights_only=True)
     tensors = _tensors(content)
     place, name = tensors[random.randrange(len(tensors))]
@@ -112,7 +112,7 @@ def entry(random: Random, source: Path, path: Path) -> Attack:
 
 
 def settings(random: Random, source: Path, path: Path) -> Attack:
-    """Change what stands beside the tensors."""
+    """Change the entries that are no tensors."""
     content = torch.load(source, weights_only=True)
     name = "_extra_state" if "_extra_state" in content else "fit"
     inner = content[name]
@@ -169,7 +169,7 @@ def other_object(random: Random, source: Path, path: Path) -> Attack:
 
 
 def _loaded(path: Path, must_fail: bool) -> list[str]:
-    """Load the file into a network, and compare it with what the good file gives."""
+    """Load the file into a network, and compare it with the network of the good file."""
     network, reference = copy.deepcopy(_unfitted()), _reference()
     state = _copied(network)
     try:
@@ -189,7 +189,7 @@ def _loaded(path: Path, must_fail: bool) -> list[str]:
 
 
 def _resumed(path: Path, must_fail: bool) -> list[str]:
-    """Go on with a fit from the file, and compare the model with that from the good file."""
+    """Resume a fit from the file, and compare the model with the one of the good file."""
     output, model = path.parent / "fit", path.parent / "resumed.pt"
     shutil.copytree(fitted() / "fit", output)
     (output / "last_epoch.pt").unlink()
@@ -245,7 +245,7 @@ def _tensors_of(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Return whether two states are equal to the bit; NaN equals NaN."""
+    """Return whether two states are equal bit by bit; NaN equals NaN."""
     return one.keys() == other.keys() and all(
         one[name].dtype == other[name].dtype
         and one[name].shape == other[name].shape
@@ -256,7 +256,7 @@ def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def _tensors(content: Any) -> list[tuple[Any, str]]:
-    """Return where the tensors of nested dictionaries stand."""
+    """Return the positions of the tensors in nested dictionaries."""
     found: list[tuple[Any, str]] = []
     for name, value in content.items():
         if isinstance(value, torch.Tensor):

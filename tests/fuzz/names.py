@@ -97,7 +97,7 @@ WHOLE_RUNS = 0.15  # share of the attacks that are scored and written as well
 
 
 def try_names(random: Random, folder: Path) -> tuple[str, list[str]]:
-    """Try names that nobody expects, of files and of folders."""
+    """Try unusual names of files and folders."""
     data = folder / "data"
     contents = _images()
     data.mkdir()

@@ -1,4 +1,4 @@
-"""Attacks by NIfTI files: headers, truncation, compression, arrays and affines that nobody expects."""
+"""Attacks by NIfTI files: unusual headers, truncation, compression, arrays and affines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .reading import SHAPE
 
 FLOATS = [0, -1, 1, 0.5, np.nan, np.inf, -np.inf, 1e-30, 1e30, 3e38, -1e-3, 32768]
 INTEGERS = [0, 1, -1, 2, 3, 4, 7, 8, 16, 32, 64, 128, 255, 256, 512, 1024, 1536, 1792, 2304, 32767, -32768]
-VOXELS = "u1 i1 u2 u4 i8 u8 f4 f8 c8 c16 rgb rgba"  # nibabel writes no others
+VOXELS = "u1 i1 u2 u4 i8 u8 f4 f8 c8 c16 rgb rgba"  # the types that nibabel writes
 HEADER = nib.Nifti1Header.template_dtype
 
 
@@ -48,7 +48,7 @@ def header_field(random: Random, folder: Path) -> Attack:
 
 
 def header_bytes(random: Random, folder: Path) -> Attack:
-    """Damage the header or what follows it."""
+    """Damage the header or the extensions after it."""
     content = _plain(random)
     header, what = damage(random, content[: random.choice([348, 352])])
     return Attack(f"{_write(random, folder, header + content[len(header) :])}, header: {what}")
@@ -87,7 +87,7 @@ def wrong_compression(random: Random, folder: Path) -> Attack:
 
 
 def odd_type(random: Random, folder: Path) -> Attack:
-    """Write voxels of a type that is not a plain number of usual size."""
+    """Write voxels of an unusual type."""
     kind, values = random.choice(VOXELS.split()), brain(1, SHAPE)
     if kind in ("rgb", "rgba"):
         colours = np.dtype([(channel.upper(), "u1") for channel in kind])
@@ -114,7 +114,7 @@ def odd_shape(random: Random, folder: Path) -> Attack:
 
 
 def odd_affine(random: Random, folder: Path) -> Attack:
-    """Write an affine that is unusual but right, or none at all."""
+    """Write an unusual but valid affine, or none."""
     affine, must_fail = AFFINE.copy(), False
     way = random.choice(["zero", "singular", "nan", "sheared", "flipped", "permuted", "tiny", "huge", "far", "oblique"])
     if way == "zero":
@@ -184,7 +184,7 @@ def odd_values(random: Random, folder: Path) -> Attack:
 
 
 def _plain(random: Random) -> bytes:
-    """Return a whole file, uncompressed: NIfTI-1, as single file, of a common type."""
+    """Return an uncompressed single-file NIfTI-1 image of a common type."""
     image = nib.Nifti1Image(brain(1, SHAPE).astype(random.choice(["i2", "f4", "u1"])), AFFINE)
     return image.to_bytes()
 

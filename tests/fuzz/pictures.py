@@ -1,4 +1,4 @@
-"""Attacks by PNG and JPEG files: truncation, chunks, markers, modes, animation and headers that promise too much."""
+"""Attacks by PNG and JPEG files: truncation, chunks, markers, modes, animation and wrong sizes in headers."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def animated(random: Random, folder: Path) -> Attack:
 
 
 def large(random: Random, folder: Path) -> Attack:
-    """Promise far more pixels than there are."""
+    """Declare far more pixels than the file holds."""
     edge = random.choice([20_000, 65_535, 1_000_000])
     header = (b"IHDR", struct.pack(">IIBBBBB", edge, edge, 8, 0, 0, 0, 0))
     data = (b"IDAT", zlib.compress(bytes(1_000_000), 9))
@@ -175,14 +175,14 @@ def jpeg_mode(random: Random, folder: Path) -> Attack:
     mode = random.choice(["L", "RGB", "CMYK", "YCbCr"])
     options: dict[str, Any] = {"progressive": random.random() < 0.5, "quality": random.choice([1, 50, 95])}
     exif = Image.Exif()
-    exif[274] = random.choice([0, 1, 3, 6, 8, 9])  # how the picture is to be turned
+    exif[274] = random.choice([0, 1, 3, 6, 8, 9])  # orientation
     size = random.choice([SIZE, (1, 1), (300, 3)])
     _picture(mode, size, 1).save(folder / "case.jpg", "JPEG", exif=exif, **options)
     return Attack(f"JPEG of mode {mode}, {size[0]} x {size[1]}, orientation {exif[274]}, {options}")
 
 
 def jpeg_size(random: Random, folder: Path) -> Attack:
-    """Promise another number of rows or columns than there are."""
+    """Declare a wrong number of rows or columns."""
     segments, scan = _segments(_jpeg(random))
     place = next(n for n, each in enumerate(segments) if each[1] in (0xC0, 0xC2))
     rows, columns = random.choice([(0, 30), (24, 0), (65535, 65535), (240, 30), (24, 300), (1, 1), (25, 31)])

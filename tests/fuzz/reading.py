@@ -1,4 +1,4 @@
-"""Attacks on reading: a folder with something bad beside a good image, read as an inference run does."""
+"""Attacks on reading: a folder with a good and a bad image, read as by an inference run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..tiny_cases import brain, save
 from .attack import Prepare
 from .judge import judge_case_name, judge_sentence, judge_sources, snapshot
 
-GOOD = "good"  # the case beside the bad one, which must be read all the same
+GOOD = "good"  # the good case, which must be read
 SHAPE = (18, 16, 3)
 
 
@@ -90,7 +90,7 @@ def read(data: Path, must_fail: bool = False, max_cases: int = 1000) -> list[str
 
 
 def judge_item(item: dict[str, Any], path: Path) -> list[str]:
-    """Judge a case that was read, and its results if the map were the image itself.
+    """Judge a case that was read, and its results with the image in place of the map.
 
     Args:
         item: what `CaseDataset` gives.
@@ -116,7 +116,7 @@ def judge_item(item: dict[str, Any], path: Path) -> list[str]:
 
 
 def judge_geometry(shape: tuple[int, ...], affine: np.ndarray, source: Path) -> list[str]:
-    """Judge whether a result lies where nibabel shows its source, to the last digit of the format.
+    """Judge whether a result has the geometry of its source in nibabel, to the precision of the format.
 
     Args:
         shape: of the result.
@@ -141,7 +141,7 @@ def judge_geometry(shape: tuple[int, ...], affine: np.ndarray, source: Path) -> 
 
 
 def _shown_by_nibabel(source: Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return shape and affine, under a name that fits the content: nibabel goes by names, and by lower case."""
+    """Return shape and affine of a copy with the right suffix: nibabel chooses the format by lower-case suffix."""
     content = source.read_bytes()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         copy = Path(folder, "copy.nii.gz" if content.startswith(b"\x1f\x8b") else "copy.nii")

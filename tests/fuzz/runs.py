@@ -1,4 +1,4 @@
-"""Attacks on whole runs: killed, or on a full disk, at the n-th change of a file; and results beside sources.
+"""Attacks on whole runs: a kill or a full disk at the n-th change of a file, and results among sources.
 
 What a process does to files is seen by an audit hook, whichever function does it. From the n-th change on each one
 fails, so that nothing is cleaned up either, as after `kill -9`.
@@ -32,11 +32,11 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Killed(BaseException):
-    """The process would be gone."""
+    """End of the process."""
 
 
 class Fault:
-    """Lets every change of files below some folders fail from the n-th on.
+    """Fault that fails every change of files below some folders from the n-th on.
 
     Args:
         folders: where.
@@ -52,12 +52,12 @@ class Fault:
         self._lock = threading.Lock()
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Count a change, and fail if it is time to."""
+        """Count a change, and fail from the n-th on."""
         path = arguments[0]
         if not isinstance(path, (str, bytes, os.PathLike)) or (event == "open" and not _writes(*arguments[1:3])):
             return
         name = str(Path(os.fsdecode(path)).absolute())
-        if not name.startswith(self.folders) or "lock" in Path(name).name:  # a lock goes with its process
+        if not name.startswith(self.folders) or "lock" in Path(name).name:  # a lock ends with its process
             return
         with self._lock:
             self.n_changes += 1
@@ -71,7 +71,7 @@ _active: list[Fault] = []
 
 @contextmanager
 def active(fault: Fault) -> Iterator[None]:
-    """Let a fault happen meanwhile."""
+    """Activate a fault inside a with statement."""
     if not _hooked:
         _hooked.append(sys.addaudithook(_hook))
     _active.append(fault)
@@ -82,7 +82,7 @@ def active(fault: Fault) -> Iterator[None]:
 
 
 def try_runs(random: Random, folder: Path) -> tuple[str, list[str]]:
-    """Try a run that is cut off, and one after it, where sources lie in the way of results."""
+    """Try an interrupted run and another one after it, in layouts where sources and results collide."""
     study = folder / "study"
     layout = random.choice(sorted(LAYOUTS))
     data, output = LAYOUTS[layout](study)
@@ -130,7 +130,7 @@ def _run_with_fault(data: Path, settings: dict[str, str]) -> list[str]:
 
 
 def _add_foreign(output: Path) -> list[str]:
-    """Put files beside the results of finished cases, as people do."""
+    """Add a user's files to the results of finished cases."""
     masks = [path for path in output.rglob("*_mask.nii.gz") if not any(part.startswith(".") for part in path.parts)]
     for mask in masks:
         (mask.parent / f"{mask.parent.name}_mask_corrected.nii.gz").write_bytes(b"drawn by hand")
@@ -139,44 +139,44 @@ def _add_foreign(output: Path) -> list[str]:
 
 
 def apart(study: Path) -> tuple[Path, Path]:
-    """Results in a folder of their own."""
+    """Lay out results in a separate folder."""
     _save_cases(study / "in")
     return study / "in", study / "out"
 
 
 def inside(study: Path) -> tuple[Path, Path]:
-    """Results in a folder within that of the images."""
+    """Lay out results inside the folder of the images."""
     _save_cases(study)
     return study, study / "results"
 
 
 def same(study: Path) -> tuple[Path, Path]:
-    """Results in the folder of the images."""
+    """Lay out results in the folder of the images."""
     _save_cases(study)
     return study, study
 
 
 def above(study: Path) -> tuple[Path, Path]:
-    """A series in a folder that has the name of its case."""
+    """Lay out a series in a folder with the name of its case."""
     save_dicom_series(study / "T1", brain(1, SHAPE))
     return study / "T1", study
 
 
 def above_file(study: Path) -> tuple[Path, Path]:
-    """A file in a folder that has the name of its case."""
+    """Lay out a file in a folder with the name of its case."""
     save(study / "p7" / "p7.nii.gz", brain(1, SHAPE))
     return study / "p7" / "p7.nii.gz", study
 
 
 def beside(study: Path) -> tuple[Path, Path]:
-    """Somebody's folders with the names of cases, where the results are to go."""
+    """Lay out a user's folders with the names of cases in the results directory."""
     _save_cases(study / "nifti")
     save(study / "a" / "raw" / "a.nii.gz", brain(7, SHAPE))
     return study / "nifti", study
 
 
 def occupied(study: Path) -> tuple[Path, Path]:
-    """Somebody's files where the results are to go."""
+    """Lay out a user's files in the results directory."""
     _save_cases(study / "in")
     (study / "out" / "a").mkdir(parents=True)
     (study / "out" / "summary.json").write_text("mine")
@@ -185,7 +185,7 @@ def occupied(study: Path) -> tuple[Path, Path]:
 
 
 def linked(study: Path) -> tuple[Path, Path]:
-    """Results by a link to the folder of the images."""
+    """Lay out a results directory that is a link to the images."""
     _save_cases(study / "in")
     (study / "out").symlink_to(study / "in")
     return study / "in", study / "out"
@@ -194,7 +194,7 @@ def linked(study: Path) -> tuple[Path, Path]:
 LAYOUTS: dict[str, Callable[[Path], tuple[Path, Path]]] = {
     layout.__name__: layout for layout in (apart, inside, same, above, above_file, beside, occupied, linked)
 }
-CLEAR = frozenset({"apart", "inside"})  # where nothing is in the way: a run must come to its end
+CLEAR = frozenset({"apart", "inside"})  # layouts without a collision: a run must complete
 CAUSES: dict[str, Callable[[], BaseException]] = {
     "nothing": Killed,
     "killed": Killed,

@@ -1,4 +1,4 @@
-"""Attacks by values of settings, as the command line gives them: near misses, wrong types, wrong ranges."""
+"""Attacks by settings of the command line: misspelt names, wrong types and wrong ranges."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ TEXTS += [
     "\x1b[31m",
     "a\nb",
     "ü",
-    "100%",  # MONAI takes what begins with % for a file of settings, before any code of ours runs
+    "100%",  # MONAI reads a text after % as a file of settings, before the bundle's code runs
     "..",
     "/dev/null",
     "x" * 300,
 ]
-# What must be refused, by what a setting holds
+# Values that must be refused, by the type of the setting
 WRONG = {
     "count": ["abc", "-1", "0", "1.5", "$float('nan')", "[]", "{}", "1e400"],
     "number": ["abc", "$float('nan')", "[]", "{}", "1,2"],
@@ -88,7 +88,7 @@ FITS = 0.3  # share of the attacks that are on a fit
 
 
 def try_settings(random: Random, folder: Path) -> tuple[str, list[str]]:
-    """Try a run with a setting that is misspelt, or has a value that nobody means."""
+    """Try a run with a misspelt setting or an unusual value."""
     data, work = folder / "data", folder / "work"
     run_id = "training" if random.random() < FITS else "inference"
     for seed in range(3 if run_id == "training" else 1):
@@ -143,7 +143,7 @@ def wrong_value(random: Random, run_id: str) -> tuple[str, str, bool]:
 
 
 def any_value(random: Random, run_id: str) -> tuple[str, str, bool]:
-    """Give any setting any value: right or wrong, it ends well or in a sentence."""
+    """Give any setting any value: the run ends in a result or in a sentence."""
     free = FREE_OF_A_FIT if run_id == "training" else FREE
     name = random.choice([*free, *(each for names in _holds(run_id).values() for each in names)])
     text = random.choice(TEXTS)
@@ -160,7 +160,7 @@ def _ids(run_id: str) -> set[str]:
 
 
 def _allowed(work: Path, overrides: dict[str, Any]) -> set[str]:
-    """Return what may be found in the working directory: places that the settings name by relative paths."""
+    """Return the entries allowed in the working directory: relative paths among the settings."""
     named = [
         Path(str(overrides[name]))
         for name in ("output_dir", "ckpt_path", "embedding_store", "log_dir")

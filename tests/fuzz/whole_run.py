@@ -1,4 +1,4 @@
-"""Whole runs of the bundle with a tiny model, and what must hold of their results."""
+"""Whole runs of the bundle with a tiny model, and checks of their results."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def try_run(run_id: str, data: Path, **overrides: Any) -> tuple[BaseException | 
 
 
 def judge_results(output_dir: Path, cases: Sequence[dict[str, Any]] | None = None) -> list[str]:
-    """Judge the results of a run that came to its end.
+    """Judge the results of a completed run.
 
     Args:
         output_dir: folder with the results.
@@ -95,7 +95,7 @@ def judge_results(output_dir: Path, cases: Sequence[dict[str, Any]] | None = Non
 
 
 def _folders_by_case(output_dir: Path) -> dict[str, list[Path]]:
-    """Find out by the records whose results a folder holds: not every case's name can be a folder's."""
+    """Return the result folders by case, according to their records: a folder's name may differ from the case."""
     found: dict[str, list[Path]] = {}
     for folder in output_dir.iterdir():
         if has_record(folder):
@@ -105,7 +105,7 @@ def _folders_by_case(output_dir: Path) -> dict[str, list[Path]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what libraries and the bundle log to themselves."""
+    """Silence the logs of libraries and of the bundle."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""A process that tries attacks: one of them may end it, hang, or want more memory than there is."""
+"""Process that tries attacks, which may end it, hang or exhaust the memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .attack import Trial
 from .kinds import try_attack
 
 SECONDS = 120  # for one attack; the slowest takes a few
-GIGABYTES = 8  # of addresses, beyond what the libraries take
+GIGABYTES = 8  # of address space, in addition to that of the libraries
 
 
 class Worker:
-    """Tries attacks in a process of its own, and starts another where that ends.
+    """Process for attacks, started again whenever it ends.
 
     Args:
         workspace: an existing folder.
@@ -31,7 +31,7 @@ class Worker:
         self._start()
 
     def try_attack(self, kind: str, seed: int) -> Trial:
-        """Try an attack; see `kinds.try_attack`. That the process ends is a problem of the attack, too."""
+        """Try an attack; see `kinds.try_attack`. The end of the process is a problem of the attack, too."""
         try:
             self.connection.send((kind, seed))
             if self.connection.poll(self.seconds):
@@ -51,7 +51,7 @@ class Worker:
         self.stop()
 
     def stop(self) -> None:
-        """End the process, by force where it hangs: one that ends by itself leaves no files behind."""
+        """End the process, by force if it hangs; a regular end leaves no files behind."""
         self.connection.close()
         self.process.join(min(self.seconds, 10))
         self.process.kill()
@@ -68,12 +68,12 @@ class Worker:
 
 def _work(connection: Connection, workspace: Path) -> None:
     silent = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # libraries in C++ say much
+    for stream in (1, 2):  # libraries in C++ print much
         os.dup2(silent, stream)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + GIGABYTES * 2**30,) * 2)
     connection.send(None)
-    with suppress(EOFError, BrokenPipeError):  # nobody asks any more
+    with suppress(EOFError, BrokenPipeError):  # the parent has ended
         while True:
             connection.send(try_attack(*connection.recv(), workspace))
 

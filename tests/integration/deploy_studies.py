@@ -1,4 +1,4 @@
-"""DICOM studies for the app: good ones, and ones that nothing can be made of."""
+"""DICOM studies for the app, good and bad."""
 
 import shutil
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from demo.dicom_series import write_series
 from tests.tiny_cases import PATIENT, brain
 
 AXIAL = np.diag([-0.9, -1.1, 4.0, 1])
-# Somebody's identity, and text that would lead out of a folder if it became a file's name.
+# An identity, and text that would leave the folder as part of a file name.
 IDENTITY = {
     "PatientName": PATIENT,
     "PatientID": "../../4711",
@@ -32,7 +32,7 @@ IDENTITY = {
 
 
 def lesioned():
-    """A brain with a lesion that looks different from everywhere."""
+    """Return a brain with a lesion that is not symmetric in any axis."""
     image = brain(60, (40, 46, 6))
     image[10:18, 26:36, 1:3] = 1500
     image[10:13, 26:36, 3] = 1500
@@ -40,7 +40,7 @@ def lesioned():
 
 
 def oblique(affine=AXIAL):
-    """An affine turned about all axes."""
+    """Return an affine rotated about all axes."""
     turned = np.eye(4)
     turned[:3, :3] = Rotation.from_euler("xyz", [17, -9, 28], degrees=True).as_matrix() @ affine[:3, :3]
     turned[:3, 3] = 12, -7.5, 33
@@ -48,7 +48,7 @@ def oblique(affine=AXIAL):
 
 
 def good_studies(folder):
-    """Series of one study each; returns their slices by name."""
+    """Write good series, one per study, and return their slices by name."""
     image = lesioned()
     series = {
         "axial": write_series(folder / "axial", image, AXIAL, **IDENTITY),
@@ -73,7 +73,7 @@ def good_studies(folder):
         ),
         "downwards": write_series(folder / "downwards", image, AXIAL @ np.diag([1, 1, -1, 1]), **IDENTITY),
     }
-    for name in ("oblique", "downwards"):  # names and numbers in an order that says nothing
+    for name in ("oblique", "downwards"):  # file names and numbers in random order
         shuffled = np.random.default_rng(0).permutation(len(series[name]))
         for data, index in zip(series[name], shuffled, strict=True):
             data.InstanceNumber = int(index) + 1
@@ -96,7 +96,7 @@ def lesion_of_a_side():
 
 
 def compressed_studies(folder, series):
-    """The slices of a series, encoded in several ways; returns the names."""
+    """Write a series in several encodings, and return their names."""
     encoded = {
         "rle": lambda data: data.compress(RLELossless, generate_instance_uid=False),
         "jpeg-lossless": lambda data: by_itk(data, "JPEG"),
@@ -128,7 +128,7 @@ def by_itk(data, compression):
 
 
 def study_of_several_series(folder, series):
-    """The series among a localizer, a shorter series, an ultrasound image and files that are no DICOM."""
+    """Write a study of the series, localizers, a shorter series, an ultrasound image and other files."""
     shutil.copytree(series, folder / "deep" / "down")
     small = lesioned()[..., :3]
     study = {"StudyInstanceUID": pydicom.dcmread(next((folder / "deep" / "down").iterdir())).StudyInstanceUID}
@@ -146,7 +146,7 @@ def study_of_several_series(folder, series):
 
 
 def bad_studies(folder):
-    """Studies by name, and what the app has to say of each."""
+    """Write bad studies, and return the expected error of the app by name."""
     image = lesioned()
 
     def study(name, volume=image, affine=AXIAL, **attributes):

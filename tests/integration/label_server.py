@@ -17,7 +17,7 @@ PYTHON = ROOT / ".venv-label" / "bin" / "python"
 
 
 class LabelServer:
-    """Requests to a server, and what it logged."""
+    """Requests to a server, and its log."""
 
     def __init__(self, address: str, log: Path) -> None:
         self.address = address
@@ -27,7 +27,7 @@ class LabelServer:
         return requests.get(f"{self.address}/{path}", params=params, timeout=300)
 
     def send(self, method: str, path: str, **arguments) -> requests.Response:
-        """Send a request as it is written: nothing of the path is normalised."""
+        """Send a request without normalising its path."""
         request = requests.Request(method, self.address, **arguments).prepare()
         _, _, query = request.url.partition("?")
         request.url = f"{self.address}/{path}" + (f"?{query}" if query else "")
@@ -44,7 +44,7 @@ class LabelServer:
         )
 
     def infer_in_session(self, model: str, image: str, path: Path) -> requests.Response:
-        """Infer as 3D Slicer does of a volume that it loaded itself."""
+        """Infer as 3D Slicer does for a volume that it loaded itself."""
         with path.open("rb") as file:
             answer = requests.put(f"{self.address}/session/", files={"files": (path.name, file)}, timeout=60)
         params = {"image": image, "session_id": answer.json()["session_id"], "output": "image"}
@@ -54,7 +54,7 @@ class LabelServer:
         return requests.post(f"{self.address}/train/{model}", params={"run_sync": "true"}, json=params, timeout=600)
 
     def train_in_background(self, model: str, **params) -> list[str]:
-        """Train as 3D Slicer does, and return the last lines that the task showed."""
+        """Train as 3D Slicer does, and return the last lines of the task."""
         requests.post(f"{self.address}/train/{model}", json=params, timeout=60).raise_for_status()
         while (task := self.get("train/").json())["status"] in ("SUBMITTED", "RUNNING"):
             time.sleep(1)
@@ -70,7 +70,7 @@ class LabelServer:
 
 @contextlib.contextmanager
 def label_server(folder: Path, *flags: str):
-    """Start a server, and end it afterwards; skip where its environment is not there."""
+    """Start a server, and end it afterwards; skip if its environment is missing."""
     if not PYTHON.is_file():
         pytest.skip("NOT TESTED: MONAI Label is not installed; make .venv-label/installed")
     with socket.socket() as free:

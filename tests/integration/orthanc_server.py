@@ -1,4 +1,4 @@
-"""A real Orthanc with its DICOMweb plugin, in a network of its own, for it listens on every address."""
+"""A real Orthanc with its DICOMweb plugin, in a private network because it listens on every address."""
 
 import contextlib
 import ctypes
@@ -19,7 +19,7 @@ NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 
 @contextlib.contextmanager
 def private_network():
-    """Put this thread, and what it starts, into a network with nothing but a loopback; skip where that is refused."""
+    """Put this thread and its children into a network with a loopback only; skip if that is refused."""
     libc = ctypes.CDLL(None, use_errno=True)
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     if not hasattr(libc, "unshare") or libc.unshare(NEW_NETWORK):
@@ -34,7 +34,7 @@ def private_network():
 
 @contextlib.contextmanager
 def orthanc_server(folder: Path):
-    """Start Orthanc in a private network, and end it afterwards; skip where it is not installed."""
+    """Start Orthanc in a private network, and end it afterwards; skip if it is not installed."""
     if not (shutil.which("Orthanc") and shutil.which("ip") and PLUGIN.is_file()):
         pytest.skip("NOT TESTED: no Orthanc here; apt-get install orthanc orthanc-dicomweb iproute2")
     folder.mkdir(parents=True)
@@ -61,7 +61,7 @@ def orthanc_server(folder: Path):
 
 
 def store(files) -> None:
-    """Give Orthanc DICOM files."""
+    """Send DICOM files to Orthanc."""
     for file in files:
         requests.post(f"{ADDRESS}/instances", data=Path(file).read_bytes(), timeout=60).raise_for_status()
 

@@ -1,4 +1,4 @@
-"""In the environment of the app: one study after the other, as `python deploy/app` would take each.
+"""Run of the app on several studies in one process, as by `python deploy/app`.
 
 `python run_deploy_app.py BUNDLES STUDIES OUTPUT`: every folder in STUDIES into one of the same name in OUTPUT, by the
 bundle of that name, or "anomaly".

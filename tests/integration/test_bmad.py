@@ -1,4 +1,4 @@
-"""The overlays for BMAD and for the paper's setting, on a tiny tree of the published layout."""
+"""Overlays for BMAD and for the paper's settings, on tiny data in the published layout."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.tiny_bundle import run_configs
 pytestmark = pytest.mark.slow
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-# How the published folders are called: validation, and anomalous images.
+# Names of the published folders of validation and of anomalous images
 LAYOUTS = {
     "bmad_brats2021": ("valid", "Ungood"),
     "bmad_liver": ("valid", "ungood"),
@@ -22,7 +22,7 @@ LAYOUTS = {
 
 
 def write_image(path, seed, label=None):
-    """A wave in a disc on black, as 8-bit PNG, with a bright square and its label where there is one."""
+    """Write a wave in a disc on black as 8-bit PNG; with a label, add a bright square and write its mask."""
     rows, columns = np.meshgrid(np.linspace(-1, 1, 60), np.linspace(-1, 1, 48), indexing="ij")
     noise = np.random.default_rng(seed).normal(0, 4, rows.shape)
     image = (90 + 40 * np.sin(9 * rows + seed) + noise) * (np.hypot(rows, columns) < 0.9)
@@ -38,7 +38,7 @@ def write_image(path, seed, label=None):
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def fitted(request, tmp_path_factory):
-    """The overlay's name, and a folder with the data set and a fit on it."""
+    """Return the name of the overlay, and a folder with the data set and a fit on it."""
     folder, (valid, anomalous) = tmp_path_factory.mktemp(request.param), LAYOUTS[request.param]
     data = folder / "data"
     for seed in range(6):
@@ -46,7 +46,7 @@ def fitted(request, tmp_path_factory):
     for split, first in ((valid, 10), ("test", 20)):
         for seed in range(first, first + 3):
             write_image(data / split / "good" / "img" / f"{seed}.png", seed)
-            blank = data / split / "good" / "label" / f"{seed}.png"  # some releases have these, empty
+            blank = data / split / "good" / "label" / f"{seed}.png"  # some releases have empty labels
             blank.parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (48, 60)).save(blank)
         for seed in range(first, first + 2):  # the same numbers as among the good ones

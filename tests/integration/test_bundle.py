@@ -1,4 +1,4 @@
-"""The bundle as its users run it: configs, `monai.bundle`, what a run leaves, and what it says to wrong input."""
+"""Runs of the bundle by `monai.bundle`: configs, results, and errors for wrong input."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def said_by(run_id, **overrides):
-    """The sentence with which a run ends that must fail."""
+    """Return the sentence of a run that must fail."""
     with pytest.raises(Exception) as caught:
         run_bundle(run_id, **overrides)
     assert isinstance(cause_of(caught.value), InputError), repr(cause_of(caught.value))
@@ -32,7 +32,7 @@ def said_by(run_id, **overrides):
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """Normals and a model fitted on them, from a working directory that is not the bundle's."""
+    """Fit on normals from another working directory than the bundle's; return the folder of both."""
     folder = tmp_path_factory.mktemp("fit")
     for seed in range(5):
         save(folder / "normals" / f"sub-{seed}.nii.gz", brain(seed))
@@ -46,7 +46,7 @@ def fitted(tmp_path_factory):
 
 
 def visible(folder):
-    """Names of the files and folders that are not hidden."""
+    """Return the names of the files and folders that are not hidden."""
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
@@ -356,13 +356,11 @@ class TestConfigs:
         assert all(
             isinstance(handler, dict) for handler in train["train"]["handlers"]
         )  # it looks for a CheckpointLoader
-        assert "displayable_configs" not in train  # every request for a training would have to name them
+        assert "displayable_configs" not in train  # every training request would have to name them
         for name in inference["displayable_configs"]:
             others = {**inference, "displayable_configs": None, "run_settings": None}
             assert f'"@{name}"' not in json.dumps(others), f"{name} must be read where a request changes it"
 
     def test_logging_configuration_loads(self):
         logging.config.fileConfig(ROOT / "configs" / "logging.conf", disable_existing_loggers=False)
-        assert not logging.getLogger("LoadImage").isEnabledFor(
-            logging.INFO
-        )  # a line for each reader that is not the one
+        assert not logging.getLogger("LoadImage").isEnabledFor(logging.INFO)  # a line for every reader that is not used

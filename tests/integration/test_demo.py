@@ -1,4 +1,4 @@
-"""The demo, with the real weights and fewer epochs: lesions stand out, healthy subjects do not."""
+"""The demo with the real weights and fewer epochs: lesions score above healthy subjects."""
 
 import json
 import subprocess

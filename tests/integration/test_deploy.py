@@ -1,4 +1,4 @@
-"""The MONAI Deploy app, run in its own environment, against the bundle's own inference on the same series."""
+"""The MONAI Deploy app in its own environment, compared with the bundle's inference on the same series."""
 
 import json
 import os
@@ -34,7 +34,7 @@ BAD = {}
 
 @dataclass
 class Run:
-    """What the app left of a study, and what it said."""
+    """Results and log of the app for a study."""
 
     status: int
     log: str
@@ -57,7 +57,7 @@ def run_app(*command, **environment):
 
 @pytest.fixture(scope="module")
 def bundles(shipped, tmp_path_factory):
-    """The shipped bundle, one that finds nothing, and one that is not fitted."""
+    """Return a folder with the exported bundle, one with an empty mask, and one without calibration."""
     folder = tmp_path_factory.mktemp("bundles")
     for name in ("anomaly", "nothing-found", "unfitted"):
         shutil.copytree(shipped, folder / name)
@@ -66,20 +66,20 @@ def bundles(shipped, tmp_path_factory):
     model = folder / "unfitted" / "models" / "model.pt"
     state = torch.load(model, weights_only=True)
     state["calibration.quantiles"] = torch.full_like(state["calibration.quantiles"], torch.nan)
-    del state["_extra_state"]["digest"]  # of the limits before
+    del state["_extra_state"]["digest"]  # of the calibration before
     torch.save(state, model)
     return folder
 
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
-    """The slices of the good series, by name."""
+    """Return the slices of the good series by name."""
     return good_studies(tmp_path_factory.mktemp("series"))
 
 
 @pytest.fixture(scope="module")
 def runs(bundles, series, tmp_path_factory):
-    """The app on all studies, one after the other in one process."""
+    """Run the app on all studies in one process."""
     folder = tmp_path_factory.mktemp("runs")
     studies = folder / "studies"
     for name in GOOD:
@@ -98,7 +98,7 @@ def runs(bundles, series, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(shipped, series, tmp_path_factory):
-    """What the bundle's own inference leaves of the good series."""
+    """Run the bundle's inference on the good series; return the results directory."""
     folder = tmp_path_factory.mktemp("expected")
     for name in GOOD:
         (folder / "in").mkdir(exist_ok=True)
@@ -114,7 +114,7 @@ def expected(shipped, series, tmp_path_factory):
 
 
 def frames_by_source(dataset):
-    """Frames ``[H,W]`` by the UID of the slice that each says it was made of, and where they say they lie."""
+    """Return frames ``[H,W]`` and their positions by the UID of the source slice."""
     pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
     frames = {}
     for frame, groups in zip(pixels, dataset.PerFrameFunctionalGroupsSequence, strict=True):
@@ -135,7 +135,7 @@ class TestObjects:
         frames = frames_by_source(segmentation)
         mask = nib.load(expected / case / f"{case}_mask.nii.gz")
         flipped = [np.flip(np.asarray(mask.dataobj), axis) for axis in range(3)]
-        assert not any(np.array_equal(np.asarray(mask.dataobj), other) for other in flipped)  # or a mirror goes unseen
+        assert not any(np.array_equal(np.asarray(mask.dataobj), other) for other in flipped)  # mirrors must differ
         found = 0
         for data in series[case]:
             wanted = at_slice(mask, data)
@@ -288,7 +288,7 @@ class TestApp:
 
 @pytest.fixture(scope="module")
 def package(shipped, tmp_path_factory):
-    """What an image would be made of."""
+    """Return the build context of the image."""
     folder = tmp_path_factory.mktemp("package")
     models, context = folder / "models", folder / "context"
     shutil.copytree(shipped, models / "anomaly")

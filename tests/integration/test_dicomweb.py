@@ -1,4 +1,4 @@
-"""MONAI Label on series of a DICOMweb server: masks, DICOM SEG and its geometry, and what it says to wrong series."""
+"""MONAI Label on series of a DICOMweb server: masks, DICOM SEG with its geometry, and errors for bad series."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def headers_of(folder):
 
 
 def variant(folder, source, change):
-    """Another series: the slices of one, each changed by a function of its index."""
+    """Write a series whose slices are changed by a function of index and data set."""
     folder.mkdir()
     uid = generate_uid()
     for index, dataset in enumerate(headers_of(source)):
@@ -58,7 +58,7 @@ def damage(_, dataset):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Folders of series by name."""
+    """Write series into folders by name."""
     folder = tmp_path_factory.mktemp("dicomweb")
     save_dicom_series(folder / "plain", brain(30, lesion=LESION))
     variant(folder / "compressed", folder / "plain", lambda _, dataset: dataset.compress(RLELossless))
@@ -82,7 +82,7 @@ def server(folder, shipped):
 
 @pytest.fixture
 def series_of(folder, server, request):
-    """The folder of a series that the server has, and its UID."""
+    """Return a function that returns the folder and the UID of a series of the server."""
 
     def find(name):
         path = folder / name
@@ -95,7 +95,7 @@ def series_of(folder, server, request):
 
 
 def own_mask(series, bundle, tmp_path):
-    """The mask of our own inference on a folder."""
+    """Return the mask of the bundle's inference on a folder."""
     ckpt = str(bundle / "models" / "model.pt")
     run_bundle(
         "inference", dataset_dir=str(series), output_dir=str(tmp_path / "own"), ckpt_path=ckpt, threshold=THRESHOLD

@@ -1,4 +1,4 @@
-"""The commands of the documentation, each run as it is written there, in a copy of the bundle with a tiny encoder."""
+"""Commands of the documentation, run as written in a copy of the bundle with a tiny encoder."""
 
 import os
 import re
@@ -20,7 +20,7 @@ LESION = (slice(16, 22), slice(20, 26), slice(2, 4))
 
 
 def blocks():
-    """Every fenced block of the pages, in order; a command that stands twice is run once."""
+    """Return every fenced block of the pages in order, each once."""
     found = {}
     for page in PAGES:
         for language, text in re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.M | re.S):
@@ -30,7 +30,7 @@ def blocks():
 
 @pytest.fixture(scope="module")
 def places(shipped, tmp_path_factory):
-    """The bundle's copy, and folders of tiny cases for the words in capitals that stand in the commands."""
+    """Return the bundle's copy, and folders of tiny cases for the words in capitals of the commands."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(shipped, folder / "bundle")
     for seed in range(12):
@@ -60,7 +60,7 @@ class TestCommands:
         if "run inference" in text or "run evaluation" in text:
             masks = sorted(places["RESULTS"].glob("*/*_mask.nii.gz"))
             assert len(masks) == 2
-            shutil.rmtree(places["RESULTS"])  # the next command is to leave them anew
+            shutil.rmtree(places["RESULTS"])  # the next command writes them again
 
     def test_commands_leave_their_files(self, places):
         left = {path.name for path in (places["bundle"] / "models").iterdir()}

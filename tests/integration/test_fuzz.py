@@ -1,4 +1,4 @@
-"""Attacks with fixed seeds, some of every kind; `make fuzz` tries others."""
+"""Attacks of every kind with fixed seeds; `make fuzz` tries others."""
 
 from pathlib import Path
 from random import Random
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory):
-    """A process for attacks that may end theirs; its limit of time is only there to end what hangs."""
+    """Start a process for attacks that may end it; its time limit only ends hanging ones."""
     with Worker(tmp_path_factory.mktemp("fuzz"), seconds=600) as worker:
         yield worker
 

@@ -1,4 +1,4 @@
-"""MONAI Label with the bundle: a real server, what it answers, what it trains, and what it says to wrong input."""
+"""A real MONAI Label server with the bundle: inference, training, and answers to wrong input."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ OTHER_INFERENCE = {
 
 
 def make_other_bundle(folder, shipped):
-    """Another author's bundle, whose ``scripts`` has modules and classes of the same names."""
+    """Make another author's bundle whose ``scripts`` has modules and classes of the same names."""
     for name in ("configs", "models", "scripts"):
         (folder / name).mkdir(parents=True)
     shutil.copy(shipped / "configs" / "metadata.json", folder / "configs")
@@ -59,7 +59,7 @@ def make_other_bundle(folder, shipped):
 
 @pytest.fixture(scope="module")
 def folder(shipped, tmp_path_factory):
-    """Studies, normals, and bundles: ours, ours for training, ours without a fit or a model, and another."""
+    """Make studies, normals and five bundles: ours, ours to train, unfitted and without model, and another's."""
     folder = tmp_path_factory.mktemp("label")
     for name, image in CASES.items():
         save(folder / "in" / f"{name}.nii.gz", image, AFFINE)
@@ -90,14 +90,14 @@ def server(folder):
 
 
 def mask_of(response, path):
-    """The label in an answer."""
+    """Return the label of a response."""
     assert response.status_code == 200, response.text
     path.write_bytes(response.content)
     return nib.load(path)
 
 
 def own(folder, tmp_path, model="anomaly", images=None, **settings):
-    """Masks and measurements of our own inference with a bundle's model."""
+    """Return masks and measurements of the bundle's inference with a model."""
     cases = tmp_path / "cases"
     cases.mkdir(exist_ok=True)
     for name in CASES:
@@ -110,7 +110,7 @@ def own(folder, tmp_path, model="anomaly", images=None, **settings):
 
 
 def digests(folder):
-    """SHA-256 by path of all files that are not the server's."""
+    """Return the SHA-256 by path of all files outside the server's folder."""
     files = [path for path in folder.rglob("*") if path.is_file() and "served" not in path.relative_to(folder).parts[0]]
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -245,7 +245,7 @@ def with_params(**params):
 
 
 def attacks(folder):
-    """Requests that would change, replace or delete what is not the server's: method, path, arguments, status."""
+    """Yield requests against files outside the server's folder: method, path, arguments, status."""
     original, evil = folder / "in" / "lesion.nii.gz", folder / "evil"
     run = f"$__import__('pathlib').Path({str(evil)!r}).write_text('run')"
     archive = folder / "served" / "evil.tar"
@@ -342,7 +342,7 @@ class TestFiles:
         (label,) = (folder / "served").glob("studies-*/labels/final/oblong.nii.gz")
         assert label.is_file() and not label.is_symlink()
         label.unlink()
-        label.symlink_to(folder / "in" / "plain.nii.gz")  # as somebody may who keeps labels elsewhere
+        label.symlink_to(folder / "in" / "plain.nii.gz")  # as a user with labels elsewhere may do
         image = {"image": "oblong", "tag": "final"}
         assert server.send("PUT", "datastore/label", params=image, files={"label": NEW}).status_code == 403
         assert server.send("DELETE", "datastore/label", params={"id": "oblong", "tag": "final"}).status_code == 403

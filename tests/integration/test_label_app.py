@@ -1,4 +1,4 @@
-"""The folders that a MONAI Label server reads, and what `python -m label` refuses before it starts one."""
+"""Folders of a MONAI Label server, and the checks of `python -m label` before its start."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from tests.tiny_cases import brain, save
 
 
 def digests(folder):
-    """SHA-256 by path, and where links point."""
+    """Return the SHA-256, or the target of a link, by path."""
     return {
         path: path.readlink() if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -32,14 +32,14 @@ def digests(folder):
 
 @pytest.fixture
 def output(tmp_path):
-    """The server's own folder, as long as a server runs."""
+    """Open the folder of a server."""
     with opened_output(str(tmp_path / "served")) as output:
         yield output
 
 
 @pytest.fixture
 def sample(tmp_path, monkeypatch):
-    """What stands for MONAI Label's own app."""
+    """Write a substitute of MONAI Label's sample app."""
     for name in ("main.py", "lib/__init__.py", "lib/infers/__init__.py"):
         (tmp_path / "sample" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "sample" / name).write_text(f"# {name}")

@@ -1,4 +1,4 @@
-"""What a request to MONAI Label may say, and what its folder of studies lets happen to files."""
+"""Rules for requests to MONAI Label, and protection of its folder of studies."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ EXPRESSIONS = ("$print()", " $print()", "@device", "%train.json::data")
 
 
 def refused(*arguments, **others):
-    """The status and the sentence, of which the latter must be printable and short."""
+    """Return the status of a refusal, or None; its sentence must be printable and short."""
     found = refusal(*arguments, **others)
     assert found is None or (found[1].isprintable() and len(found[1]) < 1000)
     return found and found[0]

@@ -1,4 +1,4 @@
-"""No library that a run imports reports to its makers that it is used."""
+"""Absence of telemetry in the libraries that a run imports."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def listens(host, *arguments, **options):
     raise OSError("no network here")
 socket.getaddrinfo = listens
 for name in ("CI", "NNCF_CI", "GITHUB_ACTIONS", "TF_BUILD", "JENKINS_URL", "PYTEST_CURRENT_TEST"):
-    os.environ.pop(name, None)  # with these some libraries keep silent anyhow
+    os.environ.pop(name, None)  # these turn telemetry off in some libraries
 
 import scripts
 import scripts.runtimes.quantization

@@ -1,4 +1,4 @@
-"""What the model zoo asks of a bundle before it takes it in."""
+"""Requirements of the model zoo for a bundle."""
 
 import hashlib
 import json
@@ -26,8 +26,7 @@ from tests.tiny_bundle import ROOT
 METADATA = json.loads((ROOT / "configs" / "metadata.json").read_text())
 README = (ROOT / "docs" / "README.md").read_text()
 
-# The schema that the metadata names is on a host that a test does not ask; these are its keys and types, as the
-# specification of bundles describes them.
+# Keys and types of the metadata schema by the specification of bundles; tests do not download the schema itself.
 TYPES = {
     "schema": str,
     "version": str,
@@ -68,7 +67,7 @@ VERSION = r"\d+\.\d+\.\d+"
 
 @pytest.fixture
 def bundle(shipped, monkeypatch):
-    """The shipped copy as working directory, from where the zoo's commands are run."""
+    """Make the exported copy the working directory, as for the zoo's commands."""
     monkeypatch.chdir(shipped)
     return shipped
 

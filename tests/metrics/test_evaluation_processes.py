@@ -1,4 +1,4 @@
-"""Evaluations shared among processes of their own: they leave what one process leaves."""
+"""Evaluations by several processes, with the results of one process."""
 
 import json
 import os
@@ -21,7 +21,7 @@ LESION = (slice(14, 22), slice(24, 32), slice(1, 3))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A model, four cases with labels, and one without contrast."""
+    """Make a model, four cases with labels, and one without contrast."""
     folder = tmp_path_factory.mktemp("data")
     label = np.zeros((40, 46, 5), np.uint8)
     label[LESION] = 1

@@ -1,4 +1,4 @@
-"""Metrics of maps: equal to maintained libraries', and no farther from them than they say."""
+"""Metrics of maps: agreement with maintained libraries within the stated error."""
 
 import hypothesis.extra.numpy as npst
 import hypothesis.strategies as st
@@ -22,7 +22,7 @@ cases = st.tuples(
 
 
 def metrics(scores, label, edges=None, thresholds=None, fpr_limit=0.3):
-    """With an edge at every score, unless others are given."""
+    """Compute pixel metrics, by default with a bin edge at every score."""
     edges = np.unique(scores) if edges is None else edges
     return pixel_metrics(count_pixels(scores, label, edges), edges, thresholds or {}, fpr_limit)
 

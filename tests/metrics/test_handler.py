@@ -1,4 +1,4 @@
-"""Evaluations: maps against labels, in numbers with intervals, whatever is wrong with one label."""
+"""Evaluations of maps against labels: metrics, intervals, and errors of single labels."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ class TestBootstrap:
 
 
 class KnownLabels:
-    """In place of `CaseLabels`."""
+    """Stand-in for `CaseLabels`."""
 
     def __init__(self, masks):
         self.masks = masks
@@ -58,7 +58,7 @@ class KnownLabels:
 
 
 def made_cases(n_cases, seed=0):
-    """Maps and labels by name; every third case is normal."""
+    """Return maps and labels by name; every third case is normal."""
     generator = np.random.default_rng(seed)
     maps, masks = {}, {}
     for index in range(n_cases):
@@ -72,7 +72,7 @@ def made_cases(n_cases, seed=0):
 
 
 def evaluation(folder, network, maps, masks, **arguments):
-    """An evaluation that has seen the maps of some cases."""
+    """Return an evaluation of the maps of some cases."""
     directory = RecordedDirectory(folder)
     directory.open()
     made = MapEvaluation(KnownLabels(masks), network, directory, {}, **{"n_resamplings": 40, **arguments})
@@ -225,7 +225,7 @@ def model(tmp_path_factory):
 
 
 def run_evaluation(model, cases, output, **overrides):
-    """`python -m monai.bundle run evaluation` in this process; the sentence it ends with, if it fails."""
+    """Run `python -m monai.bundle run evaluation` in this process; return its error, or an empty string."""
     run = {"dataset_dir": str(cases), "output_dir": str(output), "ckpt_path": str(model), "n_resamplings": 50}
     try:
         run_configs("evaluation", ["inference", "evaluate"], **{**run, **overrides})
@@ -239,7 +239,7 @@ LESION = (slice(14, 22), slice(24, 32), slice(1, 3))
 
 
 def save_cases(folder):
-    """Two anomalous cases and two normal ones, with labels for the former."""
+    """Write two anomalous and two normal cases, with labels for the former; return the label."""
     label = np.zeros((40, 46, 5), np.uint8)
     label[LESION] = 1
     for seed in (60, 61):

@@ -18,7 +18,7 @@ INPUTS = ("data", "mean0", "cov0", "v0", "alpha0", "reg_covar", "query")
 
 
 def main(full: Path) -> None:
-    """Write the compact files beside this one.
+    """Write the compact files into this folder.
 
     Args:
         full: folder of the full oracles.

@@ -1,4 +1,4 @@
-"""The report of a run: what it says, what it must not hold, and how it behaves in a browser."""
+"""The report of a run: its content, its privacy, and its behaviour in a browser."""
 
 import base64
 import io
@@ -88,7 +88,7 @@ def picture_of(uri):
 
 
 def brain(seed, shape=(40, 46, 5)):
-    """A textured blob on a background of zeros, its first slice empty."""
+    """Return a textured blob ``[H,W,D]`` on a background of zeros; its first slice is empty."""
     generator = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape[:2]), indexing="ij"))
     image = (600 + 80 * np.sin(9 * grid[0])[..., None] + generator.normal(0, 20, shape)) * (
@@ -123,7 +123,7 @@ def make_workflow(network, folder, **overrides):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two good cases, one of them a picture, and a bad one."""
+    """Write two good cases, one of them a picture, and a bad one."""
     (tmp_path / "in").mkdir()
     nib.save(nib.Nifti1Image(brain(1), np.diag([0.9, 1.1, 4, 1])), tmp_path / "in" / "head.nii.gz")
     Image.fromarray(np.clip(brain(2)[..., 2] / 4, 0, 255).astype(np.uint8)).save(tmp_path / "in" / "photo.png")
@@ -133,7 +133,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def report_of(fitted_network, folder):
-    """Runs inference in the folder, which ends with a complaint about the bad case."""
+    """Return a function that runs inference in the folder and returns the report; the bad case fails."""
 
     def run(**overrides):
         with pytest.raises(Exception, match="Failed to evaluate"):
@@ -172,7 +172,7 @@ class TestContent:
             inside = np.sort(scores[..., entry["name"]][foreground[..., entry["name"]]])
             assert entry["score"] == pytest.approx(inside[-max(1, round(len(inside) / 100)) :].mean(), rel=1e-5)
         sliders = [attributes for tag, attributes in page.elements if attributes.get("type") == "range"]
-        assert [slider["max"] for slider in sliders] == ["3"]  # a single picture has nothing to scroll through
+        assert [slider["max"] for slider in sliders] == ["3"]  # a single picture has no slider
         for entry in volume + picture:
             plain = picture_of(entry["plain"])
             assert max(plain.size) <= LONGEST_SIDE
@@ -259,7 +259,7 @@ class TestPrivacy:
             assert attributes.get("src", "data:").startswith("data:")
             assert attributes.get("href", "#").startswith("#")
         policy = next(a["content"] for tag, a in page.elements if "http-equiv" in a)
-        assert "default-src 'none'" in policy  # so that a browser would refuse
+        assert "default-src 'none'" in policy  # a browser refuses requests
 
     def test_names_and_reasons_are_escaped(self, fitted_network, tmp_path):
         (tmp_path / "in").mkdir()
@@ -273,7 +273,7 @@ class TestPrivacy:
 
 
 def seen_by(network, view):
-    """The patches of a view, whose slices with some contrast the network has looked at, two at a time."""
+    """Return the patches of a view after the network has scored its non-constant slices in batches of two."""
     slices = torch.from_numpy(np.flatnonzero(np.ptp(view.image, (0, 1, 2))))
     batches = torch.from_numpy(view.image[..., slices.numpy()]).movedim(3, 0).float().split(2)
     (assignments,) = split_by_case([network.score_patches(batch) for batch in batches], [slices])
@@ -286,7 +286,7 @@ class TestCasePatches:
         fitted_network = make_network(score)
         generator = torch.Generator().manual_seed(3)
         image = torch.rand(1, 45, 61, 4, generator=generator)
-        image[..., 1] = 0.5  # nothing to look at
+        image[..., 1] = 0.5  # no contrast
         view = SliceView(image.numpy(), np.zeros((45, 61, 4)), np.zeros((45, 61, 4), bool), (1.0, 1.0), [0, 1, 2, 3])
         occupied = image[..., [0, 2, 3]].movedim(3, 0)
         patches = seen_by(fitted_network, view)
@@ -311,7 +311,7 @@ class TestCasePatches:
 
 @pytest.fixture
 def large_view():
-    """A head of ordinary size, with texture and noise throughout."""
+    """Return a head of ordinary size with texture and noise."""
     shape = (217, 181, 40)
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
     noise = np.random.default_rng(4).normal(0, 0.03, shape)
@@ -330,7 +330,7 @@ class TestPictures:
         assert np.abs(chosen[:, None] - np.arange(n_scored)).min(0).max() <= 2 * n_scored / len(chosen)
 
     def test_size_of_a_large_case(self, large_view, fitted_network):
-        fitted_network.image_size = 448  # so that there are as many patches as with the real encoder
+        fitted_network.image_size = 448  # as many patches as with the real encoder
         content = case_content(large_view, seen_by(fitted_network, large_view), fitted_network, 1.0)
         assert len(content["slices"]) == MAX_SLICES < len(content["scored"])
         assert len(json.dumps(content)) < 480_000
