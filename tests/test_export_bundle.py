@@ -50,8 +50,8 @@ class TestExportBundle:
         run_bundle("inference", dataset_dir=str(tmp_path / "in"), output_dir=str(tmp_path / "out"), ckpt_path=model)
         for kind in ("mask", "map"):
             file = f"case/case_{kind}.nii.gz"
-            there, here = (nib.load(folder / file).get_fdata() for folder in (bundle / "output", tmp_path / "out"))
-            np.testing.assert_array_equal(there, here)
+            expected, result = (nib.load(folder / file).get_fdata() for folder in (bundle / "output", tmp_path / "out"))
+            np.testing.assert_array_equal(expected, result)
 
     def test_settings_are_written_into_both_configs(self, shipped, tmp_path):
         export_bundle(shipped / "models" / "model.pt", tmp_path / "b", **TINY, target_fpr=0.05, threshold=1.5)
@@ -88,9 +88,9 @@ class TestExportBundle:
         ],
     )
     def test_wrong_settings_raise(self, shipped, tmp_path, settings, expected):
-        given = {"ckpt_path": shipped / "models" / "model.pt", "output": tmp_path / "b", **TINY, **settings}
+        arguments = {"ckpt_path": shipped / "models" / "model.pt", "output": tmp_path / "b", **TINY, **settings}
         with pytest.raises((InputError, RuntimeError)) as caught:
-            export_bundle(**given)
+            export_bundle(**arguments)
         assert isinstance(cause_of(caught.value), InputError) and expected in str(cause_of(caught.value))
         assert list(tmp_path.iterdir()) == []
 

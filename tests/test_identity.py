@@ -95,10 +95,10 @@ class TestDigestOf:
 
     def test_digest_depends_on_code(self, tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(tmp_path)
-        found = []
+        digests = []
         for number in (1, 2):
             (tmp_path / "own_transforms.py").write_text(f"def scale(image):\n    return image * {number}\n")
             monkeypatch.delitem(sys.modules, "own_transforms", raising=False)
-            found.append(digest_of(importlib.import_module("own_transforms").scale))
+            digests.append(digest_of(importlib.import_module("own_transforms").scale))
             identity._source_digest.cache_clear()
-        assert found[0] != found[1] and None not in found
+        assert digests[0] != digests[1] and None not in digests

@@ -193,10 +193,10 @@ class TestWriteDirectory:
             monkeypatch, moment, lambda: write_directory(opened(tmp_path), "case", mask="2", new="2")
         )
         opened(tmp_path)
-        found = contents(tmp_path / "case")
-        record = found.pop(RECORD)
-        assert found in ({"mask": "1", "gone": "1", **foreign}, {"mask": "2", "new": "2", **foreign})
-        assert set(json.loads(record)["files"]) == set(found) - set(foreign) and is_intact(tmp_path / "case")
+        texts = contents(tmp_path / "case")
+        record = texts.pop(RECORD)
+        assert texts in ({"mask": "1", "gone": "1", **foreign}, {"mask": "2", "new": "2", **foreign})
+        assert set(json.loads(record)["files"]) == set(texts) - set(foreign) and is_intact(tmp_path / "case")
         assert (tmp_path / "case" / "link").is_symlink() and not leftovers(tmp_path)
         write_directory(opened(tmp_path), "case", mask="3")
         assert {**contents(tmp_path / "case"), RECORD: ""} == {"mask": "3", **foreign, RECORD: ""}
@@ -261,9 +261,9 @@ class TestWriteDirectory:
             (partial / "configs" / "a" / "b.json").write_text("1")
         (tmp_path / "copy" / "configs" / "mine.json").write_text("mine")
         write_directory(directory, "copy", other="2")
-        found = contents(tmp_path / "copy")
-        del found[RECORD]
-        assert found == {"other": "2", "configs/mine.json": "mine"}
+        texts = contents(tmp_path / "copy")
+        del texts[RECORD]
+        assert texts == {"other": "2", "configs/mine.json": "mine"}
 
 
 class TestForeignFiles:

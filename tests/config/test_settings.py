@@ -51,7 +51,7 @@ def check(configs, **overrides):
     return parser
 
 
-def said_by(configs, **overrides):
+def error_of(configs, **overrides):
     """Return the sentence of a check that must fail."""
     with pytest.raises(Exception) as caught:
         check(configs, **overrides)
@@ -251,7 +251,7 @@ class TestIds:
         ],
     )
     def test_unknown_id_raises(self, configs, name, expected):
-        assert expected in said_by(configs, **{name: 2})
+        assert expected in error_of(configs, **{name: 2})
 
     def test_ids_and_runs_of_users_pass(self):
         check(("inference",), brightest=90, **{"intensities#upper": "@brightest"})
@@ -297,7 +297,7 @@ class TestCheckConfig:
         ],
     )
     def test_wrong_value_ends_the_run(self, configs, overrides, expected):
-        assert expected in said_by(configs, **overrides)
+        assert expected in error_of(configs, **overrides)
 
     def test_values_reach_the_ids_that_use_them(self):
         fit = check(("train",), patience="off", bundle_root=2024, embedding_store="off", layers=8)
@@ -316,17 +316,17 @@ class TestCheckConfig:
         monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--embedding_store", "None"])
         assert check(("train",)).get_parsed_content("embedding_store") is None  # MONAI has dropped it
         monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--seed", "None"])
-        assert "seed must be a whole number" in said_by(("train",))
-        assert "got None" in said_by(("train",))
+        assert "seed must be a whole number" in error_of(("train",))
+        assert "got None" in error_of(("train",))
         monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--ckpt_path", "None"])
-        assert "ckpt_path must be a path; got None." in said_by(("train",))
+        assert "ckpt_path must be a path; got None." in error_of(("train",))
 
     def test_without_parser_raises(self):
         with pytest.raises(RuntimeError, match=r"no ConfigParser of monai\.bundle has called it"):
             check_config()
 
     def test_too_many_components_raise(self):
-        assert "at most 100000" in said_by(["train"], n_components=999_999_999_999)
+        assert "at most 100000" in error_of(["train"], n_components=999_999_999_999)
 
 
 class TestRuns:

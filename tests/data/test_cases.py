@@ -180,8 +180,8 @@ class TestFindCases:
 
     def test_configs_exclude_their_output(self):
         for config, cases in (("train", "normals"), ("inference", "cases")):
-            given = json.loads((Path(__file__).parents[2] / "configs" / f"{config}.json").read_text())
-            assert given[cases]["exclude"] == "@output_dir"
+            config_content = json.loads((Path(__file__).parents[2] / "configs" / f"{config}.json").read_text())
+            assert config_content[cases]["exclude"] == "@output_dir"
 
 
 class TestCaseNames:

@@ -137,13 +137,13 @@ class TestNifti:
         }
         assert len(cases) == len(GEOMETRIES) + 2
         for name, case in cases.items():
-            given = nib.load(images / f"{name}.nii")
+            source = nib.load(images / f"{name}.nii")
             for kind in ("mask", "map"):
                 result = nib.load(tmp_path / "results" / name / f"{name}_{kind}.nii.gz")
-                np.testing.assert_allclose(result.affine, given.affine, rtol=1e-6, atol=1e-6)
-                assert result.shape == given.shape[:3]
+                np.testing.assert_allclose(result.affine, source.affine, rtol=1e-6, atol=1e-6)
+                assert result.shape == source.shape[:3]
             if name != "flat":
-                volume = np.prod(given.shape[:3]) * abs(np.linalg.det(given.affine[:3, :3])) / 1000
+                volume = np.prod(source.shape[:3]) * abs(np.linalg.det(source.affine[:3, :3])) / 1000
                 assert case["anomalous_volume_ml"] == pytest.approx(volume, rel=1e-6)
 
     @pytest.mark.parametrize(
@@ -426,16 +426,16 @@ class TestDicomHeaders:
     def test_damaged_header_raises_one_sentence(self, tmp_path):
         save_dicom_series(tmp_path / "series", BRAIN[..., :1])
         whole = (tmp_path / "series" / "000.dcm").read_bytes()
-        own = [path for path in (Path(pydicom.__file__).parent / "data" / "test_files").rglob("*") if path.is_file()]
-        assert len(own) > 50
+        paths = [path for path in (Path(pydicom.__file__).parent / "data" / "test_files").rglob("*") if path.is_file()]
+        assert len(paths) > 50
         generator = np.random.default_rng(0)
         for turn in range(300):
             damaged = np.frombuffer(whole, np.uint8).copy()
             places = generator.integers(132, len(whole) - BRAIN[..., 0].nbytes, size=1 + turn % 8)
             damaged[places] = generator.integers(0, 256, size=len(places))
-            own.append(tmp_path / f"{turn}.dcm")
-            own[-1].write_bytes(damaged.tobytes())
-        for path in own:
+            paths.append(tmp_path / f"{turn}.dcm")
+            paths[-1].write_bytes(damaged.tobytes())
+        for path in paths:
             try:
                 header = read_header(path)
             except HeaderError as error:

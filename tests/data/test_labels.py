@@ -42,10 +42,10 @@ class TestTruth:
         assert is_anomalous is False and not mask.any()
 
     def test_axis_order_value_255_and_small_shifts(self, tmp_path):
-        given = nib.Nifti1Image(MASK, AFFINE)
-        turned = given.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
-        assert turned.shape != given.shape
-        assert np.array_equal(truth(tmp_path, np.asarray(turned.dataobj), turned.affine).mask, MASK == 1)
+        label = nib.Nifti1Image(MASK, AFFINE)
+        reoriented = label.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
+        assert reoriented.shape != label.shape
+        assert np.array_equal(truth(tmp_path, np.asarray(reoriented.dataobj), reoriented.affine).mask, MASK == 1)
         assert np.array_equal(truth(tmp_path, MASK * np.uint8(255)).mask, MASK == 1)
         assert np.array_equal(truth(tmp_path, MASK.astype(np.float32), AFFINE * (1 + 1e-6)).mask, MASK == 1)
 
@@ -117,8 +117,12 @@ class TestCaseLabels:
         assert labels.truth("ill-2", image) == (None, None)
         is_anomalous, mask = labels.truth("well-1", image)
         assert is_anomalous is False and mask.shape == MASK.shape and not mask.any()
-        of_images = CaseLabels(cases, normal_pattern="well*")
-        assert [of_images.truth(case["case"], image) for case in cases] == [(True, None), (True, None), (False, None)]
+        image_labels = CaseLabels(cases, normal_pattern="well*")
+        assert [image_labels.truth(case["case"], image) for case in cases] == [
+            (True, None),
+            (True, None),
+            (False, None),
+        ]
 
     def test_wrong_settings_raise(self, tmp_path):
         cases = [{"case": "sub-1"}]

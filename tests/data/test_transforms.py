@@ -24,20 +24,20 @@ def scale(tensor, lower=0.5, upper=99.5, headroom=0.0):
 class TestCheckImaged:
     @pytest.mark.parametrize("shape", [(1, 20, 30), (3, 20, 30), (1, 20, 30, 4), (3, 20, 30, 4), (1, 20, 30, 1)])
     def test_images_and_volumes_pass(self, shape):
-        given = image(*shape)
-        assert torch.equal(check(given), given)
+        tensor = image(*shape)
+        assert torch.equal(check(tensor), tensor)
 
     @pytest.mark.parametrize("channels", [2, 4])
     def test_alpha_is_dropped(self, channels):
-        given = image(channels, 20, 30)
-        assert torch.equal(check(given), given[: channels - 1])
+        tensor = image(channels, 20, 30)
+        assert torch.equal(check(tensor), tensor[: channels - 1])
 
     def test_other_keys_and_meta_data_are_kept(self):
-        given = MetaTensor(image(4, 20, 30), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
-        case = CheckImaged("image")({"image": given, "case": "a"})
+        tensor = MetaTensor(image(4, 20, 30), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
+        case = CheckImaged("image")({"image": tensor, "case": "a"})
         assert case["case"] == "a"
-        assert torch.equal(case["image"].affine, given.affine)
-        assert given.shape == (4, 20, 30)
+        assert torch.equal(case["image"].affine, tensor.affine)
+        assert tensor.shape == (4, 20, 30)
 
     @pytest.mark.parametrize("shape", [(6, 20, 30, 4), (2, 20, 30, 4), (4, 20, 30, 4), (5, 20, 30)])
     def test_several_volumes_raise(self, shape):
@@ -51,15 +51,15 @@ class TestCheckImaged:
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
     def test_non_finite_values_raise(self, bad):
-        given = image(1, 20, 30)
-        given[0, 3, 4:6] = bad
+        tensor = image(1, 20, 30)
+        tensor[0, 3, 4:6] = bad
         with pytest.raises(InputError, match=r"^2 voxels are NaN or infinite"):
-            check(given)
+            check(tensor)
 
     def test_alpha_may_be_non_finite(self):
-        given = image(4, 20, 30)
-        given[3] = float("nan")
-        assert torch.equal(check(given), given[:3])
+        tensor = image(4, 20, 30)
+        tensor[3] = float("nan")
+        assert torch.equal(check(tensor), tensor[:3])
 
     @pytest.mark.parametrize("value", [0.0, 7.0])
     def test_constant_image_raises(self, value):
@@ -67,14 +67,14 @@ class TestCheckImaged:
             check(torch.full((1, 20, 30, 3), value))
 
     def test_constant_image_with_alpha_raises(self):
-        given = torch.full((2, 20, 30), 7.0)
-        given[1] = image(20, 30)
+        tensor = torch.full((2, 20, 30), 7.0)
+        tensor[1] = image(20, 30)
         with pytest.raises(InputError, match="every voxel is 7"):
-            check(given)
+            check(tensor)
 
     def test_integers_pass(self):
-        given = torch.arange(600).reshape(1, 20, 30)
-        assert torch.equal(check(given), given)
+        tensor = torch.arange(600).reshape(1, 20, 30)
+        assert torch.equal(check(tensor), tensor)
 
     def test_missing_key(self):
         with pytest.raises(KeyError):
@@ -102,10 +102,10 @@ class TestScaleForegroundPercentilesd:
         scaled = scale(brain)
         padded = torch.zeros(1, 200, 300)
         padded[:, 50:70, 60:90] = brain
-        of_padded = scale(padded)
-        torch.testing.assert_close(of_padded[:, 50:70, 60:90], scaled)
-        of_padded[:, 50:70, 60:90] = 0
-        assert not of_padded.any()
+        scaled_padded = scale(padded)
+        torch.testing.assert_close(scaled_padded[:, 50:70, 60:90], scaled)
+        scaled_padded[:, 50:70, 60:90] = 0
+        assert not scaled_padded.any()
 
     def test_percentiles_become_0_and_1(self):
         values = torch.arange(1.0, 1002.0).reshape(1, 7, 143)
@@ -121,8 +121,8 @@ class TestScaleForegroundPercentilesd:
         assert (float(scaled.min()), float(scaled.max())) == (0, 1)
 
     def test_scale_invariance(self):
-        given = image(1, 20, 30)
-        torch.testing.assert_close(scale(given * 1000), scale(given), rtol=1e-4, atol=1e-5)
+        tensor = image(1, 20, 30)
+        torch.testing.assert_close(scale(tensor * 1000), scale(tensor), rtol=1e-4, atol=1e-5)
 
     def test_colours_keep_their_proportion(self):
         grey = image(1, 20, 30)
@@ -151,12 +151,12 @@ class TestScaleForegroundPercentilesd:
         assert torch.equal(scale(dot), (dot + 5) / 5)
 
     def test_meta_data_are_kept(self):
-        given = MetaTensor(image(1, 20, 30), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
-        before = given.clone()
-        scaled = scale(given)
+        tensor = MetaTensor(image(1, 20, 30), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
+        before = tensor.clone()
+        scaled = scale(tensor)
         assert isinstance(scaled, MetaTensor)
-        assert torch.equal(scaled.affine, given.affine)
-        assert torch.equal(given, before)
+        assert torch.equal(scaled.affine, tensor.affine)
+        assert torch.equal(tensor, before)
 
     @pytest.mark.parametrize(("lower", "upper"), [(-1, 99), (1, 101), (50, 50), (60, 40)])
     def test_percentiles_out_of_range_raise(self, lower, upper):

@@ -65,9 +65,9 @@ def table(trials: Sequence[Trial]) -> str:
     """Return a Markdown table with the numbers of attacks per kind, tried and passed."""
     rows = ["| kind | tried | held |", "|---|---|---|"]
     for kind in KINDS:
-        of_kind = [trial for trial in trials if trial.kind == kind]
-        if of_kind:
-            rows.append(f"| {kind} | {len(of_kind)} | {sum(not trial.problems for trial in of_kind)} |")
+        trials_of_kind = [trial for trial in trials if trial.kind == kind]
+        if trials_of_kind:
+            rows.append(f"| {kind} | {len(trials_of_kind)} | {sum(not trial.problems for trial in trials_of_kind)} |")
     return "\n".join(rows)
 
 

@@ -98,12 +98,12 @@ def snapshot(folder: Path) -> dict[str, str]:
     Returns:
         By path relative to the folder: the SHA-256 of a file, where a link points, or what else there is.
     """
-    found = {}
+    files = {}
     for place, folders, files in os.walk(folder):
         for name in folders + files:
             path = Path(place, name)
-            found[str(path.relative_to(folder))] = _describe(path)
-    return found
+            files[str(path.relative_to(folder))] = _describe(path)
+    return files
 
 
 def judge_sources(before: dict[str, str], folder: Path) -> list[str]:

@@ -89,18 +89,21 @@ def judge_results(output_dir: Path, cases: Sequence[dict[str, Any]] | None = Non
     sources = {case["case"]: Path(case["image"]) for case in cases or () if "image" in case}
     folders = _folders_by_case(output_dir)
     for case in done:
-        found = folders.get(case, [])
-        problems += _judge_case(found[0], sources.get(case)) if len(found) == 1 else [f"{case}: {len(found)} folders"]
+        case_folders = folders.get(case, [])
+        if len(case_folders) == 1:
+            problems += _judge_case(case_folders[0], sources.get(case))
+        else:
+            problems.append(f"{case}: {len(case_folders)} folders")
     return problems
 
 
 def _folders_by_case(output_dir: Path) -> dict[str, list[Path]]:
     """Return the result folders by case, according to their records: a folder's name may differ from the case."""
-    found: dict[str, list[Path]] = {}
+    case_folders: dict[str, list[Path]] = {}
     for folder in output_dir.iterdir():
         if has_record(folder):
-            found.setdefault(read_record(folder)["about"]["entry"]["case"], []).append(folder)
-    return found
+            case_folders.setdefault(read_record(folder)["about"]["entry"]["case"], []).append(folder)
+    return case_folders
 
 
 @contextmanager
@@ -128,11 +131,11 @@ def working_directory(folder: Path) -> Iterator[None]:
 def _judge_case(folder: Path, source: Path | None) -> list[str]:
     problems = []
     for kind in ("mask", "map"):
-        found = list(folder.glob(f"*_{kind}.nii.gz"))
-        if len(found) != 1:
-            problems.append(f"{folder.name}: {len(found)} files of the {kind}")
+        paths = list(folder.glob(f"*_{kind}.nii.gz"))
+        if len(paths) != 1:
+            problems.append(f"{folder.name}: {len(paths)} files of the {kind}")
             continue
-        image: Any = nib.load(found[0])
+        image: Any = nib.load(paths[0])
         if not np.isfinite(image.get_fdata()).all():
             problems.append(f"{folder.name}: the {kind} is not finite")
         if source and source.name.endswith((".nii", ".nii.gz")):

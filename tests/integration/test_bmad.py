@@ -108,8 +108,8 @@ class TestOverlays:
         write_image(tmp_path / "image.png", 0)
         parser = ConfigParser.load_config_files([str(CONFIGS / f"{name}.json") for name in ("inference", overlay)])
         prepared = ConfigParser(parser).get_parsed_content("preprocessing")({"image": str(tmp_path / "image.png")})
-        given = np.asarray(Image.open(tmp_path / "image.png")) / 255
-        np.testing.assert_allclose(prepared["image"].numpy()[0], given, atol=1e-6)
+        pixels = np.asarray(Image.open(tmp_path / "image.png")) / 255
+        np.testing.assert_allclose(prepared["image"].numpy()[0], pixels, atol=1e-6)
 
     @pytest.mark.parametrize("workflow", ["train", "inference"])
     @pytest.mark.parametrize(("covariance_type", "reg_covar"), [("diag", 1e-6), ("full", 1e-3)])

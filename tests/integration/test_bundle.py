@@ -22,7 +22,7 @@ from tests.tiny_cases import AFFINE, brain, save, save_dicom_series
 pytestmark = pytest.mark.slow
 
 
-def said_by(run_id, **overrides):
+def error_of(run_id, **overrides):
     """Return the sentence of a run that must fail."""
     with pytest.raises(Exception) as caught:
         run_bundle(run_id, **overrides)
@@ -88,14 +88,14 @@ class TestTraining:
         save(tmp_path / "normals" / "flat.nii.gz", np.full((40, 40, 3), 7, np.int16))
         for seed in range(90, 95):
             save(tmp_path / "others" / f"{seed}.nii.gz", brain(seed))
-        said = said_by(
+        message = error_of(
             "training",
             dataset_dir=str(tmp_path / "normals"),
             validation_dir=str(tmp_path / "others"),
             output_dir=str(tmp_path / "fit"),
             ckpt_path=str(tmp_path / "m.pt"),
         )
-        assert "1 of 11 cases failed" in said and "flat: every voxel is 7" in said
+        assert "1 of 11 cases failed" in message and "flat: every voxel is 7" in message
         assert (tmp_path / "m.pt").is_file()
 
 
@@ -129,9 +129,9 @@ class TestInference:
             assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(scores.dataobj) >= 1)
             assert min(Image.open(tmp_path / "out" / case / f"{case}_overlay.png").size) > 100
         for case, file in (("volume", "volume.nii.gz"), ("one-folder-a-case", "one-folder-a-case/anything.nii")):
-            given, mask = nib.load(tmp_path / "in" / file), nib.load(tmp_path / "out" / case / f"{case}_mask.nii.gz")
-            assert mask.shape == given.shape
-            assert np.array_equal(mask.affine, given.affine)
+            source, mask = nib.load(tmp_path / "in" / file), nib.load(tmp_path / "out" / case / f"{case}_mask.nii.gz")
+            assert mask.shape == source.shape
+            assert np.array_equal(mask.affine, source.affine)
         series = nib.load(tmp_path / "out" / "series" / "series_mask.nii.gz")
         assert series.shape == (40, 46, 5)
         np.testing.assert_allclose(np.abs(np.diag(series.affine)), [0.9, 1.1, 4.0, 1], atol=1e-5)
@@ -176,13 +176,13 @@ class TestInference:
         whole = (tmp_path / "in" / "a-good.nii.gz").read_bytes()
         (tmp_path / "in" / "truncated.nii.gz").write_bytes(whole[: len(whole) // 2])
         save(tmp_path / "in" / "z-good.nii.gz", good)
-        said = said_by(
+        message = error_of(
             "inference",
             dataset_dir=str(tmp_path / "in"),
             output_dir=str(tmp_path / "out"),
             ckpt_path=str(fitted / "model.pt"),
         )
-        assert "7 of 9 cases failed (the others are finished)" in said
+        assert "7 of 9 cases failed (the others are finished)" in message
         for case, why in {
             "constant": "every voxel is 3",
             "four-d": "6 volumes",
@@ -192,7 +192,7 @@ class TestInference:
             "text": "check that the file is whole",
             "truncated": "check that the file is whole",
         }.items():
-            (line,) = (line for line in said.splitlines() if line.strip().startswith(f"{case}:"))
+            (line,) = (line for line in message.splitlines() if line.strip().startswith(f"{case}:"))
             assert why in line
         assert visible(tmp_path / "out") == {"a-good", "z-good", "report.html", "summary.json"}
         summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -204,9 +204,9 @@ class TestInference:
         (tmp_path / "in" / "missing" / "002.dcm").unlink()
         damaged = tmp_path / "in" / "damaged" / "004.dcm"
         damaged.write_bytes(damaged.read_bytes()[:-3000])
-        given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
-        said = said_by("inference", **given, ckpt_path=str(fitted / "model.pt"))
-        assert "missing: the slices of the series lie 4 to 8 mm apart" in said and "damaged: " in said
+        paths = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
+        message = error_of("inference", **paths, ckpt_path=str(fitted / "model.pt"))
+        assert "missing: the slices of the series lie 4 to 8 mm apart" in message and "damaged: " in message
         assert visible(tmp_path / "out") == {"whole", "report.html", "summary.json"}
 
     def test_results_inside_dataset_dir_are_not_cases(self, fitted, tmp_path):
@@ -217,8 +217,8 @@ class TestInference:
 
     def test_three_volumes_are_not_colours(self, fitted, tmp_path):
         save(tmp_path / "in" / "case.nii.gz", np.stack([brain(77)] * 3, -1))
-        given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
-        assert "3 volumes" in said_by("inference", **given, ckpt_path=str(fitted / "model.pt"))
+        paths = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
+        assert "3 volumes" in error_of("inference", **paths, ckpt_path=str(fitted / "model.pt"))
 
     def test_threshold_and_padding(self, fitted, tmp_path):
         image = brain(78, lesion=(slice(16, 22), slice(20, 26), slice(2, 4)))
@@ -255,16 +255,16 @@ class TestInference:
 
         save(tmp_path / "in" / "case.nii.gz", brain(81))
         monkeypatch.setattr(sys.modules["scripts.inference.writer"], "overlay_png", no_space)
-        said = said_by(
+        message = error_of(
             "inference",
             dataset_dir=str(tmp_path / "in"),
             output_dir=str(tmp_path / "out"),
             ckpt_path=str(fitted / "model.pt"),
         )
-        assert "No space left" in said
+        assert "No space left" in message
         assert (tmp_path / "out" / "case" / "case_map.nii.gz").read_bytes() == before
         assert visible(tmp_path / "out") == {"case", "report.html", "summary.json"}
-        assert "none was finished" in said
+        assert "none was finished" in message
 
 
 class TestWrongSettings:
@@ -288,12 +288,12 @@ class TestWrongSettings:
     )
     def test_inference(self, fitted, tmp_path, overrides, expected):
         save(tmp_path / "in" / "case.nii.gz", brain(1))
-        given = {
+        paths = {
             "dataset_dir": str(tmp_path / "in"),
             "output_dir": str(tmp_path / "o"),
             "ckpt_path": str(fitted / "model.pt"),
         }
-        assert expected in said_by("inference", **{**given, **overrides})
+        assert expected in error_of("inference", **{**paths, **overrides})
         assert not (tmp_path / "o").exists()
 
     @pytest.mark.parametrize(
@@ -319,12 +319,12 @@ class TestWrongSettings:
                     "path": "no.pth",
                 }
             }
-        given = {
+        paths = {
             "dataset_dir": str(fitted / "normals"),
             "output_dir": str(tmp_path),
             "ckpt_path": str(tmp_path / "m.pt"),
         }
-        assert expected in said_by("training", **{**given, **overrides})
+        assert expected in error_of("training", **{**paths, **overrides})
         assert not (tmp_path / "m.pt").exists()
 
     def test_command_line_ends_with_one_sentence(self, tmp_path):

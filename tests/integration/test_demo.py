@@ -27,9 +27,9 @@ class TestPopulation:
     def test_lesion_lies_inside(self):
         inside = torch.zeros(60, 60, 60, dtype=torch.bool)
         inside[10:50, 10:50, 30:60] = True
-        found = lesion(inside, np.random.default_rng(0))
-        assert 0 < found.sum() < 2000
-        assert not found[~inside].any()
+        mask = lesion(inside, np.random.default_rng(0))
+        assert 0 < mask.sum() < 2000
+        assert not mask[~inside].any()
 
 
 class TestDemo:

@@ -136,15 +136,15 @@ class TestObjects:
         mask = nib.load(expected / case / f"{case}_mask.nii.gz")
         flipped = [np.flip(np.asarray(mask.dataobj), axis) for axis in range(3)]
         assert not any(np.array_equal(np.asarray(mask.dataobj), other) for other in flipped)  # mirrors must differ
-        found = 0
+        n_frames = 0
         for data in series[case]:
-            wanted = at_slice(mask, data)
-            if wanted.any():
+            expected_frame = at_slice(mask, data)
+            if expected_frame.any():
                 frame, position = frames.pop(data.SOPInstanceUID)
-                np.testing.assert_array_equal(frame, wanted)
+                np.testing.assert_array_equal(frame, expected_frame)
                 np.testing.assert_allclose(position, np.array(data.ImagePositionPatient, float), atol=1e-4)
-                found += 1
-        assert found and not frames
+                n_frames += 1
+        assert n_frames and not frames
 
     @pytest.mark.parametrize("name", [*GOOD, *COMPRESSED, "several"])
     def test_parametric_map_has_the_values_of_the_map(self, runs, series, expected, name):
@@ -205,8 +205,8 @@ class TestObjects:
     @pytest.mark.parametrize("name", GOOD)
     def test_measurements_are_those_of_the_bundle(self, runs, expected, name):
         summary = json.loads((expected / "summary.json").read_text())
-        (wanted,) = (entry for entry in summary["cases"] if entry["case"] == name)
-        found = json.loads((runs[name].results() / "measurements" / "measurements.json").read_text())
+        (entry,) = (entry for entry in summary["cases"] if entry["case"] == name)
+        measurements = json.loads((runs[name].results() / "measurements" / "measurements.json").read_text())
         for key in (
             "image_score",
             "anomalous_volume_ml",
@@ -215,22 +215,22 @@ class TestObjects:
             "n_regions",
             "slices",
         ):
-            assert found[key] == pytest.approx(wanted[key], rel=1e-4), key
-        assert "not for diagnosis" in found["note"] and found["settings"]["n_components"] == 8
+            assert measurements[key] == pytest.approx(entry[key], rel=1e-4), key
+        assert "not for diagnosis" in measurements["note"] and measurements["settings"]["n_components"] == 8
 
         report = hd.sr.srread(runs[name].dicom("measurements"))
         (group,) = report.content.get_image_measurement_groups()
         numbers = {item.name.meaning: item.value for item in group.get_measurements()}
         assert numbers == {
-            "Anomaly score in units of the decision threshold": pytest.approx(found["image_score"]),
-            "Volume": pytest.approx(found["anomalous_volume_ml"]),
+            "Anomaly score in units of the decision threshold": pytest.approx(measurements["image_score"]),
+            "Volume": pytest.approx(measurements["anomalous_volume_ml"]),
             "Share of the foreground beyond the decision threshold": pytest.approx(
-                100 * found["fraction_beyond_limit"]
+                100 * measurements["fraction_beyond_limit"]
             ),
-            "Number of connected anomalous regions": found["n_regions"],
+            "Number of connected anomalous regions": measurements["n_regions"],
         }
         outside = next(i for i in group.get_qualitative_evaluations() if "outside" in i.name.meaning)
-        assert outside.value.meaning == ("Yes" if found["outside_fitted_range"] else "No")
+        assert outside.value.meaning == ("Yes" if measurements["outside_fitted_range"] else "No")
 
     def test_preview(self, runs):
         assert min(Image.open(runs["axial"].results() / "preview.png").size) > 100
@@ -240,8 +240,8 @@ class TestObjects:
         assert run.status == 0, run.log
         segmentation = hd.seg.segread(run.dicom("segmentation"))
         assert segmentation.number_of_segments == 1 and not segmentation.pixel_array.any()
-        found = json.loads((run.results() / "measurements" / "measurements.json").read_text())
-        assert (found["anomalous_volume_ml"], found["n_regions"], found["slices"]) == (0, 0, [])
+        measurements = json.loads((run.results() / "measurements" / "measurements.json").read_text())
+        assert (measurements["anomalous_volume_ml"], measurements["n_regions"], measurements["slices"]) == (0, 0, [])
 
 
 class TestApp:
@@ -250,8 +250,8 @@ class TestApp:
         assert f"series {uid} with 6 slices is taken, out of 2 that could be and 6 in the input" in runs["several"].log
 
     def test_no_identity_leaks_and_no_stray_files(self, runs):
-        said = "".join(run.log for run in runs.values())
-        assert "Doe" not in said and "4711" not in said
+        logs = "".join(run.log for run in runs.values())
+        assert "Doe" not in logs and "4711" not in logs
         for name in GOOD:
             files = {
                 path.relative_to(runs[name].results()).as_posix()
@@ -274,8 +274,8 @@ class TestApp:
         assert len(BAD) > 10
         for name, sentence in BAD.items():
             run = runs[name]
-            said = [line for line in run.log.splitlines() if "[ERROR] (anomaly_app)" in line]
-            assert run.status == 1 and len(said) == 1 and sentence in said[0], (name, run.log)
+            errors = [line for line in run.log.splitlines() if "[ERROR] (anomaly_app)" in line]
+            assert run.status == 1 and len(errors) == 1 and sentence in errors[0], (name, run.log)
             assert not run.output.exists() or not list(run.output.iterdir()), name
 
     def test_without_bundle(self, series, tmp_path):

@@ -94,7 +94,7 @@ def series_of(folder, server, request):
     return find
 
 
-def own_mask(series, bundle, tmp_path):
+def bundle_mask(series, bundle, tmp_path):
     """Return the mask of the bundle's inference on a folder."""
     ckpt = str(bundle / "models" / "model.pt")
     run_bundle(
@@ -130,19 +130,19 @@ class TestDicomWeb:
             position = frame.PlanePositionSequence[0].ImagePositionPatient
             np.testing.assert_allclose(position, source.ImagePositionPatient, atol=1e-3)
 
-        mask = own_mask(path, folder / "bundle" / "anomaly", tmp_path)
-        found = segmentation.get_pixels_by_source_instance(
+        mask = bundle_mask(path, folder / "bundle" / "anomaly", tmp_path)
+        pixels = segmentation.get_pixels_by_source_instance(
             list(headers), segment_numbers=[1], assert_missing_frames_are_empty=True, ignore_spatial_locations=True
         )
         expected = np.stack([at_slice(mask, header) for header in headers.values()])
-        assert expected.any() and np.array_equal(found[..., 0], expected)
+        assert expected.any() and np.array_equal(pixels[..., 0], expected)
 
     def test_label_is_the_mask_of_the_bundle(self, server, folder, series_of, tmp_path):
         path, uid = series_of("plain")
         answer = server.infer("anomaly", uid, "image", threshold=THRESHOLD)
         assert answer.status_code == 200, answer.text
         (tmp_path / "label.nii.gz").write_bytes(answer.content)
-        label, mask = nib.load(tmp_path / "label.nii.gz"), own_mask(path, folder / "bundle" / "anomaly", tmp_path)
+        label, mask = nib.load(tmp_path / "label.nii.gz"), bundle_mask(path, folder / "bundle" / "anomaly", tmp_path)
         for header in headers_of(path):
             assert np.array_equal(at_slice(label, header), at_slice(mask, header))
 
@@ -192,5 +192,5 @@ class TestDicomWeb:
         _, uid = series_of("plain")
         assert server.infer("anomaly", uid, "dicom_seg", threshold=THRESHOLD, label_info=SEGMENTS).status_code == 200
         logs = [server.log, *(folder / "served" / "app" / "logs").iterdir()]
-        said = "".join(log.read_text() for log in logs)
-        assert uid in said and not any(part in said for part in PATIENT.split("^"))
+        text = "".join(log.read_text() for log in logs)
+        assert uid in text and not any(part in text for part in PATIENT.split("^"))

@@ -21,11 +21,11 @@ LESION = (slice(16, 22), slice(20, 26), slice(2, 4))
 
 def blocks():
     """Return every fenced block of the pages in order, each once."""
-    found = {}
+    pages = {}
     for page in PAGES:
         for language, text in re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.M | re.S):
-            found.setdefault((language, text), page)
-    return [pytest.param(*block, id=f"{page}-{index}") for index, (block, page) in enumerate(found.items())]
+            pages.setdefault((language, text), page)
+    return [pytest.param(*block, id=f"{page}-{index}") for index, (block, page) in enumerate(pages.items())]
 
 
 @pytest.fixture(scope="module")

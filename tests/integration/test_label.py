@@ -96,7 +96,7 @@ def mask_of(response, path):
     return nib.load(path)
 
 
-def own(folder, tmp_path, model="anomaly", images=None, **settings):
+def infer_locally(folder, tmp_path, model="anomaly", images=None, **settings):
     """Return masks and measurements of the bundle's inference with a model."""
     cases = tmp_path / "cases"
     cases.mkdir(exist_ok=True)
@@ -121,7 +121,7 @@ def assert_same(label, mask):
 
 class TestInference:
     def test_label_is_the_mask_of_the_bundle(self, server, folder, tmp_path):
-        masks, _ = own(folder, tmp_path)
+        masks, _ = infer_locally(folder, tmp_path)
         for name, mask in masks.items():
             label = mask_of(server.infer("anomaly", name, "image"), tmp_path / "label.nii.gz")
             assert_same(label, mask)
@@ -130,7 +130,7 @@ class TestInference:
         assert np.asarray(masks["lesion"].dataobj)[LESION].mean() > 0.5
 
     def test_uploaded_image(self, server, folder, tmp_path):
-        masks, _ = own(folder, tmp_path)
+        masks, _ = infer_locally(folder, tmp_path)
         with open(folder / "in" / "lesion.nii.gz", "rb") as file:
             label = mask_of(
                 server.infer("anomaly", "", "image", {"file": ("x.nii.gz", file)}), tmp_path / "label.nii.gz"
@@ -138,29 +138,29 @@ class TestInference:
         assert_same(label, masks["lesion"])
 
     def test_session(self, server, folder, tmp_path):
-        masks, _ = own(folder, tmp_path)
+        masks, _ = infer_locally(folder, tmp_path)
         answer = server.infer_in_session("anomaly", "Volume 1", folder / "in" / "lesion.nii.gz")
         assert_same(mask_of(answer, tmp_path / "label.nii.gz"), masks["lesion"])
 
     def test_json_has_the_measurements_of_the_summary(self, server, folder, tmp_path):
-        _, entries = own(folder, tmp_path)
+        _, entries = infer_locally(folder, tmp_path)
         for name, entry in entries.items():
-            said = server.infer("anomaly", name, "json").json()
-            assert said["label_names"] == {"anomaly": 1}
+            answer = server.infer("anomaly", name, "json").json()
+            assert answer["label_names"] == {"anomaly": 1}
             for key, value in entry.items():
-                assert said[key] == pytest.approx(value, rel=1e-5), key
+                assert answer[key] == pytest.approx(value, rel=1e-5), key
 
     def test_displayed_settings_are_used(self, server, folder, tmp_path):
         config = server.get("info/").json()["models"]["anomaly"]["config"]
         assert (config["threshold"], config["smoothing_mm"]) == (1.0, 0.0)
         for settings in ({"threshold": 0.4}, {"smoothing_mm": 3.0}, {}):
-            masks, _ = own(folder, tmp_path, **settings)
+            masks, _ = infer_locally(folder, tmp_path, **settings)
             assert_same(
                 mask_of(server.infer("anomaly", "lesion", "image", **settings), tmp_path / "l.nii.gz"), masks["lesion"]
             )
 
     def test_two_bundles_in_one_server(self, server, folder, tmp_path):
-        masks, _ = own(folder, tmp_path)
+        masks, _ = infer_locally(folder, tmp_path)
         for name in ("lesion", "oblong", "lesion"):
             assert_same(mask_of(server.infer("anomaly", name, "image"), tmp_path / "l.nii.gz"), masks[name])
             other = mask_of(server.infer("other", name, "image"), tmp_path / "l.nii.gz")
@@ -181,12 +181,12 @@ class TestTraining:
         assert digests(folder) == originals
         data = json.loads((copy / "output" / "fit_report.json").read_text())["data"]
         assert data["train"]["cases"] + data["validation"]["cases"] == 5
-        masks, entries = own(folder / "served" / "bundles", tmp_path, "trained", folder / "in")
+        masks, entries = infer_locally(folder / "served" / "bundles", tmp_path, "trained", folder / "in")
         for name, mask in masks.items():
             assert_same(mask_of(server.infer("trained", name, "image"), tmp_path / "l.nii.gz"), mask)
-        said = server.infer("trained", "lesion", "json").json()["image_score"]
-        assert said == pytest.approx(entries["lesion"]["image_score"], rel=1e-5)
-        assert said != pytest.approx(server.infer("anomaly", "lesion", "json").json()["image_score"], rel=1e-3)
+        score = server.infer("trained", "lesion", "json").json()["image_score"]
+        assert score == pytest.approx(entries["lesion"]["image_score"], rel=1e-5)
+        assert score != pytest.approx(server.infer("anomaly", "lesion", "json").json()["image_score"], rel=1e-3)
 
     def test_training_in_the_background_logs_epochs(self, server):
         details = server.train_in_background("trained", max_epochs=3)

@@ -27,9 +27,9 @@ EXPRESSIONS = ("$print()", " $print()", "@device", "%train.json::data")
 
 def refused(*arguments, **others):
     """Return the status of a refusal, or None; its sentence must be printable and short."""
-    found = refusal(*arguments, **others)
-    assert found is None or (found[1].isprintable() and len(found[1]) < 1000)
-    return found and found[0]
+    result = refusal(*arguments, **others)
+    assert result is None or (result[1].isprintable() and len(result[1]) < 1000)
+    return result and result[0]
 
 
 class TestNames:

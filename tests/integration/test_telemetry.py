@@ -50,11 +50,11 @@ class TestTelemetry:
     def test_onnxruntime_writes_no_file(self, tmp_path):
         pytest.importorskip("onnxruntime")
         names = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
-        places = {name: str(tmp_path / name) for name in names}
-        for place in places.values():
-            Path(place).mkdir()
-        given = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+        folders = {name: str(tmp_path / name) for name in names}
+        for folder in folders.values():
+            Path(folder).mkdir()
+        environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
         subprocess.run(
-            [sys.executable, "-c", "import scripts, onnxruntime"], check=True, cwd=ROOT, env={**given, **places}
+            [sys.executable, "-c", "import scripts, onnxruntime"], check=True, cwd=ROOT, env={**environment, **folders}
         )
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]

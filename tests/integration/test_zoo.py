@@ -147,9 +147,9 @@ class TestMetadata:
         assert METADATA["supported_apps"] == {"monai-label": "0.8.5", "monai-deploy-app-sdk": "4.0.0"}
 
     def test_tensor_formats(self):
-        given = METADATA["network_data_format"]
-        assert set(given) == {"inputs", "outputs"}
-        (image,), (pred,) = given["inputs"].items(), given["outputs"].items()
+        formats = METADATA["network_data_format"]
+        assert set(formats) == {"inputs", "outputs"}
+        (image,), (pred,) = formats["inputs"].items(), formats["outputs"].items()
         assert image[0] == "image" and pred[0] == "pred"
         for _, tensor in (image, pred):
             assert set(tensor) | {"modality"} == set(TENSOR_TYPES)
@@ -202,8 +202,8 @@ class TestVerifyNetInOut:
     @pytest.mark.parametrize("shape", [["n+13", "n+13"], [60, 45]])
     @pytest.mark.parametrize("channels", [1, 3])
     def test_images(self, bundle, shape, channels):
-        of_image = "_meta_#network_data_format#inputs#image"
-        verify(bundle, **{f"{of_image}#spatial_shape": shape, f"{of_image}#num_channels": channels})
+        image_id = "_meta_#network_data_format#inputs#image"
+        verify(bundle, **{f"{image_id}#spatial_shape": shape, f"{image_id}#num_channels": channels})
 
     def test_unfitted_network_raises(self, bundle):
         with pytest.raises(RuntimeError, match=r"not fitted and calibrated. Run `python -m monai\.bundle run training"):
@@ -249,8 +249,8 @@ class TestDocumentation:
     def test_every_page_is_linked(self):
         pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
         linked = set(re.findall(r"\]\(([\w.-]+\.md)\)", README))
-        of_quality = set(re.findall(r"\]\(([\w.]+\.md)\)", (ROOT / "docs" / "quality.md").read_text()))
-        assert pages <= linked | of_quality
+        linked_from_quality = set(re.findall(r"\]\(([\w.]+\.md)\)", (ROOT / "docs" / "quality.md").read_text()))
+        assert pages <= linked | linked_from_quality
 
     def test_licences_are_stated(self):
         text = (ROOT / "docs" / "data_license.txt").read_text()

@@ -52,21 +52,21 @@ def run_in_two_processes(data, output):
 
 class TestProcesses:
     def test_two_processes_equal_one(self, data, tmp_path):
-        given = {"score": "cosine", "label_dir": str(data / "labels"), "n_resamplings": 30}
-        for said in (
-            run_evaluation(data / "model.pt", data / "cases", tmp_path / "one", **given),
+        settings = {"score": "cosine", "label_dir": str(data / "labels"), "n_resamplings": 30}
+        for message in (
+            run_evaluation(data / "model.pt", data / "cases", tmp_path / "one", **settings),
             run_in_two_processes(data, tmp_path / "two"),
         ):
-            assert "flat: every voxel is 7" in said, said[-3000:]
-        metrics, of_two = (json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in ("one", "two"))
-        assert metrics["pooled"].keys() == of_two["pooled"].keys()
+            assert "flat: every voxel is 7" in message, message[-3000:]
+        metrics, shared = (json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in ("one", "two"))
+        assert metrics["pooled"].keys() == shared["pooled"].keys()
         for name, entry in metrics["pooled"].items():
-            assert of_two["pooled"][name] == pytest.approx(entry, rel=1e-9), name
+            assert shared["pooled"][name] == pytest.approx(entry, rel=1e-9), name
         for name in ("cases", "failed", "unlabelled", "thresholds"):
-            assert of_two[name] == metrics[name], name
-        summary, of_two = (json.loads((tmp_path / folder / "summary.json").read_text()) for folder in ("one", "two"))
-        assert sorted(of_two["cases"], key=lambda case: case["case"]) == summary["cases"]
-        assert of_two["failed"] == summary["failed"] and list(summary["failed"]) == ["flat"]
+            assert shared[name] == metrics[name], name
+        summary, shared = (json.loads((tmp_path / folder / "summary.json").read_text()) for folder in ("one", "two"))
+        assert sorted(shared["cases"], key=lambda case: case["case"]) == summary["cases"]
+        assert shared["failed"] == summary["failed"] and list(summary["failed"]) == ["flat"]
 
     def test_partition(self, monkeypatch):
         assert partition("abcde") == [*"abcde"] and gather("abcde") == [*"abcde"]

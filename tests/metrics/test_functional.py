@@ -46,12 +46,12 @@ class TestOracle:
         edges = np.unique([*scores.ravel(), *thresholds.values()])
         counts = summed(scores, labels, edges)
         for fpr_limit in (0.3, 0.05, 1.0):
-            found = pixel_metrics(counts, edges, thresholds, fpr_limit)
-            assert found[f"aupro_{fpr_limit:g}"] == pytest.approx(oracle[f"aupro_{fpr_limit}"], abs=1e-7)
+            result = pixel_metrics(counts, edges, thresholds, fpr_limit)
+            assert result[f"aupro_{fpr_limit:g}"] == pytest.approx(oracle[f"aupro_{fpr_limit}"], abs=1e-7)
         for name in ("pixel_auroc", "pixel_ap", "max_dice", "max_dice_threshold"):
-            assert found[name] == pytest.approx(float(oracle[name]), abs=1e-10), name
+            assert result[name] == pytest.approx(float(oracle[name]), abs=1e-10), name
         for rate in RATES:
-            assert found[f"dice_at_fpr_{rate}"] == pytest.approx(float(oracle[f"dice_at_fpr_{rate}"]), abs=1e-12)
+            assert result[f"dice_at_fpr_{rate}"] == pytest.approx(float(oracle[f"dice_at_fpr_{rate}"]), abs=1e-12)
 
     def test_default_bins_are_within_their_error(self, oracle):
         raw, labels = oracle["score"].astype(float), oracle["mask"]
@@ -62,11 +62,11 @@ class TestOracle:
         }
         edges = bin_edges(thresholds.values())
         counts = summed(scores, labels, edges)
-        found, errors = pixel_metrics(counts, edges, thresholds), binning_errors(counts)
+        result, errors = pixel_metrics(counts, edges, thresholds), binning_errors(counts)
         for name, error in errors.items():
-            assert abs(found[name] - oracle[name]) <= error + 1e-7 <= 1e-4, name
+            assert abs(result[name] - oracle[name]) <= error + 1e-7 <= 1e-4, name
         for rate in RATES:
-            assert found[f"dice_at_fpr_{rate}"] == pytest.approx(float(oracle[f"dice_at_fpr_{rate}"]), abs=1e-12)
+            assert result[f"dice_at_fpr_{rate}"] == pytest.approx(float(oracle[f"dice_at_fpr_{rate}"]), abs=1e-12)
 
     @pytest.mark.parametrize(
         ("kind", "name"),
@@ -104,12 +104,12 @@ class TestBinning:
     @settings(max_examples=50, deadline=None)
     def test_exact_edges_leave_no_error(self, case):
         scores, label, fpr_limit = case
-        found = metrics(scores, label, fpr_limit=fpr_limit)
-        assert found["pixel_auroc"] == pytest.approx(roc_auc_score(label.ravel(), scores.ravel()), abs=1e-12)
-        assert found["pixel_ap"] == pytest.approx(average_precision_score(label.ravel(), scores.ravel()), abs=1e-12)
+        result = metrics(scores, label, fpr_limit=fpr_limit)
+        assert result["pixel_auroc"] == pytest.approx(roc_auc_score(label.ravel(), scores.ravel()), abs=1e-12)
+        assert result["pixel_ap"] == pytest.approx(average_precision_score(label.ravel(), scores.ravel()), abs=1e-12)
         dice = {t: f1_score(label.ravel(), scores.ravel() >= t) for t in np.unique(scores)}
-        assert found["max_dice"] == pytest.approx(max(dice.values()), abs=1e-12)
-        assert dice[found["max_dice_threshold"]] == pytest.approx(max(dice.values()), abs=1e-12)
+        assert result["max_dice"] == pytest.approx(max(dice.values()), abs=1e-12)
+        assert dice[result["max_dice_threshold"]] == pytest.approx(max(dice.values()), abs=1e-12)
 
     def test_coarse_bins_keep_pixels_and_thresholds(self):
         generator = np.random.default_rng(4)
@@ -119,9 +119,9 @@ class TestBinning:
         assert len(coarse) < len(edges) / 15
         counts = count_pixels(scores, label, edges)
         fine = pixel_metrics(counts, edges, thresholds)
-        found = pixel_metrics(np.add.reduceat(counts, coarse, axis=1), edges[coarse], thresholds)
-        assert found["dice_here"] == fine["dice_here"] and found["precision_here"] == fine["precision_here"]
-        assert found == pytest.approx(fine, abs=2e-2)
+        result = pixel_metrics(np.add.reduceat(counts, coarse, axis=1), edges[coarse], thresholds)
+        assert result["dice_here"] == fine["dice_here"] and result["precision_here"] == fine["precision_here"]
+        assert result == pytest.approx(fine, abs=2e-2)
 
     def test_scores_beyond_all_bins(self):
         edges = bin_edges(limit=10)
@@ -134,13 +134,13 @@ class TestPixelMetrics:
     @settings(max_examples=50, deadline=None)
     def test_invariant_under_monotone_maps(self, case, monotone):
         scores, label, fpr_limit = case
-        found, mapped = (
+        result, mapped = (
             metrics(scores, label, fpr_limit=fpr_limit),
             metrics(monotone(scores), label, fpr_limit=fpr_limit),
         )
-        threshold = found.pop("max_dice_threshold")
+        threshold = result.pop("max_dice_threshold")
         assert mapped.pop("max_dice_threshold") == monotone(threshold)
-        assert mapped == pytest.approx(found, abs=1e-12)
+        assert mapped == pytest.approx(result, abs=1e-12)
 
     def test_perfect_reversed_constant_and_random_scores(self):
         generator = np.random.default_rng(0)
@@ -164,24 +164,24 @@ class TestPixelMetrics:
         scores = generator.normal(size=(60, 60)).round(1).astype(np.float32)
         label = generator.random((60, 60)) < 0.2
         thresholds = {"here": float(np.float32(0.7)), "nowhere": 50.0}
-        found = metrics(scores, label, bin_edges(thresholds.values()), thresholds)
+        result = metrics(scores, label, bin_edges(thresholds.values()), thresholds)
         reaches = (scores >= np.float32(0.7)).ravel()
-        assert found["dice_here"] == pytest.approx(f1_score(label.ravel(), reaches), abs=1e-14)
-        assert found["precision_here"] == pytest.approx(precision_score(label.ravel(), reaches), abs=1e-14)
-        assert found["sensitivity_here"] == pytest.approx(recall_score(label.ravel(), reaches), abs=1e-14)
-        assert found["false_positive_rate_here"] == pytest.approx(reaches[~label.ravel()].mean(), abs=1e-14)
-        assert found["dice_nowhere"] == found["sensitivity_nowhere"] == 0 and np.isnan(found["precision_nowhere"])
+        assert result["dice_here"] == pytest.approx(f1_score(label.ravel(), reaches), abs=1e-14)
+        assert result["precision_here"] == pytest.approx(precision_score(label.ravel(), reaches), abs=1e-14)
+        assert result["sensitivity_here"] == pytest.approx(recall_score(label.ravel(), reaches), abs=1e-14)
+        assert result["false_positive_rate_here"] == pytest.approx(reaches[~label.ravel()].mean(), abs=1e-14)
+        assert result["dice_nowhere"] == result["sensitivity_nowhere"] == 0 and np.isnan(result["precision_nowhere"])
 
     def test_undefined_metrics_are_nan(self):
         scores, nothing = np.linspace(0, 2, 30).reshape(5, 6), np.zeros((5, 6), bool)
-        found = metrics(scores, nothing, bin_edges([1.0]), {"here": 1.0})
-        assert found["false_positive_rate_here"] == pytest.approx(0.5)
+        result = metrics(scores, nothing, bin_edges([1.0]), {"here": 1.0})
+        assert result["false_positive_rate_here"] == pytest.approx(0.5)
         assert np.isnan(
-            [found[name] for name in ("pixel_auroc", "pixel_ap", "aupro_0.3", "max_dice", "dice_here")]
+            [result[name] for name in ("pixel_auroc", "pixel_ap", "aupro_0.3", "max_dice", "dice_here")]
         ).all()
-        found = metrics(scores, ~nothing, bin_edges([1.0]), {"here": 1.0})
-        assert found["sensitivity_here"] == pytest.approx(0.5) and found["precision_here"] == 1
-        assert np.isnan(found["pixel_auroc"]) and np.isnan(found["false_positive_rate_here"])
+        result = metrics(scores, ~nothing, bin_edges([1.0]), {"here": 1.0})
+        assert result["sensitivity_here"] == pytest.approx(0.5) and result["precision_here"] == 1
+        assert np.isnan(result["pixel_auroc"]) and np.isnan(result["false_positive_rate_here"])
         assert binning_errors(count_pixels(scores, nothing, bin_edges())) == {}
         assert curves(count_pixels(scores, nothing, bin_edges()), bin_edges())["roc"] == {"fpr": [], "tpr": []}
         assert np.isnan(list(case_metrics([], np.ones(0)).values())).all()
@@ -192,14 +192,18 @@ class TestPixelMetrics:
         scores = generator.normal(size=label.shape) + 1.5 * label
         edges = bin_edges()
         counts = count_pixels(scores, label, edges)
-        found, drawn = pixel_metrics(counts, edges, {}, 1.0), curves(counts, edges)
-        assert all(10 < len(points) <= 500 for curve in drawn.values() for points in curve.values())
-        assert auc(drawn["roc"]["fpr"], drawn["roc"]["tpr"]) == pytest.approx(found["pixel_auroc"], abs=1e-3)
-        assert auc(drawn["pr"]["recall"], drawn["pr"]["precision"]) == pytest.approx(found["pixel_ap"], abs=5e-3)
-        assert auc(drawn["pro"]["fpr"], drawn["pro"]["pro"]) == pytest.approx(found["aupro_1"], abs=1e-3)
-        assert max(drawn["dice"]["dice"]) == pytest.approx(found["max_dice"], abs=1e-3)
-        assert np.all(np.diff(drawn["dice"]["threshold"]) > 0)
-        for curve in (drawn["roc"], drawn["pro"]):
+        result, curve_points = pixel_metrics(counts, edges, {}, 1.0), curves(counts, edges)
+        assert all(10 < len(points) <= 500 for curve in curve_points.values() for points in curve.values())
+        assert auc(curve_points["roc"]["fpr"], curve_points["roc"]["tpr"]) == pytest.approx(
+            result["pixel_auroc"], abs=1e-3
+        )
+        assert auc(curve_points["pr"]["recall"], curve_points["pr"]["precision"]) == pytest.approx(
+            result["pixel_ap"], abs=5e-3
+        )
+        assert auc(curve_points["pro"]["fpr"], curve_points["pro"]["pro"]) == pytest.approx(result["aupro_1"], abs=1e-3)
+        assert max(curve_points["dice"]["dice"]) == pytest.approx(result["max_dice"], abs=1e-3)
+        assert np.all(np.diff(curve_points["dice"]["threshold"]) > 0)
+        for curve in (curve_points["roc"], curve_points["pro"]):
             assert [points[0] for points in curve.values()] == [0, 0]
             assert [points[-1] for points in curve.values()] == pytest.approx([1, 1])
 
@@ -245,10 +249,10 @@ class TestCaseMetrics:
         rows.append({**dict.fromkeys(rows[0]), "image_score": 9.0})
         weights = generator.integers(0, 4, len(rows))
         repeated = [row for row, times in zip(rows, weights, strict=True) for _ in range(times)]
-        found = case_metrics(rows, weights)
-        assert found == pytest.approx(case_metrics(repeated, np.ones(len(repeated))))
+        result = case_metrics(rows, weights)
+        assert result == pytest.approx(case_metrics(repeated, np.ones(len(repeated))))
         known = [row for row in repeated if row["is_anomalous"] is not None]
         truth, scores = [row["is_anomalous"] for row in known], [row["image_score"] for row in known]
-        assert found["image_auroc"] == pytest.approx(roc_auc_score(truth, scores))
-        assert found["image_ap"] == pytest.approx(average_precision_score(truth, scores))
-        assert found["lesion_sensitivity"] == 0.5
+        assert result["image_auroc"] == pytest.approx(roc_auc_score(truth, scores))
+        assert result["image_ap"] == pytest.approx(average_precision_score(truth, scores))
+        assert result["lesion_sensitivity"] == 0.5

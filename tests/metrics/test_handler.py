@@ -57,7 +57,7 @@ class KnownLabels:
         return GroundTruth(None, None) if mask is None else GroundTruth(bool(mask.any()), mask)
 
 
-def made_cases(n_cases, seed=0):
+def make_cases(n_cases, seed=0):
     """Return maps and labels by name; every third case is normal."""
     generator = np.random.default_rng(seed)
     maps, masks = {}, {}
@@ -75,22 +75,24 @@ def evaluation(folder, network, maps, masks, **arguments):
     """Return an evaluation of the maps of some cases."""
     directory = RecordedDirectory(folder)
     directory.open()
-    made = MapEvaluation(KnownLabels(masks), network, directory, {}, **{"n_resamplings": 40, **arguments})
-    made.start(None)
+    evaluation_ = MapEvaluation(KnownLabels(masks), network, directory, {}, **{"n_resamplings": 40, **arguments})
+    evaluation_.start(None)
     for case, scores in maps.items():
         anomaly_map = MetaTensor(torch.from_numpy(scores)[None])
-        made.add(*made.compare(case, torch.ones_like(anomaly_map), anomaly_map, (anomaly_map >= 1).float()))
-    return made
+        evaluation_.add(
+            *evaluation_.compare(case, torch.ones_like(anomaly_map), anomaly_map, (anomaly_map >= 1).float())
+        )
+    return evaluation_
 
 
-def finish(made):
-    made.finish(SimpleNamespace(failed={}))
-    return json.loads((made.directory.path / "metrics.json").read_text())
+def finish(evaluation_):
+    evaluation_.finish(SimpleNamespace(failed={}))
+    return json.loads((evaluation_.directory.path / "metrics.json").read_text())
 
 
 class TestMapEvaluation:
     def test_pooled_metrics(self, tmp_path, fitted_network):
-        maps, masks = made_cases(12)
+        maps, masks = make_cases(12)
         report = finish(evaluation(tmp_path, fitted_network, maps, masks))
         truth, scores = (np.concatenate([*map(np.ravel, arrays.values())]) for arrays in (masks, maps))
         for name, function in (("pixel_auroc", roc_auc_score), ("pixel_ap", average_precision_score)):
@@ -110,20 +112,20 @@ class TestMapEvaluation:
         assert all((row["pixel_auroc"] is None) == (not row["is_anomalous"]) for row in rows)
 
     def test_memory_does_not_grow_with_pixels(self, tmp_path, fitted_network):
-        maps, masks = made_cases(9)
+        maps, masks = make_cases(9)
         few = evaluation(tmp_path, fitted_network, dict([*maps.items()][:2]), masks)
         many = evaluation(tmp_path, fitted_network, maps, masks)
         assert few.counts.shape == many.counts.shape and few.resampled.shape == many.resampled.shape
         assert not any(isinstance(value, np.ndarray) for row in many.rows for value in row.values())
 
     def test_image_score_and_fpr_limit(self, tmp_path, fitted_network):
-        maps, masks = made_cases(6)
+        maps, masks = make_cases(6)
         report = finish(evaluation(tmp_path, fitted_network, maps, masks, image_score="maximum", fpr_limit=0.05))
         assert all(row["image_score"] == pytest.approx(maps[row["case"]].max()) for row in report["cases"])
         assert report["pooled"]["aupro_0.05"]["value"] > 0
 
     def test_order_of_cases_does_not_matter(self, tmp_path, fitted_network):
-        maps, masks = made_cases(9)
+        maps, masks = make_cases(9)
         first = finish(evaluation(tmp_path / "a", fitted_network, maps, masks))
         again = finish(evaluation(tmp_path / "b", fitted_network, dict(reversed(maps.items())), masks))
         other = finish(evaluation(tmp_path / "c", fitted_network, maps, masks, seed=1))
@@ -134,11 +136,13 @@ class TestMapEvaluation:
         assert other["pooled"]["pixel_ap"]["low"] != first["pooled"]["pixel_ap"]["low"]
 
     def test_resampling_is_an_evaluation_of_its_cases(self, tmp_path, fitted_network):
-        maps, masks = made_cases(9)
-        made = evaluation(tmp_path, fitted_network, maps, masks, n_resamplings=3)
+        maps, masks = make_cases(9)
+        evaluation_ = evaluation(tmp_path, fitted_network, maps, masks, n_resamplings=3)
         for resampling in (1, 2, 3):
             drawn = {
-                f"{case}+{copy}": case for case in maps for copy in range(case_weights(case, 3, made.seed)[resampling])
+                f"{case}+{copy}": case
+                for case in maps
+                for copy in range(case_weights(case, 3, evaluation_.seed)[resampling])
             }
             repeated = evaluation(
                 tmp_path,
@@ -147,14 +151,14 @@ class TestMapEvaluation:
                 {copy: masks[case] for copy, case in drawn.items()},
                 n_resamplings=0,
             )
-            coarse = np.add.reduceat(repeated.counts, made.coarse, axis=1)
-            np.testing.assert_allclose(made.resampled[resampling - 1], coarse)
+            coarse = np.add.reduceat(repeated.counts, evaluation_.coarse, axis=1)
+            np.testing.assert_allclose(evaluation_.resampled[resampling - 1], coarse)
 
     @pytest.mark.parametrize(("n_cases", "n_resamplings"), [(6, 0), (1, 40)])
     def test_no_intervals(self, tmp_path, fitted_network, n_cases, n_resamplings):
-        maps, masks = made_cases(6)
-        seen = dict([*maps.items()][-n_cases:])
-        report = finish(evaluation(tmp_path, fitted_network, seen, masks, n_resamplings=n_resamplings))
+        maps, masks = make_cases(6)
+        evaluated = dict([*maps.items()][-n_cases:])
+        report = finish(evaluation(tmp_path, fitted_network, evaluated, masks, n_resamplings=n_resamplings))
         assert report["pooled"]["pixel_ap"]["value"] > 0
         assert all(entry["low"] is None and entry["high"] is None for entry in report["pooled"].values())
 
@@ -170,17 +174,17 @@ class TestMapEvaluation:
             patch_threshold(torch.jit.script(network), 0.1)
 
     @pytest.mark.parametrize(
-        ("chosen", "pixels", "images"),
+        ("selection", "pixels", "images"),
         [
             (slice(0, None, 3), "no labelled case has an anomalous pixel", "there are 0 anomalous and 3 normal cases"),
             (slice(1, None, 3), None, "there are 3 anomalous and 0 normal cases"),
             (slice(0), "no case has a label of its pixels", "there are 0 anomalous and 0 normal cases"),
         ],
     )
-    def test_undefined_metric_is_null_with_reason(self, tmp_path, fitted_network, chosen, pixels, images):
-        maps, masks = made_cases(9)
-        seen = dict([*maps.items()][chosen])
-        report = finish(evaluation(tmp_path, fitted_network, seen, masks))
+    def test_undefined_metric_is_null_with_reason(self, tmp_path, fitted_network, selection, pixels, images):
+        maps, masks = make_cases(9)
+        evaluated = dict([*maps.items()][selection])
+        report = finish(evaluation(tmp_path, fitted_network, evaluated, masks))
         for name, reason in (
             ("pixel_auroc", pixels),
             ("aupro_0.3", pixels),
@@ -192,7 +196,7 @@ class TestMapEvaluation:
                 assert entry["value"] > 0 and "reason" not in entry
             else:
                 assert entry == {"value": None, "low": None, "high": None, "reason": reason}
-        if seen:
+        if evaluated:
             assert report["pooled"]["false_positive_rate_of_mask"]["value"] >= 0
 
     @pytest.mark.parametrize(
@@ -253,8 +257,8 @@ def save_cases(folder):
 class TestEvaluation:
     def test_volumes(self, model, tmp_path):
         label = save_cases(tmp_path)
-        given = {"label_dir": str(tmp_path / "labels"), "normal_pattern": "well-*"}
-        assert run_evaluation(model, tmp_path / "images", tmp_path / "out", **given) == ""
+        settings = {"label_dir": str(tmp_path / "labels"), "normal_pattern": "well-*"}
+        assert run_evaluation(model, tmp_path / "images", tmp_path / "out", **settings) == ""
         report = json.loads((tmp_path / "out" / "metrics.json").read_text())
         names = ["ill-60", "ill-61", "well-62", "well-63"]
         assert [row["case"] for row in report["cases"]] == names
@@ -285,8 +289,8 @@ class TestEvaluation:
         ):
             save(tmp_path / "images" / f"{name}.nii.gz", brain(70, lesion=LESION))
             save(tmp_path / "labels" / f"{name}.nii.gz", values, affine)
-        said = run_evaluation(model, tmp_path / "images", tmp_path / "out", label_dir=str(tmp_path / "labels"))
-        assert "3 of 7 cases failed (the others are finished)" in said
+        message = run_evaluation(model, tmp_path / "images", tmp_path / "out", label_dir=str(tmp_path / "labels"))
+        assert "3 of 7 cases failed (the others are finished)" in message
         report = json.loads((tmp_path / "out" / "metrics.json").read_text())
         assert set(report["failed"]) == {"bad-shape", "bad-values", "bad-affine"}
         assert set(report["unlabelled"]) == {*report["failed"], "well-62", "well-63"}

@@ -153,7 +153,7 @@ class TestContent:
         ]
         sections = [attributes["id"] for tag, attributes in page.elements if "case-" in attributes.get("id", "")]
         assert [link for link in links if link != "#cases"] == [f"#{section}" for section in sections]
-        positions = [[found.start() for found in re.finditer(rf"\b{entry['case']}\b", page.text)] for entry in ranked]
+        positions = [[match.start() for match in re.finditer(rf"\b{entry['case']}\b", page.text)] for entry in ranked]
         assert positions[0][0] < positions[1][0]  # in the table
         for entry in ranked:
             assert f"image score {entry['image_score']:.2f}" in " ".join(page.text.split())
@@ -272,7 +272,7 @@ class TestPrivacy:
         assert not any("onerror" in attributes for _, attributes in page.elements)
 
 
-def seen_by(network, view):
+def patches_of(network, view):
     """Return the patches of a view after the network has scored its non-constant slices in batches of two."""
     slices = torch.from_numpy(np.flatnonzero(np.ptp(view.image, (0, 1, 2))))
     batches = torch.from_numpy(view.image[..., slices.numpy()]).movedim(3, 0).float().split(2)
@@ -289,7 +289,7 @@ class TestCasePatches:
         image[..., 1] = 0.5  # no contrast
         view = SliceView(image.numpy(), np.zeros((45, 61, 4)), np.zeros((45, 61, 4), bool), (1.0, 1.0), [0, 1, 2, 3])
         occupied = image[..., [0, 2, 3]].movedim(3, 0)
-        patches = seen_by(fitted_network, view)
+        patches = patches_of(fitted_network, view)
 
         embeddings = fitted_network.embed(occupied)
         _, d, h, w = embeddings.shape
@@ -324,14 +324,14 @@ class TestPictures:
     @pytest.mark.parametrize("n_scored", [1, 7, MAX_SLICES, 181])
     def test_chosen_slices(self, n_scored):
         scores = np.random.default_rng(n_scored).random(n_scored)
-        chosen = representative_slices(scores)
-        assert len(chosen) == min(n_scored, MAX_SLICES)
-        assert (np.diff(chosen) > 0).all() and scores.argmax() in chosen
-        assert np.abs(chosen[:, None] - np.arange(n_scored)).min(0).max() <= 2 * n_scored / len(chosen)
+        indices = representative_slices(scores)
+        assert len(indices) == min(n_scored, MAX_SLICES)
+        assert (np.diff(indices) > 0).all() and scores.argmax() in indices
+        assert np.abs(indices[:, None] - np.arange(n_scored)).min(0).max() <= 2 * n_scored / len(indices)
 
     def test_size_of_a_large_case(self, large_view, fitted_network):
         fitted_network.image_size = 448  # as many patches as with the real encoder
-        content = case_content(large_view, seen_by(fitted_network, large_view), fitted_network, 1.0)
+        content = case_content(large_view, patches_of(fitted_network, large_view), fitted_network, 1.0)
         assert len(content["slices"]) == MAX_SLICES < len(content["scored"])
         assert len(json.dumps(content)) < 480_000
 
@@ -340,7 +340,7 @@ class TestPictures:
         one = SliceView(
             *(a[..., [number]] for a in (large_view.image, large_view.scores, large_view.mask)), (2.0, 1.0), [number]
         )
-        pictures = SlicePictures(one, seen_by(fitted_network, one))
+        pictures = SlicePictures(one, patches_of(fitted_network, one))
         assert pictures.height / pictures.width == pytest.approx(2 * 209 / 179, rel=0.05)
         (path,) = re.findall(r"M([^M]*)Z", pictures.draw(0)["outline"])
         points = np.array([point.split() for point in path.split("L")], float)[:, ::-1]
