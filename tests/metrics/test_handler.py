@@ -17,7 +17,7 @@ from scripts.errors import InputError, cause_of
 from scripts.metrics.bootstrap import case_weights, interval
 from scripts.metrics.handler import MapEvaluation, patch_threshold
 from scripts.recorded_directory import RecordedDirectory
-from tests.tiny_bundle import ROOT, run_bundle, run_configs
+from tests.tiny_bundle import ROOT, run_configs
 from tests.tiny_cases import AFFINE, brain, save
 
 
@@ -212,20 +212,9 @@ class TestMapEvaluation:
             evaluation(tmp_path, fitted_network, {}, {}, **arguments)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fit")
-    for seed in range(4):
-        save(folder / "normals" / f"sub-{seed}.nii.gz", brain(seed))
-    settings = {"score": "negative_log_likelihood", "embedding_store": None, "log_dir": None}
-    run_bundle(
-        "training",
-        dataset_dir=str(folder / "normals"),
-        output_dir=str(folder / "fit"),
-        ckpt_path=str(folder / "model.pt"),
-        **settings,
-    )
-    return folder / "model.pt"
+@pytest.fixture
+def model(shipped):
+    return shipped / "models" / "model.pt"
 
 
 def run_evaluation(model, cases, output, **overrides):

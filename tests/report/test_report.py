@@ -29,6 +29,7 @@ from scripts.report import ReportWriter
 from scripts.report.content import case_content
 from scripts.report.figures import curve_svgs, histogram_svg
 from scripts.report.pictures import LONGEST_SIDE, MAX_SLICES, SlicePictures, component_colours, representative_slices
+from tests.conftest import make_fitted_network
 from tests.report.browser import run_chromium
 from tests.tiny_bundle import ROOT, TINY
 
@@ -121,31 +122,37 @@ def make_workflow(network, folder, **overrides):
     return workflow
 
 
+def write_cases(folder):
+    """Write two good cases into ``in/``, one of them a picture, and a bad one; return the folder."""
+    (folder / "in").mkdir()
+    nib.save(nib.Nifti1Image(brain(1), np.diag([0.9, 1.1, 4, 1])), folder / "in" / "head.nii.gz")
+    Image.fromarray(np.clip(brain(2)[..., 2] / 4, 0, 255).astype(np.uint8)).save(folder / "in" / "photo.png")
+    nib.save(nib.Nifti1Image(np.full((40, 40, 3), 7, np.int16), np.eye(4)), folder / "in" / "flat.nii.gz")
+    return folder
+
+
+def write_report(network, folder, **overrides):
+    """Run inference in a folder, which fails for the bad case; return the report."""
+    with pytest.raises(Exception, match="Failed to evaluate"):
+        make_workflow(network, folder, **overrides).run()
+    return (folder / "out" / "report.html").read_text()
+
+
 @pytest.fixture
 def folder(tmp_path):
-    """Write two good cases, one of them a picture, and a bad one."""
-    (tmp_path / "in").mkdir()
-    nib.save(nib.Nifti1Image(brain(1), np.diag([0.9, 1.1, 4, 1])), tmp_path / "in" / "head.nii.gz")
-    Image.fromarray(np.clip(brain(2)[..., 2] / 4, 0, 255).astype(np.uint8)).save(tmp_path / "in" / "photo.png")
-    nib.save(nib.Nifti1Image(np.full((40, 40, 3), 7, np.int16), np.eye(4)), tmp_path / "in" / "flat.nii.gz")
-    return tmp_path
+    return write_cases(tmp_path)
 
 
-@pytest.fixture
-def report_of(fitted_network, folder):
-    """Return a function that runs inference in the folder and returns the report; the bad case fails."""
-
-    def run(**overrides):
-        with pytest.raises(Exception, match="Failed to evaluate"):
-            make_workflow(fitted_network, folder, **overrides).run()
-        return (folder / "out" / "report.html").read_text()
-
-    return run
+@pytest.fixture(scope="module")
+def default_run(tmp_path_factory):
+    """Run inference with the default settings once; return the folder and the report."""
+    folder = write_cases(tmp_path_factory.mktemp("report"))
+    return folder, write_report(make_fitted_network(), folder)
 
 
 class TestContent:
-    def test_cases_failures_and_settings(self, report_of, folder):
-        page = Page(report_of(threshold=0.5))
+    def test_cases_failures_and_settings(self, fitted_network, folder):
+        page = Page(write_report(fitted_network, folder, threshold=0.5))
         summary = json.loads((folder / "out" / "summary.json").read_text())
         ranked = sorted(summary["cases"], key=lambda entry: -entry["image_score"])
         links = [
@@ -161,8 +168,9 @@ class TestContent:
         for name, value in [*summary["settings"].items(), *summary["versions"].items()]:
             assert re.search(rf"{re.escape(name)}\s*{re.escape(str(value))}", page.text)
 
-    def test_every_scored_slice_is_shown(self, report_of, folder):
-        page = Page(report_of())
+    def test_every_scored_slice_is_shown(self, default_run):
+        folder, report = default_run
+        page = Page(report)
         (volume,) = (slices for slices in page.json if len(slices) > 1)
         (picture,) = (slices for slices in page.json if len(slices) == 1)
         assert [entry["name"] for entry in volume] == [1, 2, 3, 4]  # the first has no contrast
@@ -178,8 +186,8 @@ class TestContent:
             assert max(plain.size) <= LONGEST_SIDE
             assert picture_of(entry["components"]).size == picture_of(entry["rarity"]).size == plain.size
 
-    def test_components(self, report_of):
-        page = Page(report_of())
+    def test_components(self, default_run):
+        page = Page(default_run[1])
         shares = [float(share) for share in re.findall(r"\d+\s+([\d.]+) %\s+[\d.]+ %\s+-?[\d.]+\s", page.text)]
         assert shares and all(0 < share <= 100 for share in shares)
         assert sum(shares) == pytest.approx(200, abs=1)  # two cases, and at most four components in each
@@ -201,7 +209,7 @@ class TestContent:
         assert "No case was scored" in text and "check that the file is whole" in text
 
     @pytest.mark.parametrize("event", [Events.EPOCH_COMPLETED, Events.COMPLETED])
-    def test_metrics_of_the_run(self, fitted_network, folder, report_of, event):
+    def test_metrics_of_the_run(self, fitted_network, folder, event):
         evaluator = make_workflow(fitted_network, folder).parser.get_parsed_content("evaluator")
         path = folder / "out" / "metrics.json"
         evaluator.add_event_handler(event, lambda: write_json(METRICS, path))
@@ -213,7 +221,7 @@ class TestContent:
         assert "there is no label photo.png" in text
         assert "anomalous 31 12 77" in text and "\N{EN DASH}" in text
         assert all(title in text for title in ("ROC", "Precision and recall", "Overlap per region", "Dice against"))
-        report_of()
+        write_report(fitted_network, folder)
         assert path.exists() and "pixel auroc" not in (folder / "out" / "report.html").read_text()
 
     def test_outside_fitted_range(self, fitted_network, folder, monkeypatch):
@@ -251,8 +259,8 @@ class TestContent:
 
 
 class TestPrivacy:
-    def test_report_is_self_contained(self, report_of):
-        report = report_of()
+    def test_report_is_self_contained(self, default_run):
+        _, report = default_run
         assert not re.search(r"https?:|url\((?!#)|@import|<link|<iframe|<object|<embed", report)
         page = Page(report)
         for _, attributes in page.elements:
@@ -423,8 +431,8 @@ def browse(tmp_path):
 
 
 class TestBrowser:
-    def test_no_complaint_and_no_request(self, report_of, browse):
-        report = report_of()
+    def test_no_complaint_and_no_request(self, default_run, browse):
+        _, report = default_run
         title, logged = browse(report + USE)
         assert "CONSOLE" not in logged
         seen = json.loads(title)
