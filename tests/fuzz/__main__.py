@@ -35,14 +35,14 @@ def try_all(worker: Worker, kinds: Sequence[str], first: int, number: int | None
     """Try attacks, always of the kind that has used the least time.
 
     Args:
-        worker: tries them.
-        kinds: of attack.
-        first: seed of each kind.
-        number: how many of each kind; None for as many as there is time for.
-        seconds: how long, where there is no number.
+        worker: process for the attacks.
+        kinds: kinds of attack.
+        first: first seed of every kind.
+        number: number per kind; None for as many as the time allows.
+        seconds: time limit without a number.
 
     Returns:
-        What became of them.
+        Their outcomes.
     """
     spent = dict.fromkeys(kinds, 0.0)
     tried = dict.fromkeys(kinds, 0)

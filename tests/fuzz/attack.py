@@ -12,8 +12,8 @@ class Attack(NamedTuple):
     """Bad input in a folder.
 
     Attributes:
-        what: what it is, in a few words.
-        must_fail: whether a result would be wrong, so that only a sentence will do.
+        what: short description.
+        must_fail: whether a result would be wrong, so that the run must end in a sentence.
     """
 
     what: str
@@ -24,10 +24,10 @@ class Trial(NamedTuple):
     """Outcome of an attack.
 
     Attributes:
-        kind: of the attack.
-        seed: repeats it.
-        what: was done.
-        problems: what did not hold; empty where everything did.
+        kind: kind of the attack.
+        seed: seed that repeats it.
+        what: short description.
+        problems: violated conditions; empty if the trial passed.
     """
 
     kind: str

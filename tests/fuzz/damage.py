@@ -9,7 +9,7 @@ def damage(random: Random, content: bytes) -> tuple[bytes, str]:
     """Damage bytes in one of several ways.
 
     Returns:
-        The damaged bytes, and what was done.
+        The damaged bytes, and a description of the damage.
     """
     way = random.choice([flip, flip, truncate, zero, insert, repeat, append, remove])
     damaged, where = way(random, content)

@@ -66,7 +66,7 @@ class Element(NamedTuple):
         tag: group and element.
         vr: value representation, two bytes.
         value: the bytes of the value.
-        length: that the file claims; None for that of the value.
+        length: length stated in the file; None for the length of the value.
     """
 
     tag: int

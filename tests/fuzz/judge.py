@@ -28,10 +28,10 @@ def judge_sentence(sentence: object, folder: Path) -> list[str]:
 
     Args:
         sentence: the reason.
-        folder: which it must not name: reasons are about files relative to it.
+        folder: folder that it must not name: reasons name files relative to it.
 
     Returns:
-        What is wrong with the sentence.
+        Problems of the sentence.
     """
     if not isinstance(sentence, str) or not sentence.strip():
         return [f"the reason is no sentence: {sentence!r}"]
@@ -51,12 +51,12 @@ def judge_error(error: BaseException | None, folder: Path, output_dir: str = "")
     """Judge the exception of a whole run.
 
     Args:
-        error: it; None where the run succeeded.
-        folder: with the images, of which the message must not quote absolute paths.
-        output_dir: which it may quote wherever it lies, and a folder in it to be given instead.
+        error: the exception; None if the run succeeded.
+        folder: folder of the images, whose absolute paths must not be in the message.
+        output_dir: folder that the message may quote, also with a folder inside it.
 
     Returns:
-        What is wrong: a traceback instead of a sentence, or a sentence that cannot be shown.
+        Problems: a traceback instead of a sentence, or a sentence that cannot be shown.
     """
     if error is None:
         return []
@@ -96,7 +96,7 @@ def snapshot(folder: Path) -> dict[str, str]:
         folder: links in it are described, not followed.
 
     Returns:
-        By path relative to the folder: the SHA-256 of a file, where a link points, or what else there is.
+        SHA-256 of a file, target of a link, or kind of the entry, by path relative to the folder.
     """
     files = {}
     for place, folders, files in os.walk(folder):

@@ -23,9 +23,9 @@ class Kind(NamedTuple):
     """A kind of attack.
 
     Attributes:
-        tries: tries one.
-        n_tested: how many `make test` tries: the seeds from 0.
-        is_native: whether libraries in C++ read the files, which may end the process.
+        tries: function that tries an attack.
+        n_tested: number of seeds, from 0, that `make test` tries.
+        is_native: whether libraries in C++, which may end the process, read the files.
     """
 
     tries: Try
@@ -56,11 +56,11 @@ def try_attack(kind: str, seed: int, workspace: Path) -> Trial:
 
     Args:
         kind: one of `KINDS`.
-        seed: all that the attack depends on.
-        workspace: an existing folder; what the attack makes in it is removed.
+        seed: the only input of the attack.
+        workspace: an existing folder, cleared after the attack.
 
     Returns:
-        What became of it.
+        Its outcome.
     """
     folder = workspace / f"{kind}-{seed}"
     folder.mkdir()

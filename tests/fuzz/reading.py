@@ -38,12 +38,12 @@ def try_reading(random: Random, folder: Path, prepare: Prepare) -> tuple[str, li
     """Try an attack on reading.
 
     Args:
-        random: of the attack.
-        folder: an empty one.
-        prepare: puts the attack into a folder.
+        random: generator of the attack.
+        folder: an empty folder.
+        prepare: function that puts the attack into a folder.
 
     Returns:
-        What was done, and what did not hold.
+        A description of the attack, and its problems.
     """
     data = folder / "data"
     save(data / f"{GOOD}.nii.gz", brain(0, SHAPE))
@@ -59,10 +59,10 @@ def read(data: Path, must_fail: bool = False, max_cases: int = 1000) -> list[str
     Args:
         data: the folder.
         must_fail: whether a result of one of the others would be wrong.
-        max_cases: more cases than that are wrong.
+        max_cases: largest number of cases allowed.
 
     Returns:
-        What did not hold.
+        Problems.
     """
     try:
         cases = find_cases(data)
@@ -93,11 +93,11 @@ def judge_item(item: dict[str, Any], path: Path) -> list[str]:
     """Judge a case that was read, and its results with the image in place of the map.
 
     Args:
-        item: what `CaseDataset` gives.
-        path: of the image.
+        item: item of `CaseDataset`.
+        path: path of the image.
 
     Returns:
-        What is wrong with it.
+        Its problems.
     """
     image, problems = item["image"], []
     if not bool(image.isfinite().all()) or float(image.min()) < 0 or float(image.max()) > 1:
@@ -119,12 +119,12 @@ def judge_geometry(shape: tuple[int, ...], affine: np.ndarray, source: Path) -> 
     """Judge whether a result has the geometry of its source in nibabel, to the precision of the format.
 
     Args:
-        shape: of the result.
-        affine: of the result, ``[4,4]``.
+        shape: shape of the result.
+        affine: affine of the result, ``[4,4]``.
         source: a NIfTI file.
 
     Returns:
-        What is wrong with it.
+        Its problems.
     """
     try:
         shape_shown, affine_shown = _shown_by_nibabel(source)

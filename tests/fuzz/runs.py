@@ -39,9 +39,9 @@ class Fault:
     """Fault that fails every change of files below some folders from the n-th on.
 
     Args:
-        folders: where.
+        folders: the folders.
         n: the first change that fails, from 0.
-        make: what is raised.
+        make: function that makes the exception.
     """
 
     def __init__(self, folders: list[Path], n: int, make: Callable[[], BaseException]) -> None:

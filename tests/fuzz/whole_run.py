@@ -47,12 +47,12 @@ def try_run(run_id: str, data: Path, **overrides: Any) -> tuple[BaseException | 
     """Run the bundle.
 
     Args:
-        run_id: which run.
-        data: folder with images, of which no message may quote absolute paths.
+        run_id: id of the run.
+        data: folder of the images, whose absolute paths must not be in a message.
         overrides: ids of the config.
 
     Returns:
-        What it raised, and what is wrong with that.
+        Its exception or None, and the problems of its message.
     """
     error = None
     with quiet():
@@ -68,10 +68,10 @@ def judge_results(output_dir: Path, cases: Sequence[dict[str, Any]] | None = Non
 
     Args:
         output_dir: folder with the results.
-        cases: all that must be among the results or the failed, as `find_cases` gave them; None where that is unknown.
+        cases: cases from `find_cases` that must be among the results or the failed; None if unknown.
 
     Returns:
-        What is wrong with them.
+        Their problems.
     """
     path = output_dir / "summary.json"
     if not path.is_file():

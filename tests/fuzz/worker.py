@@ -22,7 +22,7 @@ class Worker:
 
     Args:
         workspace: an existing folder.
-        seconds: after which an attack hangs.
+        seconds: time limit of an attack.
     """
 
     def __init__(self, workspace: Path, seconds: float = SECONDS) -> None:
