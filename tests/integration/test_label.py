@@ -109,6 +109,12 @@ def infer_locally(folder, tmp_path, model="anomaly", images=None, **settings):
     return masks, {entry.pop("case"): entry for entry in summary["cases"]}
 
 
+@pytest.fixture(scope="module")
+def local_results(folder, tmp_path_factory):
+    """Run the bundle's inference on all cases once; return masks and measurements."""
+    return infer_locally(folder, tmp_path_factory.mktemp("local"))
+
+
 def digests(folder):
     """Return the SHA-256 by path of all files outside the server's folder."""
     files = [path for path in folder.rglob("*") if path.is_file() and "served" not in path.relative_to(folder).parts[0]]
@@ -120,8 +126,8 @@ def assert_same(label, mask):
 
 
 class TestInference:
-    def test_label_is_the_mask_of_the_bundle(self, server, folder, tmp_path):
-        masks, _ = infer_locally(folder, tmp_path)
+    def test_label_is_the_mask_of_the_bundle(self, server, tmp_path, local_results):
+        masks, _ = local_results
         for name, mask in masks.items():
             label = mask_of(server.infer("anomaly", name, "image"), tmp_path / "label.nii.gz")
             assert_same(label, mask)
@@ -129,21 +135,21 @@ class TestInference:
             assert label.get_data_dtype() == np.uint8
         assert np.asarray(masks["lesion"].dataobj)[LESION].mean() > 0.5
 
-    def test_uploaded_image(self, server, folder, tmp_path):
-        masks, _ = infer_locally(folder, tmp_path)
+    def test_uploaded_image(self, server, folder, tmp_path, local_results):
+        masks, _ = local_results
         with open(folder / "in" / "lesion.nii.gz", "rb") as file:
             label = mask_of(
                 server.infer("anomaly", "", "image", {"file": ("x.nii.gz", file)}), tmp_path / "label.nii.gz"
             )
         assert_same(label, masks["lesion"])
 
-    def test_session(self, server, folder, tmp_path):
-        masks, _ = infer_locally(folder, tmp_path)
+    def test_session(self, server, folder, tmp_path, local_results):
+        masks, _ = local_results
         answer = server.infer_in_session("anomaly", "Volume 1", folder / "in" / "lesion.nii.gz")
         assert_same(mask_of(answer, tmp_path / "label.nii.gz"), masks["lesion"])
 
-    def test_json_has_the_measurements_of_the_summary(self, server, folder, tmp_path):
-        _, entries = infer_locally(folder, tmp_path)
+    def test_json_has_the_measurements_of_the_summary(self, server, local_results):
+        _, entries = local_results
         for name, entry in entries.items():
             answer = server.infer("anomaly", name, "json").json()
             assert answer["label_names"] == {"anomaly": 1}
@@ -159,8 +165,8 @@ class TestInference:
                 mask_of(server.infer("anomaly", "lesion", "image", **settings), tmp_path / "l.nii.gz"), masks["lesion"]
             )
 
-    def test_two_bundles_in_one_server(self, server, folder, tmp_path):
-        masks, _ = infer_locally(folder, tmp_path)
+    def test_two_bundles_in_one_server(self, server, tmp_path, local_results):
+        masks, _ = local_results
         for name in ("lesion", "oblong", "lesion"):
             assert_same(mask_of(server.infer("anomaly", name, "image"), tmp_path / "l.nii.gz"), masks[name])
             other = mask_of(server.infer("other", name, "image"), tmp_path / "l.nii.gz")
