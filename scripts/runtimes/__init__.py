@@ -3,8 +3,7 @@
 `quantization` is not imported here: it is needed once for a model, and what it imports is slow to start.
 """
 
-from .exported import load_exported
+from .export import ExportableNetwork, load_exported
 from .selection import PRECISIONS, RUNTIMES, select_runtime
-from .traceable import ExportableNetwork
 
 __all__ = ["PRECISIONS", "RUNTIMES", "ExportableNetwork", "load_exported", "select_runtime"]

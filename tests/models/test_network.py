@@ -11,7 +11,7 @@ from scripts.errors import InputError
 from scripts.models.encoder import DINOv2PatchEncoder
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.network import PatchAnomalyNetwork
-from scripts.runtimes.traceable import ExportableNetwork
+from scripts.runtimes.export import ExportableNetwork
 from scripts.training.trainer import step_size_at
 
 KINDS = ["cosine", "euclidean", "mahalanobis", "negative_log_likelihood"]

@@ -14,7 +14,7 @@ from scripts.models.checkpoint import save, save_network
 from scripts.runtimes import auto
 from scripts.runtimes.auto import AgreementCache
 from scripts.runtimes.cache import RuntimeCache, compiled_for
-from scripts.runtimes.exported import load_exported
+from scripts.runtimes.export import load_exported
 from scripts.runtimes.selection import read_limits
 
 

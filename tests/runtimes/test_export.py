@@ -16,9 +16,8 @@ from scripts.export_bundle import export_bundle
 from scripts.inference.inferer import DPMMInferer
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.mixture.dirichlet_process import COVARIANCE_TYPES
-from scripts.runtimes import onnx_network
-from scripts.runtimes.exported import load_exported
-from scripts.runtimes.traceable import ExportableNetwork
+from scripts.runtimes import export as exports
+from scripts.runtimes.export import ExportableNetwork, load_exported
 from tests.conftest import make_encoder
 from tests.tiny_bundle import ROOT, TINY, run_bundle, run_configs
 from tests.tiny_cases import brain, save
@@ -216,7 +215,7 @@ def test_other_files_are_not_exports(tmp_path):
 
 
 def test_without_onnxruntime_it_is_said_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_network, "has_onnxruntime", False)
+    monkeypatch.setattr(exports, "has_onnxruntime", False)
     with pytest.raises(InputError, match="pip install onnxruntime"):
         load_exported(tmp_path / "model.onnx")
 

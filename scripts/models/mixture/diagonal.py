@@ -1,4 +1,4 @@
-"""Gaussians with a variance for each feature."""
+"""Gaussians with uncorrelated features: a variance for each feature, or one for all."""
 
 import torch
 
@@ -40,3 +40,20 @@ class DiagonalGaussians(Gaussians):
         self.means.copy_(self.first_statistic / mass.unsqueeze(1))
         variances = self.second_statistic / mass.unsqueeze(1) - self.means.square()
         self.covariances.copy_(variances.clamp_(min=0) + self.reg_covar)
+
+
+class SphericalGaussians(DiagonalGaussians):
+    """`DiagonalGaussians` with the mean over features for each variance: ``covariances [K,D]``, rows of one number."""
+
+    def initialize_covariances(self, x: torch.Tensor) -> None:
+        """Give all components the mean variance of samples ``[N,D]``."""
+        super().initialize_covariances(x)
+        self._average()
+
+    def update(self, mass: torch.Tensor) -> None:
+        """As `DiagonalGaussians`, then the mean over features."""
+        super().update(mass)
+        self._average()
+
+    def _average(self) -> None:
+        self.covariances.copy_(self.covariances.mean(1, keepdim=True).expand_as(self.covariances))

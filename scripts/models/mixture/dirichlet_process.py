@@ -5,11 +5,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...errors import InputError
-from .diagonal import DiagonalGaussians
+from .diagonal import DiagonalGaussians, SphericalGaussians
 from .full import FullGaussians
 from .base import EPS, Gaussians, squared_distances
 from .low_rank import LowRankGaussians
-from .spherical import SphericalGaussians
 from .stick_breaking import log_stick_weights, update_concentration, update_fractions
 
 SCORE_KINDS = ("cosine", "euclidean", "mahalanobis", "negative_log_likelihood", "subspace")
