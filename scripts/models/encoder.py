@@ -23,6 +23,24 @@ _TIMM_NAMES = {
 }
 
 
+class EncoderBackend:
+    """Base class of runtimes that compute `DINOv2PatchEncoder.block_tokens`.
+
+    Args:
+        name: runtime and precision, such as ``"openvino bf16"``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def prepare(self, images: torch.Tensor) -> None:
+        """Get ready for a batch of images ``[B,3,H,W]``; called once before each is embedded."""
+
+    def __call__(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
+        """Compute patch tokens on any device, in single precision; see `DINOv2PatchEncoder.block_tokens`."""
+        raise NotImplementedError
+
+
 class DINOv2PatchEncoder(nn.Module):
     """L2-normalised DINOv2 patch embeddings (Oquab et al., 2023, arXiv 2304.07193).
 
@@ -40,10 +58,16 @@ class DINOv2PatchEncoder(nn.Module):
             embeddings of all are brought to the patches of the image as it comes, averaged and normalised.
         vit_options: overrides of timm's model arguments (``depth``, ``embed_dim``, ...), for small test models.
 
+    Attributes:
+        backend: computes `block_tokens` in another runtime or precision; None for torch in single precision. Exports
+            never use it.
+
     Raises:
         InputError: an unknown ``name``, an ``image_size`` that is not a positive multiple of 14, no such layer,
             a scale that is not positive.
     """
+
+    __jit_unused_properties__ = ("backend_name",)
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -84,10 +108,15 @@ class DINOv2PatchEncoder(nn.Module):
         self.n_features = vit.embed_dim * len(self.layers)
         self.has_registers = vit.reg_token is not None
         self.weights_digest = ""  # of what was loaded; empty while the weights are random
-        self.backend_name = "torch fp32"  # runtime and precision
+        self.backend: EncoderBackend | None = None
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
+
+    @property
+    def backend_name(self) -> str:
+        """Runtime and precision of the blocks."""
+        return self.backend.name if self.backend is not None else "torch fp32"
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Embed the patches of images.
@@ -101,6 +130,8 @@ class DINOv2PatchEncoder(nn.Module):
         Raises:
             ValueError: H or W is not a positive multiple of 14.
         """
+        if not torch.jit.is_scripting() and self.backend is not None:
+            self.backend.prepare(images)
         embeddings = [self._at_scale(images, percent) for percent in self.percents]
         return embeddings[0] if len(embeddings) == 1 else F.normalize(torch.stack(embeddings).sum(0), dim=1)
 
@@ -133,11 +164,15 @@ class DINOv2PatchEncoder(nn.Module):
                 f"The encoder takes images whose sides are multiples of 14 pixels; got {height} x {width}."
             )
         h, w = height // 14, width // 14
-        tokens = self.block_tokens(images, self.patch_positions(h, w))
+        positions = self.patch_positions(h, w)
+        if torch.jit.is_scripting() or self.backend is None:
+            tokens = self.block_tokens(images, positions)
+        else:
+            tokens = [of_layer.to(images) for of_layer in self.backend(images, positions)]
         return [of_layer.transpose(1, 2).reshape(images.shape[0], -1, h, w) for of_layer in tokens]
 
     def block_tokens(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
-        """What costs the time: from pixels through the blocks. A runtime takes the place of this method alone.
+        """Run patch embedding and transformer blocks in torch; the only method that a backend replaces.
 
         Args:
             images: ``[B,3,H,W]`` in [0,1], H and W multiples of 14.

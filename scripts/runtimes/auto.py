@@ -1,4 +1,4 @@
-"""The fastest runtime that keeps the mask."""
+"""Choice of the fastest backend that leaves the mask unchanged."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import torch
 
 from ..errors import reason, reason_of
 from ..files import write_json
-from ..models.encoder import DINOv2PatchEncoder
+from ..models.encoder import DINOv2PatchEncoder, EncoderBackend
 from .cache import RuntimeCache
-from .encoder import EncoderBackend, RunBlocks
-from .torch_backend import TorchBlocks
+from .torch_backend import TorchBackend
 
 logger = logging.getLogger(__name__)
 
@@ -26,84 +25,93 @@ MAX_FLIP_RATE = 0.2
 
 
 class AgreementCache:
-    """`decision_flip_rate` of each runtime, kept with the model.
+    """The `decision_flip_rate` of each runtime and precision, kept with the model.
 
     Args:
-        artefacts: those of the model.
+        cache: that of the model.
     """
 
-    def __init__(self, artefacts: RuntimeCache) -> None:
-        self.artefacts = artefacts
-        self._changed = read_verdicts(artefacts.verdicts)
+    def __init__(self, cache: RuntimeCache) -> None:
+        self.cache = cache
+        self._flip_rates = read_agreement(cache.agreement)
 
     def get(self, name: str) -> float | None:
-        """The share for a runtime and precision, such as ``"openvino bf16"``; None where it is not known yet."""
-        return 0.0 if name == REFERENCE else self._changed.get(name)
+        """Return the rate of a runtime and precision, such as ``"openvino bf16"``; None if it is unknown."""
+        return 0.0 if name == REFERENCE else self._flip_rates.get(name)
 
-    def put(self, name: str, changed: float) -> None:
-        """Keep what was found for a runtime and precision, on disk where it can be written."""
-        self._changed[name] = changed
-        self.artefacts.prepare()
+    def put(self, name: str, flip_rate: float) -> None:
+        """Keep the rate of a runtime and precision, on disk if the file can be written."""
+        self._flip_rates[name] = flip_rate
+        self.cache.prepare()
         try:
-            write_json(self._changed, self.artefacts.verdicts)
+            write_json(self._flip_rates, self.cache.agreement)
         except OSError as error:
-            logger.warning(f"What was found of {name} cannot be kept ({reason(error)}); it is found anew each time.")
+            logger.warning(f"The agreement of {name} cannot be kept ({reason(error)}); it is measured anew each time.")
 
 
-def read_verdicts(path: Path) -> dict[str, float]:
-    """Read the shares of patches that change sides, by runtime; empty where the file is missing or damaged."""
+def read_agreement(path: Path) -> dict[str, float]:
+    """Read flip rates by runtime and precision; empty if the file is missing or damaged."""
     try:
-        changed = json.loads(path.read_text())
+        flip_rates = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    if isinstance(changed, dict) and all(_is_share(value) for value in changed.values()):
-        return changed
+    if isinstance(flip_rates, dict) and all(_is_rate(value) for value in flip_rates.values()):
+        return flip_rates
     return {}
 
 
-def _is_share(value: Any) -> bool:
+def _is_rate(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
 class AutoBackend(EncoderBackend):
-    """An encoder in the first of several runtimes that starts and keeps the mask.
+    """Give an encoder the first of several backends that starts and leaves the mask unchanged.
 
-    A runtime of which nothing is known yet is compared with torch in single precision on the first images that come.
+    A backend of unknown agreement is compared with torch in single precision on the next images. Until one is chosen,
+    the encoder runs in torch in single precision; afterwards the chosen backend takes the place of this one.
 
     Args:
-        encoder: in whose place it comes.
-        candidates: what starts each runtime, by name, fastest first; the last is ``REFERENCE``.
-        exceeds_threshold: embeddings ``[B,D,h,w]`` -> which of the patches lie beyond the decision threshold.
-        target_fpr: share of normal patches beyond it.
-        verdicts: what is known.
+        encoder: receives the backend.
+        candidates: functions that start each backend, by name, fastest first; the last is ``REFERENCE``.
+        exceeds_threshold: embeddings ``[B,D,h,w]`` -> mask of the patches that reach the decision threshold.
+        target_fpr: false-positive rate of the decision threshold, per normal patch.
+        agreement: known flip rates.
     """
 
     def __init__(
         self,
         encoder: DINOv2PatchEncoder,
-        candidates: Mapping[str, Callable[[], RunBlocks]],
+        candidates: Mapping[str, Callable[[], EncoderBackend]],
         exceeds_threshold: Callable[[torch.Tensor], torch.Tensor],
         target_fpr: float,
-        verdicts: AgreementCache,
+        agreement: AgreementCache,
     ) -> None:
-        super().__init__(encoder, TorchBlocks(encoder), REFERENCE)
+        super().__init__(REFERENCE)
+        self.encoder = encoder
         self.candidates = dict(candidates)
         self.exceeds_threshold = exceeds_threshold
         self.target_fpr = target_fpr
-        self.verdicts = verdicts
+        self.agreement = agreement
+        self.reference = TorchBackend(encoder)
+
+    def attach(self) -> None:
+        """Become the backend of the encoder, or choose at once if the agreement of the candidates is known."""
+        self.encoder.backend = self
         self._choose(None)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """See `DINOv2PatchEncoder`."""
-        if self.candidates:
-            self._choose(images)
-        return super().forward(images)
+    def prepare(self, images: torch.Tensor) -> None:
+        """Choose on a batch of images ``[B,3,H,W]``."""
+        self._choose(images)
+
+    def __call__(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
+        """Compute in torch in single precision, see `EncoderBackend`."""
+        return self.reference(images, positions)
 
     def _choose(self, images: torch.Tensor | None) -> None:
-        """Go through the candidates; without images, up to the first of which nothing is known."""
+        """Go through the candidates; without images, up to the first of unknown agreement."""
         while self.candidates:
             name = next(iter(self.candidates))
-            known = self.verdicts.get(name)
+            known = self.agreement.get(name)
             if known is None and images is None:
                 return
             start = self.candidates.pop(name)
@@ -111,46 +119,50 @@ class AutoBackend(EncoderBackend):
                 logger.info(f"{name} would not keep the mask: {_finding(known)}")
                 continue
             try:
-                blocks = start()
-                changed = self._compare(name, blocks, images) if known is None else known
+                backend = start()
+                flip_rate = self._compare(backend, images) if known is None else known
             except Exception as error:
                 logger.warning(f"{name} does not run the encoder here ({reason_of(error)}); taking the next.")
                 continue
-            if changed > MAX_FLIP_RATE:
-                logger.warning(f"{name} would not keep the mask: {_finding(changed)}; taking the next.")
+            if flip_rate > MAX_FLIP_RATE:
+                logger.warning(f"{name} would not keep the mask: {_finding(flip_rate)}; taking the next.")
                 continue
-            logger.info(f"the encoder runs in {name}, the fastest here that keeps the mask: {_finding(changed)}")
-            self.run_blocks, self.backend_name = blocks, name
-            self.candidates.clear()
+            logger.info(f"the encoder runs in {name}, the fastest here that keeps the mask: {_finding(flip_rate)}")
+            self.encoder.backend = backend
             return
-        self.run_blocks = TorchBlocks(self)
+        self.encoder.backend = self.reference
         logger.warning(f"None of what was asked for keeps the mask; the encoder runs in {REFERENCE}.")
 
-    def _compare(self, name: str, blocks: RunBlocks, images: Any) -> float:
-        """How many patches of images change sides, which is kept."""
-        beyond = []
-        for run_blocks in (TorchBlocks(self), blocks):
-            self.run_blocks = run_blocks
-            beyond.append(self.exceeds_threshold(super().forward(images)))
-        changed = decision_flip_rate(beyond[0], beyond[1], self.target_fpr)
-        self.verdicts.put(name, changed)
-        return changed
+    def _compare(self, backend: EncoderBackend, images: Any) -> float:
+        """Measure and keep the flip rate of a backend on images ``[B,3,H,W]``."""
+        expected, decisions = self._decisions(self.reference, images), self._decisions(backend, images)
+        flip_rate = decision_flip_rate(expected, decisions, self.target_fpr)
+        self.agreement.put(backend.name, flip_rate)
+        return flip_rate
+
+    def _decisions(self, backend: EncoderBackend, images: torch.Tensor) -> torch.Tensor:
+        """Return the mask of patches that reach the decision threshold with another backend."""
+        self.encoder.backend = backend
+        try:
+            return self.exceeds_threshold(self.encoder.forward(images))  # hooks of the encoder see a batch once
+        finally:
+            self.encoder.backend = self
 
 
-def decision_flip_rate(expected: torch.Tensor, found: torch.Tensor, target_fpr: float) -> float:
-    """How many patches change sides of the decision threshold, as a share of those beyond it.
+def decision_flip_rate(expected: torch.Tensor, decisions: torch.Tensor, target_fpr: float) -> float:
+    """Compute the number of patches on another side of the decision threshold, relative to those that reach it.
 
     Args:
-        expected: which patches lie beyond it, of any shape.
-        found: likewise, in another runtime.
-        target_fpr: share of normal patches beyond it; the patches beyond are taken to be no fewer.
+        expected: mask of the patches that reach it, of any shape.
+        decisions: the same mask in another runtime.
+        target_fpr: lower bound of the share of patches that reach it.
 
     Returns:
-        The share, without unit; 0.2 is about a Dice of 0.9.
+        The ratio; 0.2 is about a Dice of 0.9.
     """
-    beyond = max(float(expected.float().mean()), target_fpr)
-    return float((expected != found).float().mean()) / beyond
+    positive_rate = max(float(expected.float().mean()), target_fpr)
+    return float((expected != decisions).float().mean()) / positive_rate
 
 
-def _finding(changed: float) -> str:
-    return f"where it was checked, patches that change sides are {changed:.1%} of those beyond the decision threshold"
+def _finding(flip_rate: float) -> str:
+    return f"where it was checked, patches that change sides are {flip_rate:.1%} of those beyond the decision threshold"

@@ -42,19 +42,19 @@ class RuntimeCache:
         return self.folder / "blocks_int8.onnx"
 
     @property
-    def limits(self) -> Path:
+    def thresholds(self) -> Path:
         """The state of the `ScoreCalibration` of scores that come out of int8."""
         return self.folder / "limits_int8.pt"
 
     @property
-    def verdicts(self) -> Path:
+    def agreement(self) -> Path:
         """What is known of each runtime, see `scripts.runtimes.auto.AgreementCache`."""
         return self.folder / "verdicts.json"
 
     @property
     def is_quantized(self) -> bool:
         """Whether the blocks in int8 are there, and the limits that go with them."""
-        return self.quantized.is_file() and self.limits.is_file()
+        return self.quantized.is_file() and self.thresholds.is_file()
 
     def blocks(self, encoder: DINOv2PatchEncoder) -> Path:
         """The blocks as ONNX, exported where they are not there yet.

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,9 +14,6 @@ from torch import nn
 
 from ..errors import InputError
 from ..models.encoder import DINOv2PatchEncoder
-
-# Images [B,3,H,W] and positions [1,N,D] -> patch tokens [B,N,D] of each layer, see `DINOv2PatchEncoder.block_tokens`.
-RunBlocks = Callable[[torch.Tensor, torch.Tensor], list[torch.Tensor]]
 
 INSTALL = "`pip install -r requirements-fast.txt`"
 
@@ -35,26 +32,6 @@ class EncoderBlocks(nn.Module):
     def forward(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
         """See `DINOv2PatchEncoder.block_tokens`."""
         return self.encoder.block_tokens(images, positions)
-
-
-class EncoderBackend(DINOv2PatchEncoder):
-    """An encoder whose blocks run elsewhere; all else is that of the encoder it takes the place of, weights included.
-
-    Args:
-        encoder: in whose place it comes.
-        run_blocks: what runs the blocks.
-        backend_name: the runtime and the precision, for people.
-    """
-
-    def __init__(self, encoder: DINOv2PatchEncoder, run_blocks: RunBlocks, backend_name: str) -> None:
-        nn.Module.__init__(self)
-        self.__dict__.update(encoder.__dict__)  # shared, not copied
-        self.run_blocks = run_blocks
-        self.backend_name = backend_name
-
-    def block_tokens(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
-        """See `DINOv2PatchEncoder`."""
-        return [tokens.to(images) for tokens in self.run_blocks(images, positions)]
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The encoder's blocks in onnxruntime, and through it in TensorRT."""
+"""The onnxruntime and TensorRT backends of the encoder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from monai.utils import optional_import
 
+from ..models.encoder import EncoderBackend
+
 onnxruntime, has_onnxruntime = optional_import("onnxruntime")
 if has_onnxruntime:
     onnxruntime.disable_telemetry_events()
@@ -18,23 +20,25 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
 
-class OnnxRuntimeBlocks:
-    """Runs blocks that `export_blocks` or `quantize` wrote.
+class OnnxRuntimeBackend(EncoderBackend):
+    """Run blocks that `export_blocks` or `quantize` wrote.
 
     Args:
         path: the file.
-        providers: what onnxruntime computes with, see `providers_for`.
+        providers: execution providers, see `providers_for`.
+        name: runtime and precision.
     """
 
-    def __init__(self, path: Path, providers: list[Any]) -> None:
+    def __init__(self, path: Path, providers: list[Any], name: str) -> None:
+        super().__init__(name)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
 
     def __call__(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
-        """See `RunBlocks`."""
-        found = self.session.run(None, {"images": images.cpu().numpy(), "positions": positions.cpu().numpy()})
-        return [torch.from_numpy(tokens) for tokens in found]
+        """See `EncoderBackend`."""
+        tokens = self.session.run(None, {"images": images.cpu().numpy(), "positions": positions.cpu().numpy()})
+        return [torch.from_numpy(layer_tokens) for layer_tokens in tokens]
 
 
 def has_provider(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The encoder's blocks in OpenVINO, on the CPU."""
+"""The OpenVINO backend of the encoder, on the CPU."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from monai.utils import optional_import
 
+from ..models.encoder import EncoderBackend
+
 openvino, has_openvino = optional_import("openvino")
 
 FIXED_SHAPES = 4  # of images for which blocks of their own are compiled, which is a little faster
 
 
-class OpenVINOBlocks:
-    """Runs blocks that `export_blocks` or `quantize` wrote.
+class OpenVINOBackend(EncoderBackend):
+    """Run blocks that `export_blocks` or `quantize` wrote.
 
     Slices go through one by one: on a CPU a batch is no faster. The first few shapes get blocks compiled for them, the
     others share some in which the shape is free, so that a folder of pictures of many sizes compiles few.
@@ -26,6 +28,7 @@ class OpenVINOBlocks:
     """
 
     def __init__(self, path: Path, precision: str) -> None:
+        super().__init__(f"openvino {precision}")
         self.core = openvino.Core()
         self.model = self.core.read_model(path)
         in_bf16 = precision == "bf16" or (precision == "int8" and has_bf16())
@@ -37,7 +40,7 @@ class OpenVINOBlocks:
         self.compiled: dict[tuple[int, ...] | None, Any] = {}  # None: of any shape
 
     def __call__(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
-        """See `RunBlocks`."""
+        """See `EncoderBackend`."""
         run = self._compiled_for(images[:1], positions)
         of_all = positions.cpu().numpy()
         of_slices = [run([image.numpy(), of_all]) for image in images.cpu().split(1)]

@@ -22,10 +22,10 @@ from ..models.network import PatchAnomalyNetwork
 from ..training.handlers import ThresholdCalibrator
 from .auto import AgreementCache, decision_flip_rate
 from .cache import RuntimeCache
-from .encoder import INSTALL, EncoderBackend
-from .onnxruntime_backend import CPU, OnnxRuntimeBlocks
-from .openvino_backend import OpenVINOBlocks, has_openvino
-from .torch_backend import TorchBlocks
+from .encoder import INSTALL
+from .onnxruntime_backend import CPU, OnnxRuntimeBackend
+from .openvino_backend import OpenVINOBackend, has_openvino
+from .torch_backend import TorchBackend
 
 nncf, has_nncf = optional_import("nncf")
 onnx, _ = optional_import("onnx")
@@ -59,9 +59,9 @@ def quantize(
     """
     if not has_nncf:
         raise InputError(f"To quantise the encoder nncf is needed and not installed; {INSTALL}.")
-    artefacts = RuntimeCache(ckpt_path)
+    cache = RuntimeCache(ckpt_path)
     encoder = network.encoder
-    blocks = onnx.load(artefacts.blocks(encoder))
+    blocks = onnx.load(cache.blocks(encoder))
     inputs = []
     for image in draw_slices(cases, inferer, SLICES, seed):
         pixels = network.to_patches(image)
@@ -71,12 +71,14 @@ def quantize(
     quantized = nncf.quantize(
         blocks, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
     )
-    with _said(artefacts.quantized):
-        artefacts.limits.unlink(missing_ok=True)  # those of other blocks
-        with atomic_write(artefacts.quantized) as partial:
+    with _name_file(cache.quantized):
+        cache.thresholds.unlink(missing_ok=True)  # those of other blocks
+        with atomic_write(cache.quantized) as partial:
             onnx.save(quantized, partial)
-    run = OpenVINOBlocks(artefacts.quantized, "int8") if has_openvino else OnnxRuntimeBlocks(artefacts.quantized, [CPU])
-    network.encoder = EncoderBackend(encoder, run, "int8")
+    if has_openvino:
+        encoder.backend = OpenVINOBackend(cache.quantized, "int8")
+    else:
+        encoder.backend = OnnxRuntimeBackend(cache.quantized, [CPU], "onnxruntime int8")
     return network
 
 
@@ -99,27 +101,34 @@ def save_limits(
     Raises:
         InputError: they cannot be written.
     """
-    network, artefacts = calibrator.network, RuntimeCache(ckpt_path)
+    network, cache = calibrator.network, RuntimeCache(ckpt_path)
     slices = list(draw_slices(cases, inferer, SLICES, seed))
-    in_fp32 = EncoderBackend(network.encoder, TorchBlocks(network.encoder), "torch fp32")
-    expected = torch.cat([network.exceeds_threshold(in_fp32(network.to_patches(image))).flatten() for image in slices])
+    backend = network.encoder.backend
+    network.encoder.backend = TorchBackend(network.encoder)
+    expected = _decisions(network, slices)
+    network.encoder.backend = backend
     network.calibration.fit(calibrator.scores(), network.target_fpr)
-    found = torch.cat([network.exceeds_threshold(network.embed(image)).flatten() for image in slices])
-    changed = decision_flip_rate(expected, found, network.target_fpr)
-    verdicts = AgreementCache(artefacts)
+    decisions = _decisions(network, slices)
+    flip_rate = decision_flip_rate(expected, decisions, network.target_fpr)
+    agreement = AgreementCache(cache)
     for runtime in ("openvino", "onnxruntime"):
-        verdicts.put(f"{runtime} int8", changed)
-    with _said(artefacts.limits):
-        save(network.calibration.state_dict(), artefacts.limits)
+        agreement.put(f"{runtime} int8", flip_rate)
+    with _name_file(cache.thresholds):
+        save(network.calibration.state_dict(), cache.thresholds)
     logger.info(
-        f"quantised: {artefacts.quantized}; of {len(found)} normal patches, those that change sides are "
-        f"{changed:.1%} of those beyond the decision threshold"
+        f"quantised: {cache.quantized}; of {len(decisions)} normal patches, those that change sides are "
+        f"{flip_rate:.1%} of those beyond the decision threshold"
     )
 
 
+def _decisions(network: PatchAnomalyNetwork, slices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return for every patch of slices ``[1,C,H,W]`` whether it reaches the decision threshold."""
+    return torch.cat([network.exceeds_threshold(network.embed(image)).flatten() for image in slices])
+
+
 @contextmanager
-def _said(path: Path) -> Iterator[None]:
-    """Say in a sentence that a file cannot be written."""
+def _name_file(path: Path) -> Iterator[None]:
+    """Raise one sentence if a file cannot be written."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk

@@ -1,4 +1,4 @@
-"""Which runtime and precision run the encoder."""
+"""Selection of the runtime and precision of the encoder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 
 from ..errors import InputError, reason_of
 from ..models.calibration import ScoreCalibration
-from ..models.encoder import DINOv2PatchEncoder
+from ..models.encoder import DINOv2PatchEncoder, EncoderBackend
 from ..models.fitted_state import check_calibration, check_tensors
 from ..models.network import PatchAnomalyNetwork
 from .auto import AgreementCache, AutoBackend
 from .cache import RuntimeCache
-from .encoder import INSTALL, EncoderBackend, RunBlocks
-from .onnxruntime_backend import TENSORRT, OnnxRuntimeBlocks, has_onnxruntime, has_provider, providers_for
-from .openvino_backend import OpenVINOBlocks, has_bf16, has_openvino
-from .torch_backend import TorchBlocks
+from .encoder import INSTALL
+from .onnxruntime_backend import TENSORRT, OnnxRuntimeBackend, has_onnxruntime, has_provider, providers_for
+from .openvino_backend import OpenVINOBackend, has_bf16, has_openvino
+from .torch_backend import TorchBackend
 
 logger = logging.getLogger(__name__)
 
@@ -59,73 +59,73 @@ def select_runtime(
     precision: str = "auto",
     compiled: bool = False,
 ) -> PatchAnomalyNetwork:
-    """Let another runtime run a network's encoder. Scores and limits are computed as before.
+    """Set the backend of a network's encoder. Scores and decision thresholds are computed as before.
 
-    A precision ``"auto"`` takes the fastest that can run here and keeps the mask, see `AutoBackend`; int8, which has
-    limits of its own, only where the model was quantised. A precision that is named is taken in any case, and a runtime
-    ``"auto"`` is then the fastest that has it.
+    A precision ``"auto"`` takes the fastest available combination that leaves the mask unchanged, see `AutoBackend`;
+    int8, which has its own decision thresholds, only if the model was quantised. A named precision is not compared, and
+    a runtime ``"auto"`` is then the fastest that has it.
 
     Args:
-        network: fitted; its ``encoder`` is replaced.
+        network: fitted; its ``encoder.backend`` is set.
         ckpt_path: the file it was loaded from, beside which compiled files are kept.
         runtime: one of ``RUNTIMES``.
         precision: one of ``PRECISIONS``.
-        compiled: whether torch compiles kernels of its own.
+        compiled: whether torch compiles the blocks.
 
     Returns:
         The same network.
 
     Raises:
-        InputError: what was asked for is not known, not installed, or cannot run here.
+        InputError: the runtime or precision is unknown, not installed, or cannot run here.
     """
     for name, value, known in (("runtime", runtime, RUNTIMES), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
     encoder = network.encoder
     device = encoder.mean.device
-    there = FASTEST_FIRST.get(device.type, (("torch", "fp32"),))
-    wanted = [pair for pair in there if runtime in ("auto", pair[0]) and precision in ("auto", pair[1])]
-    if not wanted:
+    supported = FASTEST_FIRST.get(device.type, (("torch", "fp32"),))
+    candidates = [pair for pair in supported if runtime in ("auto", pair[0]) and precision in ("auto", pair[1])]
+    if not candidates:
         raise InputError(
             f"runtime {runtime} has no precision {precision} on device {device.type}; there are "
-            f"{', '.join(' '.join(pair) for pair in there)}."
+            f"{', '.join(' '.join(pair) for pair in supported)}."
         )
-    artefacts = RuntimeCache(ckpt_path)
-    verdicts = AgreementCache(artefacts)
-    if precision == "auto":  # int8 was compared when it was made: its limits are not those of the others
-        wanted = [pair for pair in wanted if pair[1] != "int8" or verdicts.get(" ".join(pair)) is not None]
-    obstacles = {pair: unavailable_reason(*pair, artefacts) for pair in wanted}
-    possible = [pair for pair in wanted if obstacles[pair] is None]
+    cache = RuntimeCache(ckpt_path)
+    agreement = AgreementCache(cache)
+    if precision == "auto":  # int8 has thresholds of its own, so it was compared when it was quantised
+        candidates = [pair for pair in candidates if pair[1] != "int8" or agreement.get(" ".join(pair)) is not None]
+    obstacles = {pair: unavailable_reason(*pair, cache) for pair in candidates}
+    possible = [pair for pair in candidates if obstacles[pair] is None]
     if not possible:
         raise InputError("; ".join(dict.fromkeys(filter(None, obstacles.values()))))
-    for reason in dict.fromkeys(obstacles[pair] for pair in wanted[: wanted.index(possible[0])]):
+    for reason in dict.fromkeys(obstacles[pair] for pair in candidates[: candidates.index(possible[0])]):
         logger.warning(f"The encoder could be faster: {reason}")
     starts = {
-        " ".join(pair): partial(_start, *pair, encoder, network.calibration, artefacts, compiled) for pair in possible
+        " ".join(pair): partial(_start, *pair, encoder, network.calibration, cache, compiled) for pair in possible
     }
     if precision == "auto":
-        network.encoder = AutoBackend(encoder, starts, network.exceeds_threshold, network.target_fpr, verdicts)
+        AutoBackend(encoder, starts, network.exceeds_threshold, network.target_fpr, agreement).attach()
     else:
-        network.encoder = _unchecked(encoder, *next(iter(starts.items())))
+        encoder.backend = _start_named(*next(iter(starts.items())))
     return network
 
 
-def _unchecked(encoder: DINOv2PatchEncoder, name: str, start: Callable[[], RunBlocks]) -> EncoderBackend:
+def _start_named(name: str, start: Callable[[], EncoderBackend]) -> EncoderBackend:
     try:
-        return EncoderBackend(encoder, start(), name)
+        return start()
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{name} does not start here ({reason_of(error)}); take runtime auto.") from error
 
 
-def unavailable_reason(runtime: str, precision: str, artefacts: RuntimeCache) -> str | None:
-    """Why a runtime cannot run a precision here, as a sentence; None where it can."""
+def unavailable_reason(runtime: str, precision: str, cache: RuntimeCache) -> str | None:
+    """Return a sentence that says why a runtime cannot run a precision here; None if it can."""
     installed = {"openvino": has_openvino, "onnxruntime": has_onnxruntime, "tensorrt": has_provider(TENSORRT)}
     if not installed.get(runtime, True):
         package = "onnxruntime-gpu with TensorRT" if runtime == "tensorrt" else runtime
         return f"runtime {runtime} needs {package}, which is not installed; {INSTALL}, or take runtime torch."
-    if precision == "int8" and not artefacts.is_quantized:
+    if precision == "int8" and not cache.is_quantized:
         return (
             f"precision int8 needs a quantised form of this very model, which is not there; make it with `{QUANTIZE}`."
         )
@@ -147,28 +147,29 @@ def _start(
     precision: str,
     encoder: DINOv2PatchEncoder,
     calibration: ScoreCalibration,
-    artefacts: RuntimeCache,
+    cache: RuntimeCache,
     compiled: bool,
-) -> RunBlocks:
+) -> EncoderBackend:
     if runtime == "torch":
-        return TorchBlocks(encoder, precision, compiled)
-    path = artefacts.quantized if precision == "int8" else artefacts.blocks(encoder)
-    blocks: RunBlocks
+        return TorchBackend(encoder, precision, compiled)
+    path = cache.quantized if precision == "int8" else cache.blocks(encoder)
+    backend: EncoderBackend
     if runtime == "openvino":
-        blocks = OpenVINOBlocks(path, precision)
+        backend = OpenVINOBackend(path, precision)
     else:
-        blocks = OnnxRuntimeBlocks(path, providers_for(runtime, precision, encoder.mean.device, artefacts.folder))
-    if precision == "int8":  # only now: what runs in its place, where it does not start, has other limits
-        calibration.load_state_dict(read_limits(artefacts.limits, calibration))
-    return blocks
+        providers = providers_for(runtime, precision, encoder.mean.device, cache.folder)
+        backend = OnnxRuntimeBackend(path, providers, f"{runtime} {precision}")
+    if precision == "int8":  # after the start: if it fails, another precision runs, with other thresholds
+        calibration.load_state_dict(read_thresholds(cache.thresholds, calibration))
+    return backend
 
 
-def read_limits(path: Path, calibration: ScoreCalibration) -> dict[str, torch.Tensor]:
+def read_thresholds(path: Path, calibration: ScoreCalibration) -> dict[str, torch.Tensor]:
     """Read the decision thresholds of int8.
 
     Args:
-        path: see `RuntimeCache.limits`.
-        calibration: what is to hold them.
+        path: see `RuntimeCache.thresholds`.
+        calibration: the module that will hold them.
 
     Returns:
         Its state dict.
@@ -178,9 +179,9 @@ def read_limits(path: Path, calibration: ScoreCalibration) -> dict[str, torch.Te
     """
     remedy = f"quantise anew with `{QUANTIZE}`"
     try:
-        limits = torch.load(path, map_location="cpu", weights_only=True)
+        thresholds = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"The limits in {path} cannot be read ({reason_of(error)}); {remedy}.") from error
-    check_tensors(limits, calibration.state_dict(), str(path), remedy, finite=False)
-    check_calibration(limits["rates"], limits["quantiles"], str(path), remedy)
-    return limits
+        raise InputError(f"The decision thresholds in {path} cannot be read ({reason_of(error)}); {remedy}.") from error
+    check_tensors(thresholds, calibration.state_dict(), str(path), remedy, finite=False)
+    check_calibration(thresholds["rates"], thresholds["quantiles"], str(path), remedy)
+    return thresholds

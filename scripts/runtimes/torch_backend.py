@@ -1,4 +1,4 @@
-"""The encoder's blocks in torch."""
+"""The torch backend of the encoder."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import logging
 
 import torch
 
-from ..models.encoder import DINOv2PatchEncoder
+from ..models.encoder import DINOv2PatchEncoder, EncoderBackend
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class TorchBlocks:
-    """Runs the blocks under autocast, and copes where a GPU's memory is short: smaller batches, then the CPU.
+class TorchBackend(EncoderBackend):
+    """Run the blocks under autocast. If a GPU runs out of memory, use smaller batches, then the CPU.
 
     Args:
         encoder: whose blocks they are.
@@ -23,15 +23,16 @@ class TorchBlocks:
     """
 
     def __init__(self, encoder: DINOv2PatchEncoder, precision: str = "fp32", compiled: bool = False) -> None:
+        super().__init__(f"torch {precision}")
         self.encoder = encoder
         self.dtype = DTYPES[precision]
         self.largest_batch: int | None = None
         self.on_cpu = False
-        # of the class, since `encoder` may be the very one whose method leads here
-        self.run = torch.compile(self._run, dynamic=False, mode="reduce-overhead") if compiled else self._run
+        run = encoder.block_tokens
+        self.run = torch.compile(run, dynamic=False, mode="reduce-overhead") if compiled else run
 
     def __call__(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
-        """See `RunBlocks`."""
+        """See `EncoderBackend`."""
         while not self.on_cpu:
             parts = images.split(self.largest_batch or len(images))
             try:
@@ -46,9 +47,6 @@ class TorchBlocks:
     def _once(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return [tokens.float().clone() for tokens in self.run(images, positions)]
-
-    def _run(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
-        return DINOv2PatchEncoder.block_tokens(self.encoder, images, positions)
 
     def _ask_for_less(self, batch_size: int) -> None:
         if batch_size > 1:

@@ -15,7 +15,7 @@ from scripts.runtimes import auto
 from scripts.runtimes.auto import AgreementCache
 from scripts.runtimes.cache import RuntimeCache, compiled_for
 from scripts.runtimes.export import load_exported
-from scripts.runtimes.selection import read_limits
+from scripts.runtimes.selection import read_thresholds
 
 
 @pytest.fixture
@@ -29,13 +29,13 @@ def saved(fitted_network, tmp_path):
     [b"", b"\xff\xfe", b"[1]", b"5", b'{"a": "b"}', b'{"a": NaN}', b'{"a": -1}', b'{"a": true}', b"[" * 100_000],
 )
 def test_damaged_verdicts_are_found_anew(saved, content):
-    artefacts = RuntimeCache(saved)
-    artefacts.prepare()
-    artefacts.verdicts.write_bytes(content)
-    verdicts = AgreementCache(artefacts)
-    assert verdicts.get("a") is None
-    verdicts.put("a", 0.25)
-    assert AgreementCache(artefacts).get("a") == json.loads(artefacts.verdicts.read_text())["a"] == 0.25
+    cache = RuntimeCache(saved)
+    cache.prepare()
+    cache.agreement.write_bytes(content)
+    agreement = AgreementCache(cache)
+    assert agreement.get("a") is None
+    agreement.put("a", 0.25)
+    assert AgreementCache(cache).get("a") == json.loads(cache.agreement.read_text())["a"] == 0.25
 
 
 def test_verdicts_that_cannot_be_kept_serve_this_run(saved, monkeypatch, caplog):
@@ -43,9 +43,9 @@ def test_verdicts_that_cannot_be_kept_serve_this_run(saved, monkeypatch, caplog)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(auto, "write_json", disk_full)
-    verdicts = AgreementCache(RuntimeCache(saved))
-    verdicts.put("a", 0.25)
-    assert verdicts.get("a") == 0.25 and "cannot be kept (No space left on device)" in caplog.text
+    agreement = AgreementCache(RuntimeCache(saved))
+    agreement.put("a", 0.25)
+    assert agreement.get("a") == 0.25 and "cannot be kept (No space left on device)" in caplog.text
 
 
 def test_what_others_keep_beside_a_model_stays_and_what_was_compiled_of_another_goes(saved):
@@ -54,9 +54,9 @@ def test_what_others_keep_beside_a_model_stays_and_what_was_compiled_of_another_
         (folder / name).mkdir(parents=True)
         (folder / name / "notes.txt").write_text("mine")
     (folder / "notes.txt").write_text("mine")
-    artefacts = RuntimeCache(saved)
-    artefacts.prepare()
-    assert {path.name for path in folder.iterdir()} == {"mine", "1-short", "notes.txt", artefacts.folder.name}
+    cache = RuntimeCache(saved)
+    cache.prepare()
+    assert {path.name for path in folder.iterdir()} == {"mine", "1-short", "notes.txt", cache.folder.name}
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def test_damaged_limits_of_int8_change_nothing(fitted_network, tmp_path, name, c
     calibration: ScoreCalibration = fitted_network.calibration
     limits = copy.deepcopy(calibration.state_dict())
     save(limits, tmp_path / "limits.pt")
-    assert read_limits(tmp_path / "limits.pt", calibration)["rates"].equal(limits["rates"])
+    assert read_thresholds(tmp_path / "limits.pt", calibration)["rates"].equal(limits["rates"])
     save({**limits, name: change(limits[name])}, tmp_path / "limits.pt")
     with pytest.raises(InputError, match="quantise anew with"):
-        read_limits(tmp_path / "limits.pt", calibration)
+        read_thresholds(tmp_path / "limits.pt", calibration)
 
 
 @pytest.mark.parametrize("content", [b"", b"no limits", 5])
@@ -87,7 +87,7 @@ def test_a_file_of_something_else_is_no_limits(fitted_network, tmp_path, content
     else:
         save(content, tmp_path / "limits.pt")
     with pytest.raises(InputError, match="quantise anew with"):
-        read_limits(tmp_path / "limits.pt", fitted_network.calibration)
+        read_thresholds(tmp_path / "limits.pt", fitted_network.calibration)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a zip", "tensors"])

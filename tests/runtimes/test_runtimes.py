@@ -15,12 +15,13 @@ from scripts.data.transforms import UPRIGHT
 from scripts.errors import InputError
 from scripts.inference.inferer import DPMMInferer
 from scripts.models.checkpoint import load_network, save_network
+from scripts.models.encoder import EncoderBackend
 from scripts.runtimes import auto, openvino_backend, quantization, select_runtime, selection
 from scripts.runtimes.cache import RuntimeCache
-from scripts.runtimes.encoder import EncoderBackend, export_blocks
-from scripts.runtimes.onnxruntime_backend import CPU, OnnxRuntimeBlocks, providers_for
-from scripts.runtimes.openvino_backend import OpenVINOBlocks
-from scripts.runtimes.torch_backend import TorchBlocks
+from scripts.runtimes.encoder import export_blocks
+from scripts.runtimes.onnxruntime_backend import CPU, OnnxRuntimeBackend, providers_for
+from scripts.runtimes.openvino_backend import OpenVINOBackend
+from scripts.runtimes.torch_backend import TorchBackend
 from tests.conftest import make_encoder
 from tests.tiny_bundle import ROOT, run_configs, run_workflow
 
@@ -46,8 +47,18 @@ def no_bf16(monkeypatch):
     monkeypatch.setattr(selection, "_has_bf16", lambda runtime: False)
 
 
-def blocks_of(runtime, path):
-    return OpenVINOBlocks(path, "fp32") if runtime == "openvino" else OnnxRuntimeBlocks(path, [CPU])
+def make_backend(runtime, path):
+    if runtime == "openvino":
+        return OpenVINOBackend(path, "fp32")
+    return OnnxRuntimeBackend(path, [CPU], "onnxruntime fp32")
+
+
+def embed(encoder, backend, images):
+    encoder.backend = backend
+    try:
+        return encoder(images)
+    finally:
+        encoder.backend = None
 
 
 # ---------------------------------------------------------------- the blocks
@@ -60,27 +71,26 @@ def blocks_of(runtime, path):
 def test_embeddings_are_those_of_torch(runtime, arguments, tmp_path):
     encoder = make_encoder(**arguments)
     export_blocks(encoder, tmp_path / "blocks.onnx")
-    elsewhere = EncoderBackend(encoder, blocks_of(runtime, tmp_path / "blocks.onnx"), runtime)
+    backend = make_backend(runtime, tmp_path / "blocks.onnx")
     for batch_size, size in enumerate(SIZES, start=1):
         images = torch.rand(batch_size, 3, *size)
-        torch.testing.assert_close(elsewhere(images), encoder(images), rtol=0, atol=1e-5)
+        torch.testing.assert_close(embed(encoder, backend, images), encoder(images), rtol=0, atol=1e-5)
 
 
 def test_pictures_of_many_sizes_share_compiled_blocks(tmp_path):
     encoder = make_encoder()
     export_blocks(encoder, tmp_path / "blocks.onnx")
-    blocks = OpenVINOBlocks(tmp_path / "blocks.onnx", "fp32")
-    elsewhere = EncoderBackend(encoder, blocks, "openvino fp32")
+    backend = OpenVINOBackend(tmp_path / "blocks.onnx", "fp32")
     for width in range(2, 2 + 2 * openvino_backend.FIXED_SHAPES):
         images = torch.rand(1, 3, 28, 14 * width)
-        torch.testing.assert_close(elsewhere(images), encoder(images), rtol=0, atol=1e-5)
-    assert len(blocks.compiled) == openvino_backend.FIXED_SHAPES + 1
+        torch.testing.assert_close(embed(encoder, backend, images), encoder(images), rtol=0, atol=1e-5)
+    assert len(backend.compiled) == openvino_backend.FIXED_SHAPES + 1
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_close(precision):
     encoder, images = make_encoder(), torch.rand(2, 3, 56, 70)
-    found = EncoderBackend(encoder, TorchBlocks(encoder, precision), precision)(images)
+    found = embed(encoder, TorchBackend(encoder, precision), images)
     expected = encoder(images)
     assert found.dtype == torch.float32
     assert (found * expected).sum(1).min() > 0.999
@@ -89,15 +99,15 @@ def test_half_precision_is_close(precision):
 
 def test_compiled_blocks_are_those_of_torch():
     encoder, images = make_encoder(), torch.rand(1, 3, 28, 42)
-    found = EncoderBackend(encoder, TorchBlocks(encoder, compiled=True), "torch fp32")(images)
+    found = embed(encoder, TorchBackend(encoder, compiled=True), images)
     torch.testing.assert_close(found, encoder(images), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("fits", "expected"), [(2, [5, 2, 2, 1]), (1, [5, 2, 1, 1, 1, 1, 1])])
 def test_a_gpu_short_of_memory_gets_smaller_batches(monkeypatch, caplog, fits, expected):
     encoder, images, seen = make_encoder(), torch.rand(5, 3, 28, 28), []
-    blocks = TorchBlocks(encoder)
-    run = blocks.run
+    backend = TorchBackend(encoder)
+    run = backend.run
 
     def short_of_memory(batch, positions):
         seen.append(len(batch))
@@ -105,26 +115,25 @@ def test_a_gpu_short_of_memory_gets_smaller_batches(monkeypatch, caplog, fits, e
             raise torch.OutOfMemoryError("CUDA out of memory")
         return run(batch, positions)
 
-    monkeypatch.setattr(blocks, "run", short_of_memory)
-    torch.testing.assert_close(EncoderBackend(encoder, blocks, "torch fp32")(images), encoder(images))
+    monkeypatch.setattr(backend, "run", short_of_memory)
+    torch.testing.assert_close(embed(encoder, backend, images), encoder(images))
     assert seen == expected
     assert f"going on with {fits}" in caplog.text
 
 
 def test_a_gpu_without_any_memory_gives_way_to_the_cpu(monkeypatch, caplog):
     encoder, images = make_encoder(), torch.rand(2, 3, 28, 28)
-    blocks = TorchBlocks(encoder)
-    run = blocks.run
+    backend = TorchBackend(encoder)
+    run = backend.run
 
     def without_memory(batch, positions):
-        if not blocks.on_cpu:
+        if not backend.on_cpu:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return run(batch, positions)
 
-    monkeypatch.setattr(blocks, "run", without_memory)
-    elsewhere = EncoderBackend(encoder, blocks, "torch fp32")
+    monkeypatch.setattr(backend, "run", without_memory)
     for _ in range(2):
-        torch.testing.assert_close(elsewhere(images), encoder(images))
+        torch.testing.assert_close(embed(encoder, backend, images), encoder(images))
     assert caplog.text.count("goes on on the CPU") == 1
 
 
@@ -182,7 +191,7 @@ def test_a_runtime_that_is_not_installed_is_said(runtime, fitted_network, saved,
 
 
 def test_a_runtime_that_does_not_start_is_said(fitted_network, saved, monkeypatch):
-    monkeypatch.setattr(selection, "OpenVINOBlocks", lambda *_: 1 / 0)
+    monkeypatch.setattr(selection, "OpenVINOBackend", lambda *_: 1 / 0)
     with pytest.raises(InputError, match=r"openvino fp32 does not start here \(division by zero\); take runtime auto"):
         select_runtime(fitted_network, saved, "openvino", "fp32")
 
@@ -212,32 +221,32 @@ def test_auto_goes_on_without_packages_and_says_so(fitted_network, saved, images
     assert "bf16 with torch needs a processor" in caplog.text
 
 
-def spoilt(*_):
-    def run(images, positions):
+class SpoiltBackend(EncoderBackend):
+    def __init__(self, path, precision):
+        super().__init__(f"openvino {precision}")
+
+    def __call__(self, images, positions):
         n_patches = images.shape[2] // 14 * images.shape[3] // 14
         return [torch.rand(len(images), n_patches, 32, generator=torch.Generator().manual_seed(0))]
-
-    return run
 
 
 def test_auto_passes_over_what_would_change_the_mask_and_remembers(fitted_network, saved, monkeypatch, caplog, no_bf16):
     images = torch.rand(4, 1, 56, 56, generator=torch.Generator().manual_seed(1))
     expected = fitted_network(images)
     assert (expected >= 1).float().mean() < 0.1  # noise is what the network was fitted on
-    original = fitted_network.encoder
-    monkeypatch.setattr(selection, "OpenVINOBlocks", spoilt)
+    monkeypatch.setattr(selection, "OpenVINOBackend", SpoiltBackend)
     network = select_runtime(fitted_network, saved)
     torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-4)
     assert network.encoder.backend_name == "onnxruntime fp32"
     assert "openvino fp32 would not keep the mask" in caplog.text
 
-    network.encoder = original
+    network.encoder.backend = None
     monkeypatch.setattr(auto.AutoBackend, "_compare", None)  # would fail where it is called
     assert select_runtime(network, saved).encoder.backend_name == "onnxruntime fp32"
 
 
 def test_auto_passes_over_what_does_not_start(fitted_network, saved, images, monkeypatch, caplog, no_bf16):
-    monkeypatch.setattr(selection, "OpenVINOBlocks", lambda *_: 1 / 0)
+    monkeypatch.setattr(selection, "OpenVINOBackend", lambda *_: 1 / 0)
     network = select_runtime(fitted_network, saved)
     network(images)
     assert network.encoder.backend_name == "onnxruntime fp32"
@@ -247,7 +256,7 @@ def test_auto_passes_over_what_does_not_start(fitted_network, saved, images, mon
 def test_where_nothing_that_was_asked_for_keeps_the_mask_torch_runs(fitted_network, saved, monkeypatch, caplog):
     images = torch.rand(4, 1, 56, 56, generator=torch.Generator().manual_seed(1))
     expected = fitted_network(images)
-    monkeypatch.setattr(selection, "OpenVINOBlocks", spoilt)
+    monkeypatch.setattr(selection, "OpenVINOBackend", SpoiltBackend)
     network = select_runtime(fitted_network, saved, "openvino", "auto")
     torch.testing.assert_close(network(images), expected)
     assert network.encoder.backend_name == "torch fp32"
@@ -348,7 +357,7 @@ def test_int8_has_limits_of_its_own_and_about_the_same_scores(runtime, quantised
 
 
 def test_limits_of_int8_are_not_those_of_single_precision(quantised):
-    limits = torch.load(RuntimeCache(quantised / "model.pt").limits, weights_only=True)
+    limits = torch.load(RuntimeCache(quantised / "model.pt").thresholds, weights_only=True)
     fitted = torch.load(quantised / "model.pt", weights_only=True)
     assert limits["rates"].equal(fitted["calibration.rates"])
     assert not limits["quantiles"].equal(fitted["calibration.quantiles"])
@@ -357,8 +366,8 @@ def test_limits_of_int8_are_not_those_of_single_precision(quantised):
 
 def test_int8_that_does_not_start_leaves_the_limits_to_what_runs(quantised, shipped, tmp_path, monkeypatch):
     expected = infer(quantised, shipped, tmp_path / "fp32", runtime="torch", precision="fp32")
-    monkeypatch.setattr(selection, "OpenVINOBlocks", lambda *_: 1 / 0)
-    monkeypatch.setattr(selection, "OnnxRuntimeBlocks", lambda *_: 1 / 0)
+    monkeypatch.setattr(selection, "OpenVINOBackend", lambda *_: 1 / 0)
+    monkeypatch.setattr(selection, "OnnxRuntimeBackend", lambda *_: 1 / 0)
     monkeypatch.setattr(selection, "_has_bf16", lambda runtime: False)
     found = infer(quantised, shipped, tmp_path / "auto", runtime="auto", precision="auto")
     assert found["encoder_runs_in"] == "torch fp32"
