@@ -6,4 +6,10 @@ from .mixture import DirichletProcessMixture
 from .network import PatchAnomalyNetwork
 from .weights import load_encoder_weights
 
-__all__ = ["DINOv2PatchEncoder", "DirichletProcessMixture", "PatchAnomalyNetwork", "load_encoder_weights", "load_network"]
+__all__ = [
+    "DINOv2PatchEncoder",
+    "DirichletProcessMixture",
+    "PatchAnomalyNetwork",
+    "load_encoder_weights",
+    "load_network",
+]

@@ -130,6 +130,5 @@ def check_target_fpr(target_fpr: float) -> None:
     """Raise `InputError` unless a target false-positive rate is one for which a limit can be had."""
     if not CALIBRATION_FPRS[-1] <= target_fpr < CALIBRATION_FPRS[0]:
         raise InputError(
-            f"target_fpr must be at least {CALIBRATION_FPRS[-1]} and below {CALIBRATION_FPRS[0]}; "
-            f"got {target_fpr}."
+            f"target_fpr must be at least {CALIBRATION_FPRS[-1]} and below {CALIBRATION_FPRS[0]}; got {target_fpr}."
         )

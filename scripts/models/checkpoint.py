@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from ..errors import InputError, reason, reason_of
+from ..files import atomic_write
 from .fitted_state import FIT, is_extra_state
 from .network import PatchAnomalyNetwork
-from ..files import atomic_write
 
 
 def save(content: Any, path: str | os.PathLike) -> None:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..errors import InputError, printable
 from .calibration import ScoreCalibration, check_target_fpr, normalize_scores
 from .encoder import DINOv2PatchEncoder
-from ..errors import InputError, printable
 from .fitted_state import REMEDY, check_fitted, encoder_digest, fitted_digest, is_extra_state
 from .mixture import SCORE_KINDS, DirichletProcessMixture
 from .resize import linear_weights, repeat_last
@@ -115,9 +115,7 @@ class PatchAnomalyNetwork(nn.Module):
         else:
             scores = self.patch_scores(embeddings, self.score)
         anomaly_map = self.to_pixels(normalize_scores(scores, median, limit), images.shape[2], images.shape[3])
-        return PatchOutput(
-            anomaly_map, components.reshape(len(images), -1), log_likelihood.reshape(len(images), -1)
-        )
+        return PatchOutput(anomaly_map, components.reshape(len(images), -1), log_likelihood.reshape(len(images), -1))
 
     def score_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The raw scores that become 0 and 1, see `ScoreCalibration.score_range`.

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import read_network
 from ..digests import CONVERTED_DIGEST, tensor_digest
-from .encoder import DINOv2PatchEncoder
 from ..errors import InputError, reason_of
-from .fitted_state import check_digests, check_tensors
 from ..files import file_sha256
+from .checkpoint import read_network
+from .encoder import DINOv2PatchEncoder
+from .fitted_state import check_digests, check_tensors
 
 MODELS_DIR = Path(__file__).resolve().parents[2] / "models"
 MODEL_NAME = "dinov2_vits14"

@@ -80,7 +80,9 @@ def test_kinds_are_calibrated_apart():
     calibration.fit(by_kind, 0.01)
     for kind, index in (("cosine", COSINE), ("negative_log_likelihood", NEGATIVE_LOG_LIKELIHOOD)):
         assert calibration.is_fitted(index)
-        assert float(calibration.decision_threshold(index, 0.05)) == pytest.approx(np.quantile(by_kind[kind], 0.95), rel=1e-5)
+        assert float(calibration.decision_threshold(index, 0.05)) == pytest.approx(
+            np.quantile(by_kind[kind], 0.95), rel=1e-5
+        )
     assert not calibration.is_fitted(SCORE_KINDS.index("euclidean"))
 
 

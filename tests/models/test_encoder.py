@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.oracles import load_oracle
 
 from scripts.errors import InputError
 from scripts.models.encoder import DINOv2PatchEncoder
 from scripts.models.weights import load_encoder_weights
+from tests.oracles import load_oracle
 
 TINY = {"depth": 2, "embed_dim": 32, "num_heads": 2}
 

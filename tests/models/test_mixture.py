@@ -11,13 +11,13 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.oracles import load_oracle
 
 from scripts.errors import InputError
 from scripts.models.mixture import COVARIANCE_TYPES, DirichletProcessMixture, base, correlated, dirichlet_process
 from scripts.models.mixture.base import LOG_RESP_CUTOFF
 from scripts.models.mixture.stick_breaking import log_stick_weights, update_concentration, update_fractions
 from scripts.training.trainer import step_size_at
+from tests.oracles import load_oracle
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
 ORACLES = [

@@ -258,7 +258,9 @@ def test_another_target_needs_no_new_fit(make_network):
     other = make_network(target_fpr=0.1)
     other.load_state_dict(network.state_dict())
     median = network.calibration.quantiles[0, 0]
-    factor = (network.calibration.decision_threshold(0, 0.01) - median) / (network.calibration.decision_threshold(0, 0.1) - median)
+    factor = (network.calibration.decision_threshold(0, 0.01) - median) / (
+        network.calibration.decision_threshold(0, 0.1) - median
+    )
     assert factor > 1.01
     torch.testing.assert_close(other(given), network(given) * factor, rtol=1e-4, atol=1e-4)
 

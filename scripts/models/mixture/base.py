@@ -81,7 +81,9 @@ class Gaussians(nn.Module):
         """The variance in the direction where it is largest, ``[k]``, or a number above it."""
         raise NotImplementedError
 
-    def sufficient_stats(self, resp: torch.Tensor, x: torch.Tensor, components: torch.Tensor) -> dict[str, torch.Tensor]:
+    def sufficient_stats(
+        self, resp: torch.Tensor, x: torch.Tensor, components: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Sums over samples of the terms of each statistic: ``resp [N,k]``, ``x [N,D]`` -> ``[k,...]`` by name."""
         raise NotImplementedError
 

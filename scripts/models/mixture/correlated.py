@@ -68,7 +68,9 @@ class CorrelatedGaussians(Gaussians):
         """As `sufficient_stats`, of the samples of each component and their responsibilities, see `assigned_samples`."""
         raise NotImplementedError
 
-    def sufficient_stats(self, resp: torch.Tensor, x: torch.Tensor, components: torch.Tensor) -> dict[str, torch.Tensor]:
+    def sufficient_stats(
+        self, resp: torch.Tensor, x: torch.Tensor, components: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """See `Gaussians`."""
         return self.sums_over_rows(x, assigned_samples(resp), components)
 

@@ -31,7 +31,9 @@ class DiagonalGaussians(Gaussians):
         """See `Gaussians`."""
         return self.covariances[components].amax(1)
 
-    def sufficient_stats(self, resp: torch.Tensor, x: torch.Tensor, components: torch.Tensor) -> dict[str, torch.Tensor]:
+    def sufficient_stats(
+        self, resp: torch.Tensor, x: torch.Tensor, components: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Sums of ``r x`` and ``r x^2``, each ``[k,D]``."""
         return {"first_statistic": resp.T @ x, "second_statistic": resp.T @ x.square()}
 

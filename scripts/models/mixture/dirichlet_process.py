@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...errors import InputError
+from .base import EPS, Gaussians, squared_distances
 from .diagonal import DiagonalGaussians, SphericalGaussians
 from .full import FullGaussians
-from .base import EPS, Gaussians, squared_distances
 from .low_rank import LowRankGaussians
 from .stick_breaking import log_stick_weights, update_concentration, update_fractions
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from ...errors import InputError
-from .correlated import CorrelatedGaussians
 from .base import EPS
+from .correlated import CorrelatedGaussians
 
 
 class FullGaussians(CorrelatedGaussians):

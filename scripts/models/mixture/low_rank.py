@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from ...errors import InputError
-from .correlated import CorrelatedGaussians
 from .base import EPS
+from .correlated import CorrelatedGaussians
 
 
 class LowRankGaussians(CorrelatedGaussians):
