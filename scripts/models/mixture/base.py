@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 EPS = torch.finfo(torch.float32).eps  # keeps the mass of a starved component from 0
-RESP_CUTOFF = 1e-14  # a responsibility so small is lost beside eps
-LOG_RESP_CUTOFF = 36.0  # nats below the best component at which a responsibility, 2e-16, is lost beside eps
+RESP_CUTOFF = 1e-14  # smaller responsibilities are negligible against EPS
+LOG_RESP_CUTOFF = 36.0  # nats below the best component; a responsibility of 2e-16 is negligible against EPS
 
 
 class Gaussians(nn.Module):
@@ -93,8 +93,8 @@ class Gaussians(nn.Module):
 
     def log_density(self, x: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
         """Log densities ``[N,k]`` in nats of samples ``[N,D]``."""
-        log_normaliser = self.log_determinants(components) + self.n_features * math.log(2 * math.pi)
-        return self.squared_mahalanobis(x, components).add_(log_normaliser).mul_(-0.5)
+        constants = add_log_2_pi(self.log_determinants(components), self.n_features)
+        return self.squared_mahalanobis(x, components).add_(constants).mul_(-0.5)
 
     def log_joint(
         self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
@@ -156,9 +156,14 @@ class Gaussians(nn.Module):
         norms = torch.linalg.vector_norm(x, dim=1)
         of_means = torch.linalg.vector_norm(self.means[idle], dim=1)
         distances = torch.maximum(norms.amin() - of_means, of_means - norms.amax()).clamp(min=0)
-        log_normaliser = self.log_determinants(idle) + self.n_features * math.log(2 * math.pi)
-        log_density = (distances.square() / self.largest_variances(idle) + log_normaliser).mul(-0.5)
+        constants = add_log_2_pi(self.log_determinants(idle), self.n_features)
+        log_density = (distances.square() / self.largest_variances(idle) + constants).mul(-0.5)
         return idle[~(log_density + log_weights[idle] < best.amin() - LOG_RESP_CUTOFF)]
+
+
+def add_log_2_pi(log_determinants: torch.Tensor, n_features: int) -> torch.Tensor:
+    """Complete the constant of a Gaussian density: ``log |C|``, with other terms or not -> ``log |C| + D log(2 pi)``."""
+    return log_determinants + n_features * math.log(2 * math.pi)
 
 
 def squared_distances(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .base import LOG_RESP_CUTOFF, RESP_CUTOFF, Gaussians, assigned_samples
+from .base import LOG_RESP_CUTOFF, RESP_CUTOFF, Gaussians, add_log_2_pi, assigned_samples
 
 N_DIRECTIONS = 32  # of the marginal densities that decide which densities matter
 ROUNDING = 4e-6  # relative to the lengths of the factors of a matrix product in single precision
@@ -137,9 +137,7 @@ class CorrelatedGaussians(Gaussians):
         rows = rows[order]
         distinct, counts = components.unique_consecutive(return_counts=True)
         distances = self.squared_mahalanobis_of_rows(x, distinct, rows.split(counts.tolist()))
-        constants = log_weights[distinct] - 0.5 * (
-            self.log_determinants(distinct) + self.n_features * math.log(2 * math.pi)
-        )
+        constants = log_weights[distinct] - 0.5 * add_log_2_pi(self.log_determinants(distinct), self.n_features)
         log_joint = constants.repeat_interleave(counts) - 0.5 * torch.cat([x.new_empty(0), *distances])
         return components, rows, log_joint
 
@@ -171,6 +169,6 @@ class CorrelatedGaussians(Gaussians):
         products = precisions[:, first, second] * torch.where(first == second, 1.0, 2.0)
         factors = torch.cat([products, -2 * of_means], 1).to(terms)
         rounding = -ROUNDING * torch.linalg.vector_norm(factors, dim=1, keepdim=True)
-        constants = (of_means * means).sum(1).to(terms) + self.log_determinants(components)
-        constants = constants + self.n_features * math.log(2 * math.pi)
+        offsets = (of_means * means).sum(1).to(terms)
+        constants = add_log_2_pi(offsets + self.log_determinants(components), self.n_features)
         return torch.addmm(constants.unsqueeze(1), torch.cat([factors, rounding], 1), terms).mul_(-0.5)

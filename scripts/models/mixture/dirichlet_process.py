@@ -1,11 +1,13 @@
 """A Dirichlet process mixture of Gaussians, fitted by online EM."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ...errors import InputError
-from .base import EPS, Gaussians, squared_distances
+from .base import EPS, LOG_RESP_CUTOFF, Gaussians, squared_distances
 from .diagonal import DiagonalGaussians, SphericalGaussians
 from .full import FullGaussians
 from .low_rank import LowRankGaussians
@@ -13,6 +15,7 @@ from .stick_breaking import log_stick_weights, update_concentration, update_frac
 
 SCORE_KINDS = ("cosine", "euclidean", "mahalanobis", "negative_log_likelihood", "subspace")
 COVARIANCE_TYPES = ("full", "diag", "spherical", "low_rank")
+MIN_LOG_WEIGHT = math.log(1e-6)  # components of less weight do not count
 ROWS_AT_ONCE = 16384  # bounds the memory of a step: [rows, K] and [rows, D]
 
 
@@ -43,6 +46,9 @@ class DirichletProcessMixture(nn.Module):
     """
 
     __jit_unused_properties__ = ("covariances", "is_fitted", "means", "n_active")
+
+    log_resp_cutoff: torch.jit.Final[float] = LOG_RESP_CUTOFF  # TorchScript reads no constants of a module
+    min_log_weight: torch.jit.Final[float] = MIN_LOG_WEIGHT
 
     stick_fractions: torch.Tensor
     weight_concentration: torch.Tensor
@@ -220,7 +226,7 @@ class DirichletProcessMixture(nn.Module):
 
     def active(self) -> torch.Tensor:
         """Indices of the components whose weight is above 1e-6; all others are left out of every score."""
-        return torch.nonzero(self.log_weights() > -13.815510557964274).flatten()
+        return torch.nonzero(self.log_weights() > self.min_log_weight).flatten()
 
     @property
     def n_active(self) -> int:
@@ -257,7 +263,7 @@ class DirichletProcessMixture(nn.Module):
             active = self.active()
         log_joint = self.gaussians.log_density(x, active) + log_stick_weights(self.stick_fractions)[active]
         highest, most_probable = log_joint.max(1)
-        rest = (log_joint - highest.unsqueeze(1)).clamp_(min=-36.0).exp_()  # `LOG_RESP_CUTOFF`: denormals are slow
+        rest = (log_joint - highest.unsqueeze(1)).clamp_(min=-self.log_resp_cutoff).exp_()  # denormal numbers are slow
         return active[most_probable], rest.sum(1).log_().add_(highest)
 
     def anomaly_score(self, x: torch.Tensor, kind: str, active: torch.Tensor | None = None) -> torch.Tensor:
