@@ -1,4 +1,4 @@
-"""Encoder, mixture and calibration, the network they make, and its file."""
+"""Encoder, mixture and calibration, the network they form, and its checkpoint."""
 
 from .checkpoint import load_network
 from .encoder import DINOv2PatchEncoder

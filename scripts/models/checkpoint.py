@@ -1,4 +1,4 @@
-"""The file with everything fitted: `model.pt`."""
+"""The checkpoint `model.pt`, which holds all fitted state."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .network import PatchAnomalyNetwork
 
 
 def save(content: Any, path: str | os.PathLike) -> None:
-    """Write what torch can save; see `atomic_write`."""
+    """Save an object with `torch.save`, atomically; see `atomic_write`."""
     with atomic_write(path) as partial:
         torch.save(content, partial)
 
 
 def save_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> None:
-    """Write a network's state dict; see `save`."""
+    """Save a network's state dict; see `save`."""
     save(network.state_dict(), path)
 
 
 def check_model_path(path: str | os.PathLike, option: str = "ckpt_path") -> None:
-    """Check that a model can be written to a place, and replaces nothing but a model there.
+    """Check that a path can be written and that no file but a model would be replaced.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        option: name of the setting that gave it, for messages.
+        path: the file; a missing folder is made.
+        option: name of the setting, for messages.
 
     Raises:
-        InputError: it is a directory or another kind of file, or cannot be written.
+        InputError: the path is a directory, another kind of file, or not writable.
     """
     target = Path(path).absolute()
     if target.is_dir():
@@ -50,14 +50,14 @@ def check_model_path(path: str | os.PathLike, option: str = "ckpt_path") -> None
 
 
 def check_writable(folder: Path, what: str) -> None:
-    """Check that files can be written into a folder, which is made where it is missing.
+    """Check that a folder is writable; make it if it is missing.
 
     Args:
         folder: the folder.
-        what: names the setting and the place, for the message.
+        what: setting and path, for the message.
 
     Raises:
-        InputError: they cannot.
+        InputError: the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,17 +68,17 @@ def check_writable(folder: Path, what: str) -> None:
 
 
 def load_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> PatchAnomalyNetwork:
-    """Load what `save_network` wrote.
+    """Load a checkpoint of `save_network`.
 
     Args:
-        network: a network with the settings under which the file was fitted.
+        network: a network with the settings of the fit.
         path: the file.
 
     Returns:
         The same network.
 
     Raises:
-        InputError: no such file, not such a file, one fitted under other settings, changed since, or not calibrated.
+        InputError: the file is missing, no checkpoint, fitted under other settings, modified, or not calibrated.
     """
     state_dict = read_network(path)
     try:
@@ -91,7 +91,7 @@ def load_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> Patch
 
 
 def read_network(path: str | os.PathLike) -> dict[str, Any]:
-    """Read what `save_network` wrote, without checking that it is as it was written.
+    """Read a checkpoint of `save_network` without checking its digests.
 
     Args:
         path: the file.
@@ -100,7 +100,7 @@ def read_network(path: str | os.PathLike) -> dict[str, Any]:
         The state dict: tensors, and ``_extra_state`` with the ``settings`` of the fit and the ``weights_digest``.
 
     Raises:
-        InputError: no such file, or not such a file.
+        InputError: the file is missing, or no checkpoint.
     """
     if not Path(path).is_file():
         raise InputError(f"There is no fitted model {path}; {FIT}, or give ckpt_path.")

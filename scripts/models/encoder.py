@@ -1,4 +1,4 @@
-"""The frozen DINOv2 encoder: images in, patch embeddings out."""
+"""The frozen DINOv2 encoder: images to patch embeddings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from ..errors import InputError, reason_of
 from .resize import cubic_point_weights, cubic_weights, resize
 
 PATCH_SIZE = 14
-PRETRAINED_GRID = 37  # DINOv2's position embeddings were learned on 37 x 37 patches (518 px)
+PRETRAINED_GRID = 37  # patches per side of the learned position embeddings of DINOv2 (518 px)
 
 _TIMM_NAMES = {
     f"dinov2_vit{letter}14{suffix}": f"vit_{size}_patch14_{registers}dinov2"
@@ -44,18 +44,18 @@ class EncoderBackend:
 class DINOv2PatchEncoder(nn.Module):
     """L2-normalised DINOv2 patch embeddings (Oquab et al., 2023, arXiv 2304.07193).
 
-    Patch tokens equal those of the official implementation: position embeddings are resampled as the official code
-    does, bicubically with scale ``(n + 0.1) / 37`` and no antialiasing; for the models with register tokens to ``n``
-    with antialiasing.
+    Patch tokens equal those of the official implementation. Position embeddings are resampled bicubically as in the
+    official code: with scale ``(n + 0.1) / 37`` without antialiasing, or to ``n`` with antialiasing in the models with
+    register tokens.
 
     Args:
         name: official model name, ``dinov2_vit{s,b,l,g}14`` with or without ``_reg``.
         image_size: length in pixels to which the network resizes the smaller edge of an image, a multiple of 14.
-            The encoder itself takes every size that is a multiple of 14.
-        layers: blocks whose tokens are used, as indices into the blocks; ``(-1,)`` is the last one. The final norm is
-            applied to each, each is l2-normalised, then they are concatenated and normalised once more.
-        scales: sizes at which the encoder sees an image, as shares of the size it comes in, in hundredths. The
-            embeddings of all are brought to the patches of the image as it comes, averaged and normalised.
+            The encoder itself accepts all multiples of 14.
+        layers: indices of the blocks whose tokens are used; ``(-1,)`` is the last one. Tokens of each block are
+            normalised by the final norm and to unit length, concatenated, and normalised to unit length again.
+        scales: relative sizes at which an image is embedded, rounded to hundredths. The embeddings of all scales are
+            resized to the patches of the original image, averaged and normalised.
         vit_options: overrides of timm's model arguments (``depth``, ``embed_dim``, ...), for small test models.
 
     Attributes:
@@ -63,8 +63,8 @@ class DINOv2PatchEncoder(nn.Module):
             never use it.
 
     Raises:
-        InputError: an unknown ``name``, an ``image_size`` that is not a positive multiple of 14, no such layer,
-            a scale that is not positive.
+        InputError: an unknown ``name``, an ``image_size`` that is not a positive multiple of 14, an unknown layer,
+            or a scale that is not positive.
     """
 
     __jit_unused_properties__ = ("backend_name",)
@@ -107,7 +107,7 @@ class DINOv2PatchEncoder(nn.Module):
             raise InputError(f"scales must be positive shares of image_size, such as [1.0, 0.75]; got {scales}.")
         self.n_features = vit.embed_dim * len(self.layers)
         self.has_registers = vit.reg_token is not None
-        self.weights_digest = ""  # of what was loaded; empty while the weights are random
+        self.weights_digest = ""  # empty while the weights are random
         self.backend: EncoderBackend | None = None
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
@@ -125,7 +125,7 @@ class DINOv2PatchEncoder(nn.Module):
             images: ``[B,3,H,W]`` in [0,1], H and W multiples of 14.
 
         Returns:
-            l2-normalised embeddings ``[B,D,H/14,W/14]``, D features of every layer side by side.
+            l2-normalised embeddings ``[B,D,H/14,W/14]``, D the concatenated features of all layers.
 
         Raises:
             ValueError: H or W is not a positive multiple of 14.
@@ -136,18 +136,18 @@ class DINOv2PatchEncoder(nn.Module):
         return embeddings[0] if len(embeddings) == 1 else F.normalize(torch.stack(embeddings).sum(0), dim=1)
 
     def _at_scale(self, images: torch.Tensor, percent: int) -> torch.Tensor:
-        """Embeddings as of `forward`, of images that are seen at another size."""
+        """Embed images resized to a percentage of their size, ``[B,3,H,W]`` -> ``[B,D,H/14,W/14]``."""
         h, w = images.shape[-2] // 14, images.shape[-1] // 14
         if percent != 100:
-            seen_h, seen_w = (h * percent + 99) // 100, (w * percent + 99) // 100
-            images = resize(images, seen_h * 14, seen_w * 14)
+            scaled_h, scaled_w = (h * percent + 99) // 100, (w * percent + 99) // 100
+            images = resize(images, scaled_h * 14, scaled_w * 14)
         embeddings = [F.normalize(tokens, dim=1) for tokens in self.patch_tokens(images)]
         joined = F.normalize(torch.cat(embeddings, dim=1), dim=1)
         return joined if percent == 100 else F.normalize(resize(joined, h, w), dim=1)
 
     @torch.jit.export
     def patch_tokens(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Patch tokens after the final norm, not l2-normalised.
+        """Compute patch tokens after the final norm, not l2-normalised.
 
         Args:
             images: ``[B,3,H,W]`` in [0,1], H and W multiples of 14.
@@ -168,40 +168,40 @@ class DINOv2PatchEncoder(nn.Module):
         if torch.jit.is_scripting() or self.backend is None:
             tokens = self.block_tokens(images, positions)
         else:
-            tokens = [of_layer.to(images) for of_layer in self.backend(images, positions)]
-        return [of_layer.transpose(1, 2).reshape(images.shape[0], -1, h, w) for of_layer in tokens]
+            tokens = [layer_tokens.to(images) for layer_tokens in self.backend(images, positions)]
+        return [layer_tokens.transpose(1, 2).reshape(images.shape[0], -1, h, w) for layer_tokens in tokens]
 
     def block_tokens(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
         """Run patch embedding and transformer blocks in torch; the only method that a backend replaces.
 
         Args:
             images: ``[B,3,H,W]`` in [0,1], H and W multiples of 14.
-            positions: position embeddings of their patches ``[1,H/14*W/14,D]``, see `patch_positions`.
+            positions: position embeddings ``[1,H/14*W/14,D]`` of the patches, see `patch_positions`.
 
         Returns:
             Patch tokens after the final norm, ``[B,H/14*W/14,D]`` for each entry of ``layers``.
         """
         patches = self.vit.patch_embed.proj((images - self.mean) / self.std).flatten(2).transpose(1, 2)
         x = self._with_prefix(patches + positions)
-        of_block: dict[int, torch.Tensor] = {}
+        block_outputs: dict[int, torch.Tensor] = {}
         for index, block in enumerate(self.vit.blocks):
             if index <= max(self.layers):
                 x = block(x)
                 if index in self.layers:
-                    of_block[index] = x
-        return [self.vit.norm(of_block[index])[:, self.vit.num_prefix_tokens :] for index in self.layers]
+                    block_outputs[index] = x
+        return [self.vit.norm(block_outputs[index])[:, self.vit.num_prefix_tokens :] for index in self.layers]
 
     def patch_positions(self, h: int, w: int) -> torch.Tensor:
-        """Position embeddings ``[1,h*w,D]`` of an image of ``h`` by ``w`` patches."""
+        """Return position embeddings ``[1,h*w,D]`` of an image of ``h`` by ``w`` patches."""
         positions = self.vit.pos_embed
         if not self.has_registers:
             positions = positions[:, 1:]
         return self._resample(positions, h, w)
 
     def _with_prefix(self, patches: torch.Tensor) -> torch.Tensor:
-        """Patches ``[B,N,D]`` -> class, register and patch tokens ``[B,1+R+N,D]``."""
+        """Prepend class and register tokens: patches ``[B,N,D]`` -> ``[B,1+R+N,D]``."""
         cls_token = self.vit.cls_token
-        if not self.has_registers:  # with registers, timm has added its position to the class token already
+        if not self.has_registers:  # timm adds this position when it loads a model with registers
             cls_token = cls_token + self.vit.pos_embed[:, :1]
         tokens = [cls_token.expand(patches.shape[0], -1, -1)]
         registers = self.vit.reg_token
@@ -211,12 +211,12 @@ class DINOv2PatchEncoder(nn.Module):
         return torch.cat(tokens, dim=1)
 
     def _resample(self, positions: torch.Tensor, h: int, w: int) -> torch.Tensor:
-        """Position embeddings ``[1,37*37,D]`` resampled to ``[1,h*w,D]``."""
+        """Resample position embeddings ``[1,37*37,D]`` to ``[1,h*w,D]``."""
         grid = 37
         if self.has_registers:
             rows, columns = cubic_weights(grid, h, positions), cubic_weights(grid, w, positions)
         else:
-            same = 1 // (1 + abs(h - grid) + abs(w - grid))  # 1 for the grid that was learned, which stays as it is
+            same = 1 // (1 + abs(h - grid) + abs(w - grid))  # 1 for the learned grid, which is not resampled
             offset = 0.1 * (1 - same)
             rows = cubic_point_weights(grid, h, (h + offset) / grid, positions)
             columns = cubic_point_weights(grid, w, (w + offset) / grid, positions)
@@ -231,7 +231,7 @@ class DINOv2PatchEncoder(nn.Module):
             state_dict: parameters under the official names (``blocks.0.attn.qkv.weight``, ...).
 
         Raises:
-            InputError: a parameter is missing, not known, or of another shape.
+            InputError: a parameter is missing, unknown, or of another shape.
         """
         expected = "register_tokens" if self.has_registers else "no register_tokens"
         if ("register_tokens" in state_dict) != self.has_registers:
@@ -239,7 +239,7 @@ class DINOv2PatchEncoder(nn.Module):
         for name, shape in (
             ("patch_embed.proj.weight", self.vit.patch_embed.proj.weight.shape),
             ("pos_embed", (1, 1 + PRETRAINED_GRID**2, self.vit.embed_dim)),
-        ):  # the two that timm would resample
+        ):  # timm would resample these two
             if name in state_dict and state_dict[name].shape != torch.Size(shape):
                 raise InputError(
                     f"These are not the weights of {self.name}: {name} is of shape {tuple(state_dict[name].shape)}, "
@@ -251,5 +251,5 @@ class DINOv2PatchEncoder(nn.Module):
             raise InputError(f"These are not the weights of {self.name}: {reason_of(error, 300)}") from error
 
     def train(self, mode: bool = True) -> "DINOv2PatchEncoder":
-        """Stay in evaluation mode: the encoder is frozen."""
+        """Keep evaluation mode: the encoder is frozen."""
         return super().train(False)

@@ -1,4 +1,4 @@
-"""Checks of a fitted state, as it comes out of a file, before any of it is taken over."""
+"""Checks of a loaded fitted state before any of it is used."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from ..digests import CONVERTED_DIGEST, tensor_digest
 from ..errors import InputError
 
 ENCODER = "encoder.vit."
-CALIBRATION = "calibration."  # NaN in it says that a score kind is not calibrated
+CALIBRATION = "calibration."  # NaN there marks a score kind that is not calibrated
 FIT = "fit it with `python -m monai.bundle run training --config_file configs/train.json --dataset_dir NORMALS`"
 REMEDY = f"take another copy, or {FIT}"
 
 
-def check_tensors(found: Any, own: Mapping[str, Any], what: str, remedy: str = REMEDY, finite: bool = True) -> None:
-    """Check that tensors may take the place of others.
+def check_tensors(
+    loaded: Any, state_dict: Mapping[str, Any], what: str, remedy: str = REMEDY, finite: bool = True
+) -> None:
+    """Check that loaded tensors fit a module.
 
     Args:
-        found: what a file has in place of ``own``.
-        own: state dict of the module that is to hold them; what is no tensor in it is passed over.
-        what: names the file or the part of it, for the message.
-        remedy: what to do, for the message.
-        finite: whether all numbers must be finite; never in a network's calibration.
+        loaded: content of a file, to replace ``state_dict``.
+        state_dict: that of the module; entries other than tensors are skipped.
+        what: name of the file or its part, for the message.
+        remedy: advice, for the message.
+        finite: whether all numbers must be finite; a network's calibration is exempt.
 
     Raises:
-        InputError: other names, types or shapes, or numbers that are not finite.
+        InputError: names, types or shapes differ, or numbers are not finite.
     """
-    if not isinstance(found, Mapping):
-        raise InputError(f"{what} must hold tensors by name, and holds a {type(found).__name__}; {remedy}.")
-    names = set(found) ^ set(own)
+    if not isinstance(loaded, Mapping):
+        raise InputError(f"{what} must hold tensors by name, and holds a {type(loaded).__name__}; {remedy}.")
+    names = set(loaded) ^ set(state_dict)
     if names:
         raise InputError(f"{what} is not a model of this network ({len(names)} entries differ); {remedy}.")
-    for name, expected in own.items():
+    for name, expected in state_dict.items():
         if not isinstance(expected, torch.Tensor):
             continue
-        tensor = found[name]
+        tensor = loaded[name]
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
             raise InputError(f"{what} has no tensor {name}; {remedy}.")
         if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
@@ -56,13 +58,13 @@ def encoder_digest(state_dict: Mapping[str, Any]) -> str:
 
 
 def fitted_digest(state_dict: Mapping[str, Any], weights: str, settings: Mapping[str, Any], claimed: str) -> str:
-    """Compute the digest of all that is fitted.
+    """Compute the digest of all fitted state.
 
     Args:
-        state_dict: of a `PatchAnomalyNetwork`, with or without its ``_extra_state``.
+        state_dict: that of a `PatchAnomalyNetwork`, with or without its ``_extra_state``.
         weights: see `encoder_digest`.
         settings: see `PatchAnomalyNetwork.settings`.
-        claimed: the digest that the encoder's weights are said to have; empty where they are random.
+        claimed: recorded digest of the encoder's weights; empty if they are random.
 
     Returns:
         SHA-256 in hexadecimal.
@@ -74,37 +76,37 @@ def fitted_digest(state_dict: Mapping[str, Any], weights: str, settings: Mapping
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def check_fitted(state_dict: Mapping[str, Any], own: Mapping[str, Any], what: str = "The fitted model") -> str:
+def check_fitted(state_dict: Mapping[str, Any], expected: Mapping[str, Any], what: str = "The fitted model") -> str:
     """Check a network's state dict: entries, finite numbers, calibration and digests.
 
     Args:
         state_dict: as saved; its ``_extra_state`` has ``settings``, ``weights_digest`` and, after 0.4, ``digest``.
-        own: state dict of the network that is to hold it.
-        what: names the file, for messages.
+        expected: state dict of the network that will hold it.
+        what: name of the file, for messages.
 
     Returns:
-        The digest of the encoder's weights in it; empty where they are said to be random.
+        The digest of its encoder weights; empty if they are recorded as random.
 
     Raises:
-        InputError: it is of another network, or was changed since it was saved.
+        InputError: the state is of another network, or was modified after it was saved.
     """
-    check_tensors(state_dict, own, what)
+    check_tensors(state_dict, expected, what)
     check_calibration(state_dict["calibration.rates"], state_dict["calibration.quantiles"], what)
     return check_digests(state_dict, what)
 
 
 def check_digests(state_dict: Mapping[str, Any], what: str = "The fitted model") -> str:
-    """Check that a network's state dict is as it was saved.
+    """Check that a network's state dict is unmodified.
 
     Args:
         state_dict: as saved, see `check_fitted`.
-        what: names the file, for messages.
+        what: name of the file, for messages.
 
     Returns:
-        The digest of the encoder's weights in it; empty where they are said to be random.
+        The digest of its encoder weights; empty if they are recorded as random.
 
     Raises:
-        InputError: a digest in it is of something else.
+        InputError: a digest differs.
     """
     extra = state_dict["_extra_state"]
     claimed, weights = extra["weights_digest"], encoder_digest(state_dict)
@@ -121,33 +123,33 @@ def check_calibration(rates: torch.Tensor, quantiles: torch.Tensor, what: str, r
     Args:
         rates: false-positive rates ``[L]``, falling.
         quantiles: raw scores ``[kinds, L]``, rising; NaN for score kinds that are not calibrated.
-        what: names the file, for the message.
-        remedy: what to do, for the message.
+        what: name of the file, for the message.
+        remedy: advice, for the message.
 
     Raises:
-        InputError: they do not fall or rise, or are not finite.
+        InputError: values are not finite, or rates do not fall, or quantiles do not rise.
     """
     calibrated = quantiles[~quantiles.isnan().all(1)]
     is_empty = bool(rates.isnan().all()) and not len(calibrated)
     falls = bool(((rates > 0) & (rates < 1)).all()) and bool((rates.diff() <= 0).all())
     rises = bool(calibrated.isfinite().all()) and bool((calibrated.diff() >= 0).all())
     if not (is_empty or (falls and rises)):
-        raise InputError(f"{what} has decision thresholds that cannot be: its calibration is damaged; {remedy}.")
+        raise InputError(f"{what} has impossible decision thresholds: its calibration is damaged; {remedy}.")
 
 
-def is_extra_state(found: Any) -> bool:
-    """Whether this is what a network saves beside its tensors."""
+def is_extra_state(value: Any) -> bool:
+    """Return whether a value is a network's extra state: settings and digests."""
     return (
-        isinstance(found, dict)
-        and isinstance(found.get("settings"), dict)
-        and all(isinstance(name, str) and is_plain(value) for name, value in found["settings"].items())
-        and isinstance(found.get("weights_digest"), str)
-        and isinstance(found.get("digest", ""), str)
+        isinstance(value, dict)
+        and isinstance(value.get("settings"), dict)
+        and all(isinstance(name, str) and is_plain(setting) for name, setting in value["settings"].items())
+        and isinstance(value.get("weights_digest"), str)
+        and isinstance(value.get("digest", ""), str)
     )
 
 
 def is_plain(value: Any) -> bool:
-    """Whether this is a number, a string, None, or a list of such."""
+    """Return whether a value is a number, a string, None, or a list of these."""
     return value is None or isinstance(value, int | float | str) or (type(value) is list and all(map(is_plain, value)))
 
 

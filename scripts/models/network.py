@@ -1,4 +1,4 @@
-"""The network: images in, calibrated anomaly maps out."""
+"""The network: images to calibrated anomaly maps."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from .resize import linear_weights, repeat_last
 
 
 class PatchOutput(NamedTuple):
-    """An anomaly map, and the mixture's answer for each patch.
+    """An anomaly map, and the component and log-likelihood of each patch.
 
     Attributes:
         anomaly_map: calibrated scores of the pixels ``[B,1,H,W]``.
@@ -29,18 +29,17 @@ class PatchOutput(NamedTuple):
 
 
 class PatchAnomalyNetwork(nn.Module):
-    """How unlike normal each pixel of an image is (Schulthess & Konukoglu, 2025, arXiv 2509.19997).
+    """Anomaly detection by the likelihood of patch embeddings (Schulthess & Konukoglu, 2025, arXiv 2509.19997).
 
-    Images of any size are resized so that the smaller edge is the encoder's ``image_size``, padded to whole patches,
-    embedded, scored patch by patch against the mixture, and the scores are brought back bilinearly to every pixel.
-    All that is fitted is in the state dict, with the settings it was fitted under; loading it into a network with other
-    settings raises.
+    Images of any size are resized so that the smaller edge is the encoder's ``image_size``, padded to whole patches and
+    embedded. The mixture scores each patch, and the scores are resized bilinearly to the pixels. The state dict holds
+    all fitted state and the settings of the fit; loading it into a network with other settings raises.
 
     Args:
-        encoder: gives patch embeddings.
+        encoder: computes patch embeddings.
         mixture: the model of normal embeddings.
         score: kind of anomaly score, see `DirichletProcessMixture.anomaly_score`.
-        target_fpr: share of normal patches beyond the decision threshold.
+        target_fpr: share of normal patches that reach the decision threshold.
 
     Raises:
         InputError: a score that the mixture does not have, or a target out of range.
@@ -70,11 +69,11 @@ class PatchAnomalyNetwork(nn.Module):
         self.image_size = encoder.image_size
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Calibrated anomaly maps: 0 is a typical normal patch, 1 the decision threshold.
+        """Compute calibrated anomaly maps: 0 is a typical normal patch, 1 the decision threshold.
 
         Args:
-            images: ``[B,C,H,W]`` in [0,1], C 1 or 3, H and W at least 14; or volumes ``[B,C,H,W,D]``, whose slices
-                along the last axis are scored one by one.
+            images: ``[B,C,H,W]`` in [0,1], C 1 or 3, H and W at least 14; or volumes ``[B,C,H,W,D]``, scored slice by
+                slice along the last axis.
 
         Returns:
             ``[B,1,H,W]`` or ``[B,1,H,W,D]``.
@@ -88,10 +87,10 @@ class PatchAnomalyNetwork(nn.Module):
         return self.anomaly_map(images)
 
     def anomaly_map(self, images: torch.Tensor) -> torch.Tensor:
-        """Calibrated maps ``[B,1,H,W]`` of images ``[B,C,H,W]``; see `forward`."""
-        median, limit = self.score_range()
+        """Compute calibrated maps ``[B,1,H,W]`` of images ``[B,C,H,W]``; see `forward`."""
+        median, threshold = self.score_range()
         scores = self.patch_scores(self.embed(images), self.score)
-        return self.to_pixels(normalize_scores(scores, median, limit), images.shape[2], images.shape[3])
+        return self.to_pixels(normalize_scores(scores, median, threshold), images.shape[2], images.shape[3])
 
     @torch.jit.unused
     def score_patches(self, images: torch.Tensor) -> PatchOutput:
@@ -107,18 +106,18 @@ class PatchAnomalyNetwork(nn.Module):
             RuntimeError: the network is not fitted or not calibrated.
             ValueError: images of another shape.
         """
-        median, limit = self.score_range()
+        median, threshold = self.score_range()
         embeddings = self.embed(images)
         components, log_likelihood = self.mixture(embeddings.permute(0, 2, 3, 1).flatten(0, 2))
         if self.score == "negative_log_likelihood":
             scores = -log_likelihood.reshape(len(images), 1, *embeddings.shape[2:])
         else:
             scores = self.patch_scores(embeddings, self.score)
-        anomaly_map = self.to_pixels(normalize_scores(scores, median, limit), images.shape[2], images.shape[3])
+        anomaly_map = self.to_pixels(normalize_scores(scores, median, threshold), images.shape[2], images.shape[3])
         return PatchOutput(anomaly_map, components.reshape(len(images), -1), log_likelihood.reshape(len(images), -1))
 
     def score_range(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The raw scores that become 0 and 1, see `ScoreCalibration.score_range`.
+        """Return the raw scores that become 0 and 1, see `ScoreCalibration.score_range`.
 
         Raises:
             RuntimeError: the network is not fitted or not calibrated.
@@ -131,7 +130,7 @@ class PatchAnomalyNetwork(nn.Module):
         return self.calibration.score_range(self.score_index, self.target_fpr)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Patch embeddings of images of any size.
+        """Compute patch embeddings of images of any size.
 
         Args:
             images: ``[B,C,H,W]`` in [0,1], C 1 or 3.
@@ -149,35 +148,35 @@ class PatchAnomalyNetwork(nn.Module):
         return self.encoder(self.to_patches(images))
 
     def to_patches(self, images: torch.Tensor) -> torch.Tensor:
-        """Images ``[B,C,H,W]`` as the encoder sees them: resized, the border repeated to whole patches, in colour."""
+        """Resize images ``[B,C,H,W]``, repeat the border to whole patches, and make them RGB ``[B,3,14h,14w]``."""
         channels, height, width = images.shape[1], images.shape[2], images.shape[3]
         resized = self.resized(height, width)
         rows = repeat_last(linear_weights(height, resized[0], images), 14)
         columns = repeat_last(linear_weights(width, resized[1], images), 14)
-        colours = linear_weights(channels, 3, images)  # three of a grey image's one; three stay what they are
+        colours = linear_weights(channels, 3, images)  # repeats one channel, keeps three
         return (colours @ (rows @ images @ columns.T).flatten(2)).unflatten(2, (rows.shape[0], columns.shape[0]))
 
     def patch_scores(self, embeddings: torch.Tensor, kind: str, active: torch.Tensor | None = None) -> torch.Tensor:
-        """Raw anomaly scores ``[B,1,h,w]`` of patch embeddings ``[B,D,h,w]``; see `DirichletProcessMixture`."""
+        """Compute raw anomaly scores ``[B,1,h,w]`` of embeddings ``[B,D,h,w]``; see `DirichletProcessMixture`."""
         b, d, h, w = embeddings.shape
         samples = embeddings.permute(0, 2, 3, 1).reshape(-1, d)
         return self.mixture.anomaly_score(samples, kind, active).reshape(b, 1, h, w)
 
     def exceeds_threshold(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Which patches ``[B,1,h,w]`` of embeddings ``[B,D,h,w]`` reach the decision threshold."""
-        median, limit = self.score_range()
-        return normalize_scores(self.patch_scores(embeddings, self.score), median, limit) >= 1
+        """Return the mask ``[B,1,h,w]`` of embeddings ``[B,D,h,w]`` that reach the decision threshold."""
+        median, threshold = self.score_range()
+        return normalize_scores(self.patch_scores(embeddings, self.score), median, threshold) >= 1
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """The height and width, smaller edge ``image_size``, at which the encoder sees an image, but for padding."""
-        shorter = (height + width - abs(height - width)) // 2  # a branch would be lost in an export
+        """Return the height and width of a resized image before padding; the smaller edge is ``image_size``."""
+        shorter = (height + width - abs(height - width)) // 2  # an export would keep one branch only
         return (
             (height * self.image_size + shorter // 2) // shorter,
             (width * self.image_size + shorter // 2) // shorter,
         )
 
     def to_pixels(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Patch scores ``[B,1,h,w]`` -> pixels ``[B,1,H,W]``: the way of `embed` back, padding left behind."""
+        """Upsample patch scores ``[B,1,h,w]`` to the input size ``[B,1,H,W]`` and crop the padding."""
         h, w = scores.shape[2], scores.shape[3]
         resized = self.resized(height, width)
         rows = linear_weights(resized[0], height, scores) @ linear_weights(h, h * 14, scores)[: resized[0]]
@@ -185,7 +184,7 @@ class PatchAnomalyNetwork(nn.Module):
         return rows @ scores @ columns.T
 
     def __prepare_scriptable__(self) -> "PatchAnomalyNetwork":
-        """Asked by `torch.jit.script` what to compile: a network without a fit is not worth an export.
+        """Let `torch.jit.script` compile this network only if it is fitted.
 
         Raises:
             InputError: the network is not fitted or not calibrated.
@@ -197,7 +196,7 @@ class PatchAnomalyNetwork(nn.Module):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """What the fit depends on, by config id where there is one."""
+        """Return the settings that the fit depends on, by config id if there is one."""
         return {
             "encoder_name": self.encoder.name,
             "layers": list(self.encoder.layers),
@@ -210,34 +209,34 @@ class PatchAnomalyNetwork(nn.Module):
         }
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Settings, and digests of the encoder's weights and of all that is fitted, saved beside the buffers."""
+        """Return settings and digests of the encoder weights and of all fitted state, saved with the buffers."""
         tensors, settings, claimed = self._tensors(), self.settings(), self.encoder.weights_digest
         digest = fitted_digest(tensors, encoder_digest(tensors), settings, claimed)
         return {"settings": settings, "weights_digest": claimed, "digest": digest}
 
     def set_extra_state(self, state: Any) -> None:
-        """Take over a saved state; `load_state_dict` has checked it.
+        """Set a saved state that `load_state_dict` has checked.
 
         Raises:
-            InputError: it was fitted under other settings.
+            InputError: the settings of the fit differ.
         """
         self._check_settings(state)
         self.encoder.weights_digest = state["weights_digest"]
 
     @torch.jit.unused
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load what was saved, whole or not at all; models of 0.4 and earlier have no digest to be checked.
+        """Load a complete state dict or none of it. Models of 0.4 and earlier have no digest to check.
 
         Args:
-            state_dict: of such a network.
-            strict: makes no difference; every entry is needed.
+            state_dict: that of a `PatchAnomalyNetwork`.
+            strict: ignored; every entry is needed.
             assign: see `torch.nn.Module`.
 
         Returns:
             See `torch.nn.Module`.
 
         Raises:
-            InputError: it was fitted under other settings, is of another network, or was changed since it was saved.
+            InputError: the settings of the fit differ, or the state is of another network or was modified.
         """
         if not isinstance(state_dict, Mapping):
             raise InputError(f"A fitted model holds tensors by name; got {type(state_dict).__name__}: {REMEDY}.")
@@ -249,7 +248,7 @@ class PatchAnomalyNetwork(nn.Module):
 
     @torch.jit.unused
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """All entries of the state dict but the extra state."""
+        """Return all entries of the state dict but the extra state."""
         tensors: dict[str, torch.Tensor] = {}
         for name, part in self.named_children():
             part.state_dict(destination=tensors, prefix=f"{name}.")
@@ -259,11 +258,11 @@ class PatchAnomalyNetwork(nn.Module):
     def _check_settings(self, state: Any) -> None:
         if not is_extra_state(state):
             raise InputError(f"The fitted model does not say which settings it was fitted with; {REMEDY}.")
-        saved, own = {"scales": [1.0], **state["settings"]}, self.settings()  # 0.2.0 had no scales
-        for name in own:
-            if saved.get(name) != own[name]:
+        saved = {"scales": [1.0], **state["settings"]}  # 0.2.0 had no scales
+        for name, value in self.settings().items():
+            if saved.get(name) != value:
                 fitted = printable(str(saved.get(name)))
                 raise InputError(
-                    f"The checkpoint was fitted with {name}={fitted}, this network has {name}={own[name]}; give the "
+                    f"The checkpoint was fitted with {name}={fitted}, this network has {name}={value}; give the "
                     f"same value (as `--{name} {fitted}`) or fit again."
                 )

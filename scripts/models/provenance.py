@@ -1,4 +1,4 @@
-"""What a run's results came from."""
+"""Provenance of results: settings, weights and versions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ NOTE = "Not a medical device: for research, not for diagnosis."
 
 
 def provenance(network: PatchAnomalyNetwork, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands in every report: settings, weights and versions.
+    """Describe settings, weights and versions for a report.
 
     Args:
-        network: gives its own settings and the digest of its weights.
-        settings: those of the run.
+        network: the network with its settings and the digest of its weights.
+        settings: settings of the run.
 
     Returns:
-        What JSON can hold.
+        A dict that JSON can represent.
     """
     is_known = hasattr(network, "settings")  # an exported file does not describe itself
     return {
@@ -31,5 +31,5 @@ def provenance(network: PatchAnomalyNetwork, settings: Mapping[str, Any]) -> dic
 
 
 def versions() -> dict[str, str]:
-    """Look up the versions of the libraries that results depend on."""
+    """Return the versions of the libraries that results depend on."""
     return {name: version(name) for name in ("monai", "torch", "timm", "numpy", "nibabel")}

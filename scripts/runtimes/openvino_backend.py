@@ -12,19 +12,19 @@ from ..models.encoder import EncoderBackend
 
 openvino, has_openvino = optional_import("openvino")
 
-FIXED_SHAPES = 4  # of images for which blocks of their own are compiled, which is a little faster
+FIXED_SHAPES = 4  # image shapes with blocks compiled for them, which are slightly faster
 
 
 class OpenVINOBackend(EncoderBackend):
-    """Run blocks that `export_blocks` or `quantize` wrote.
+    """Run ONNX blocks written by `export_blocks` or `quantize`.
 
-    Slices go through one by one: on a CPU a batch is no faster. The first few shapes get blocks compiled for them, the
-    others share some in which the shape is free, so that a folder of pictures of many sizes compiles few.
+    Slices run one by one: on a CPU a batch is no faster. The first few shapes get blocks compiled for them; all others
+    share blocks with dynamic shapes, so that pictures of many sizes need few compilations.
 
     Args:
         path: the file.
-        precision: ``"fp32"``, ``"bf16"``, or ``"int8"``, in which what is not quantised runs in the fastest precision
-            that the processor has.
+        precision: ``"fp32"``, ``"bf16"``, or ``"int8"``, whose unquantised operations run in the fastest precision of
+            the processor.
     """
 
     def __init__(self, path: Path, precision: str) -> None:
@@ -37,14 +37,14 @@ class OpenVINOBackend(EncoderBackend):
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        self.compiled: dict[tuple[int, ...] | None, Any] = {}  # None: of any shape
+        self.compiled: dict[tuple[int, ...] | None, Any] = {}  # None: dynamic shape
 
     def __call__(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
         """See `EncoderBackend`."""
         run = self._compiled_for(images[:1], positions)
-        of_all = positions.cpu().numpy()
-        of_slices = [run([image.numpy(), of_all]) for image in images.cpu().split(1)]
-        return [torch.cat([torch.from_numpy(found[layer]) for found in of_slices]) for layer in range(len(run.outputs))]
+        positions_array = positions.cpu().numpy()
+        outputs = [run([image.numpy(), positions_array]) for image in images.cpu().split(1)]
+        return [torch.cat([torch.from_numpy(output[layer]) for output in outputs]) for layer in range(len(run.outputs))]
 
     def _compiled_for(self, image: torch.Tensor, positions: torch.Tensor) -> Any:
         shape = tuple(image.shape)
@@ -58,5 +58,5 @@ class OpenVINOBackend(EncoderBackend):
 
 
 def has_bf16() -> bool:
-    """Whether OpenVINO multiplies in bf16 on this processor."""
+    """Return whether OpenVINO supports bf16 on this processor."""
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

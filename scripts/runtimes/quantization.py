@@ -1,4 +1,4 @@
-"""The encoder in eight-bit integers, calibrated on normal images, with decision thresholds of its own."""
+"""Quantisation of the encoder to int8, calibrated on normal images, with its own decision thresholds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ onnx, _ = optional_import("onnx")
 
 logger = logging.getLogger(__name__)
 
-SLICES = 64  # that the ranges of activations are taken from, and that the result is compared on
+SLICES = 64  # slices for the ranges of activations and for the comparison with single precision
 
 
 def quantize(
@@ -45,11 +45,11 @@ def quantize(
     """Quantise a fitted network's encoder to int8 (post-training, SmoothQuant: Xiao et al., 2023, arXiv 2211.10438).
 
     Args:
-        network: fitted, on the CPU; its ``encoder`` is replaced by the quantised one.
-        ckpt_path: the file it was loaded from, beside which the quantised blocks are kept.
-        cases: normals, whose slices show how far activations range.
-        inferer: gives the slices of a volume.
-        seed: of the choice among their slices.
+        network: fitted network on the CPU; its ``encoder.backend`` is set to the quantised blocks.
+        ckpt_path: its checkpoint; the quantised blocks are kept next to it.
+        cases: normal cases whose slices give the ranges of activations.
+        inferer: extracts the slices of a volume.
+        seed: seed of the choice of slices.
 
     Returns:
         The same network.
@@ -72,7 +72,7 @@ def quantize(
         blocks, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
     )
     with _name_file(cache.quantized):
-        cache.thresholds.unlink(missing_ok=True)  # those of other blocks
+        cache.thresholds.unlink(missing_ok=True)  # they belong to the previous blocks
         with atomic_write(cache.quantized) as partial:
             onnx.save(quantized, partial)
     if has_openvino:
@@ -89,17 +89,17 @@ def save_limits(
     inferer: DPMMInferer,
     seed: int = 0,
 ) -> None:
-    """Calibrate a quantised network, and keep its limits beside its blocks.
+    """Calibrate a quantised network and save its decision thresholds next to its blocks.
 
     Args:
-        calibrator: of a network that `quantize` returned, with embeddings of held-out normals.
-        ckpt_path: the fitted model.
-        cases: those normals, on which the mask is compared with that of single precision.
-        inferer: gives the slices of a volume.
-        seed: of the choice among their slices.
+        calibrator: calibrator of a network that `quantize` returned, with embeddings of held-out normal images.
+        ckpt_path: the checkpoint of the network.
+        cases: the held-out normal cases, on which the mask is compared with that of single precision.
+        inferer: extracts the slices of a volume.
+        seed: seed of the choice of slices.
 
     Raises:
-        InputError: they cannot be written.
+        InputError: the thresholds cannot be written.
     """
     network, cache = calibrator.network, RuntimeCache(ckpt_path)
     slices = list(draw_slices(cases, inferer, SLICES, seed))
@@ -141,32 +141,32 @@ def _name_file(path: Path) -> Iterator[None]:
 def draw_slices(
     cases: Sequence[dict[str, Any]], inferer: DPMMInferer, n_slices: int, seed: int
 ) -> Iterator[torch.Tensor]:
-    """Draw slices that hold something, about equally many of each case.
+    """Draw nonempty slices, about the same number from each case.
 
     Args:
         cases: items with ``image`` ``[C,H,W]`` or ``[C,H,W,D]``, or with ``error``.
-        inferer: gives the slices of a volume.
-        n_slices: about how many, at least one of a case.
-        seed: of the draw.
+        inferer: extracts the slices of a volume.
+        n_slices: approximate number of slices, at least one per case.
+        seed: seed of the draw.
 
     Yields:
         Slices ``[1,C,H,W]``.
 
     Raises:
-        InputError: not one case can be used.
+        InputError: no case can be used.
     """
-    chance = random.Random(seed)
-    chosen = chance.sample(range(len(cases)), min(len(cases), n_slices))
-    of_each = -(-n_slices // len(chosen))
+    rng = random.Random(seed)
+    indices = rng.sample(range(len(cases)), min(len(cases), n_slices))
+    slices_per_case = -(-n_slices // len(indices))
     errors = []
-    for index in chosen:
+    for index in indices:
         case = cases[index]
         if "error" in case:
             errors.append(case["error"])
             continue
         (slices,) = inferer.slices(case["image"].unsqueeze(0))
-        occupied = nonempty_slices(slices).tolist()
-        for place in chance.sample(occupied, min(of_each, len(occupied))):
-            yield slices[place : place + 1]
-    if len(errors) == len(chosen):
+        nonempty = nonempty_slices(slices).tolist()
+        for position in rng.sample(nonempty, min(slices_per_case, len(nonempty))):
+            yield slices[position : position + 1]
+    if len(errors) == len(indices):
         raise InputError(f"None of the normal cases could be used: {'; '.join(errors)}")

@@ -17,9 +17,9 @@ class TorchBackend(EncoderBackend):
     """Run the blocks under autocast. If a GPU runs out of memory, use smaller batches, then the CPU.
 
     Args:
-        encoder: whose blocks they are.
+        encoder: the encoder with the blocks.
         precision: one of ``DTYPES``.
-        compiled: whether `torch.compile` makes kernels of the blocks, on a GPU a CUDA graph for each shape.
+        compiled: whether `torch.compile` compiles the blocks, on a GPU to a CUDA graph for each shape.
     """
 
     def __init__(self, encoder: DINOv2PatchEncoder, precision: str = "fp32", compiled: bool = False) -> None:
@@ -36,19 +36,19 @@ class TorchBackend(EncoderBackend):
         while not self.on_cpu:
             parts = images.split(self.largest_batch or len(images))
             try:
-                of_parts = [self._once(part, positions) for part in parts]
+                outputs = [self._run_once(part, positions) for part in parts]
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
-                self._ask_for_less(len(parts[0]))
+                self._reduce_memory(len(parts[0]))
             else:
-                return [torch.cat(of_layer) for of_layer in zip(*of_parts, strict=True)]
-        return self._once(images.cpu(), positions.cpu())
+                return [torch.cat(layer_tokens) for layer_tokens in zip(*outputs, strict=True)]
+        return self._run_once(images.cpu(), positions.cpu())
 
-    def _once(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
+    def _run_once(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return [tokens.float().clone() for tokens in self.run(images, positions)]
 
-    def _ask_for_less(self, batch_size: int) -> None:
+    def _reduce_memory(self, batch_size: int) -> None:
         if batch_size > 1:
             self.largest_batch = batch_size // 2
             logger.warning(f"The GPU's memory does not hold {batch_size} slices; going on with {self.largest_batch}.")

@@ -106,7 +106,7 @@ def test_a_calibration_is_saved_with_its_target():
 
 
 def test_scores_that_are_all_the_same_raise():
-    with pytest.raises(InputError, match=r"euclidean scores .* median 2\.5 and limit 2\.5"):
+    with pytest.raises(InputError, match=r"euclidean scores .* median 2\.5 and threshold 2\.5"):
         fitted(np.full(100, 2.5, np.float32), kind="euclidean")
 
 

@@ -1,4 +1,4 @@
-"""The Dirichlet process mixture and its mathematics."""
+"""Dirichlet process mixture: weights, components and online EM."""
 
 from .dirichlet_process import COVARIANCE_TYPES, SCORE_KINDS, DirichletProcessMixture
 

@@ -1,4 +1,4 @@
-"""Gaussians whose features vary together: densities are dear, and computed only where they can matter."""
+"""Gaussians with correlated features, whose costly densities are computed only where they can matter."""
 
 import math
 from collections.abc import Sequence
@@ -7,20 +7,20 @@ import torch
 
 from .base import LOG_RESP_CUTOFF, RESP_CUTOFF, Gaussians, add_log_2_pi, assigned_samples
 
-N_DIRECTIONS = 32  # of the marginal densities that decide which densities matter
-ROUNDING = 4e-6  # relative to the lengths of the factors of a matrix product in single precision
+N_DIRECTIONS = 32  # dimensions of the marginal densities that bound the full ones
+ROUNDING = 4e-6  # of a matrix product in single precision, relative to the lengths of its factors
 
 
 class CorrelatedGaussians(Gaussians):
-    """Base of the types with correlations.
+    """Base class of the covariance types with correlations.
 
-    In many dimensions all but a few components are out of the question for a sample. A marginal density shows which:
-    the squared Mahalanobis distance in a few directions never exceeds the whole one. One matrix product gives those of
-    all components, and what they cannot rule out is computed in full; the fit is the same.
+    In many dimensions only a few components are plausible for a sample. Marginal densities show which ones: the squared
+    Mahalanobis distance in a few directions never exceeds the full distance. One matrix product gives the marginal
+    densities of all components, and only plausible pairs are computed in full; the fit is the same.
 
     Attributes:
-        centre: a point ``[D]`` from which directions are looked at.
-        directions: ``[D,p]``, orthonormal, in which samples vary most.
+        centre: origin ``[D]`` of the directions.
+        directions: ``[D,p]``, orthonormal, in which the samples vary most.
     """
 
     centre: torch.Tensor
@@ -40,7 +40,7 @@ class CorrelatedGaussians(Gaussians):
         self.register_buffer("directions", torch.eye(n_features, n_directions))
 
     def initialize_covariances(self, x: torch.Tensor) -> None:
-        """Give all components the covariance of samples ``[N,D]``, and take the directions from it."""
+        """Set the covariance of samples ``[N,D]`` for all components, and take the directions from it."""
         self.centre.copy_(x.mean(0))
         centred = (x - self.centre).double()
         covariance = centred.T @ centred / max(1, len(x) - 1)
@@ -49,39 +49,39 @@ class CorrelatedGaussians(Gaussians):
         self.start_from_axes(variances.clamp(min=0), axes)
 
     def start_from_axes(self, variances: torch.Tensor, axes: torch.Tensor) -> None:
-        """Give all components one covariance: rising ``variances [D]`` along the columns of ``axes [D,D]``."""
+        """Set one covariance for all components: rising ``variances [D]`` along the columns of ``axes [D,D]``."""
         raise NotImplementedError
 
     def marginal_covariances(self, components: torch.Tensor) -> torch.Tensor:
-        """Covariances ``[k,p,p]`` in the directions."""
+        """Return the covariances ``[k,p,p]`` in the directions."""
         raise NotImplementedError
 
     def squared_mahalanobis_of_rows(
         self, x: torch.Tensor, components: torch.Tensor, rows: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Squared Mahalanobis distances ``[n]`` of the samples with the indices ``rows``, for each component."""
+        """Return for each component the squared Mahalanobis distances ``[n]`` of the samples with its ``rows``."""
         raise NotImplementedError
 
-    def sums_over_rows(
-        self, x: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]], components: torch.Tensor
+    def assigned_stats(
+        self, x: torch.Tensor, assigned: list[tuple[torch.Tensor, torch.Tensor]], components: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """As `sufficient_stats`, of the samples of each component and their responsibilities, see `assigned_samples`."""
+        """Sum the sufficient statistics of the samples of each component, see `assigned_samples`."""
         raise NotImplementedError
 
     def sufficient_stats(
         self, resp: torch.Tensor, x: torch.Tensor, components: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """See `Gaussians`."""
-        return self.sums_over_rows(x, assigned_samples(resp), components)
+        return self.assigned_stats(x, assigned_samples(resp), components)
 
     def e_step(
         self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """See `Gaussians`; a pair of sample and component that a bound shows to be `LOG_RESP_CUTOFF` from the best is left out."""
-        near = self.candidate_pairs(x, log_weights, active) if self.n_features >= 2 * N_DIRECTIONS else None
-        if near is None:
+        """See `Gaussians`; pairs of sample and component that are `LOG_RESP_CUTOFF` below the best are left out."""
+        pairs = self.candidate_pairs(x, log_weights, active) if self.n_features >= 2 * N_DIRECTIONS else None
+        if pairs is None:
             return super().e_step(x, log_weights, active)
-        components, rows, log_joint = near
+        components, rows, log_joint = pairs
         highest = x.new_full((len(x),), -math.inf).scatter_reduce(0, rows, log_joint, "amax")
         resp = (log_joint - highest[rows]).exp_()
         total = torch.zeros_like(highest).index_add_(0, rows, resp)
@@ -90,41 +90,45 @@ class CorrelatedGaussians(Gaussians):
         order = order[resp[order] > RESP_CUTOFF]
         components, counts = components[order].unique_consecutive(return_counts=True)
         sizes = counts.tolist()
-        own = list(zip(rows[order].split(sizes), resp[order].unsqueeze(1).split(sizes), strict=True))
-        sufficient_stats = {
+        assigned = list(zip(rows[order].split(sizes), resp[order].unsqueeze(1).split(sizes), strict=True))
+        stats = {
             "log_likelihood": (highest + total.log()).sum(dtype=torch.float64),
-            "resp_statistic": torch.stack([weights.sum() for _, weights in own]),
-            **self.sums_over_rows(x, own, components),
+            "resp_statistic": torch.stack([weights.sum() for _, weights in assigned]),
+            **self.assigned_stats(x, assigned, components),
         }
-        return sufficient_stats, components
+        return stats, components
 
     def candidate_pairs(
         self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-        """The pairs of sample and component that count; None where they are so many that all may as well be computed.
+        """Return (sample, component) pairs with non-negligible responsibility, or None if dense evaluation is cheaper.
 
         Args:
             x: samples ``[N,D]``.
-            log_weights: of all components, ``[K]``.
+            log_weights: log weights of all components, ``[K]``.
             active: see `Gaussians.log_joint`.
 
         Returns:
             Indices of components and of samples, and the log of weight times density, each ``[pairs]``.
         """
-        terms = self.quadratic_features(x)
-        bounds = self.marginal_bounds(terms, active) + log_weights[active].unsqueeze(1)
+        features = self.quadratic_features(x)
+        bounds = self.marginal_bounds(features, active) + log_weights[active].unsqueeze(1)
         likely = bounds.argmax(0)
         first = self._log_joint_of(x, log_weights, active[likely], torch.arange(len(x), device=x.device))
         best = torch.empty_like(x[:, 0]).index_copy_(0, first[1], first[2])
         bounds.scatter_(0, likely.unsqueeze(0), -math.inf)
-        wanted = [(active, bounds > best - LOG_RESP_CUTOFF)]
-        others = self.candidate_components(x, log_weights, active, best)
-        if len(others):
-            bounds = self.marginal_bounds(terms, others) + log_weights[others].unsqueeze(1)
-            wanted.append((others, bounds > best - LOG_RESP_CUTOFF))
-        if sum(int(mask.sum()) for _, mask in wanted) > len(x) * len(active) // 8:
+        candidates = [(active, bounds > best - LOG_RESP_CUTOFF)]
+        inactive = self.candidate_components(x, log_weights, active, best)
+        if len(inactive):
+            bounds = self.marginal_bounds(features, inactive) + log_weights[inactive].unsqueeze(1)
+            candidates.append((inactive, bounds > best - LOG_RESP_CUTOFF))
+        if sum(int(mask.sum()) for _, mask in candidates) > len(x) * len(active) // 8:
             return None
-        pairs = [(components[near[:, 0]], near[:, 1]) for components, mask in wanted for near in [torch.nonzero(mask)]]
+        pairs = [
+            (components[indices[:, 0]], indices[:, 1])
+            for components, mask in candidates
+            for indices in [torch.nonzero(mask)]
+        ]
         components, rows = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         rest = self._log_joint_of(x, log_weights, components, rows)
         return tuple(torch.cat(parts) for parts in zip(first, rest, strict=True))  # type: ignore[return-value]
@@ -132,7 +136,7 @@ class CorrelatedGaussians(Gaussians):
     def _log_joint_of(
         self, x: torch.Tensor, log_weights: torch.Tensor, components: torch.Tensor, rows: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The pairs, sorted by component, and the log of weight times density."""
+        """Return the pairs, sorted by component, and their log of weight times density, each ``[pairs]``."""
         components, order = components.sort()
         rows = rows[order]
         distinct, counts = components.unique_consecutive(return_counts=True)
@@ -142,33 +146,33 @@ class CorrelatedGaussians(Gaussians):
         return components, rows, log_joint
 
     def quadratic_features(self, x: torch.Tensor) -> torch.Tensor:
-        """What `marginal_bounds` is linear in: products of the coordinates of samples ``[N,D]`` and these themselves.
+        """Compute products of the coordinates of samples ``[N,D]``, and these: `marginal_bounds` is linear in them.
 
-        The last row is no less than the length of the others, which is what rounding is relative to.
+        Returns ``[features,N]``. The last row bounds the length of the others: the scale of rounding errors.
         """
         p = self.directions.shape[1]
         coordinates = self.directions.T @ (x - self.centre).T
-        terms = x.new_empty(p * (p + 1) // 2 + p + 1, len(x))
+        features = x.new_empty(p * (p + 1) // 2 + p + 1, len(x))
         begin = 0
         for direction in range(p):
             end = begin + p - direction
-            torch.mul(coordinates[direction], coordinates[direction:], out=terms[begin:end])
+            torch.mul(coordinates[direction], coordinates[direction:], out=features[begin:end])
             begin = end
-        terms[begin:-1] = coordinates
+        features[begin:-1] = coordinates
         squared_lengths = coordinates.square().sum(0)
-        terms[-1] = squared_lengths + squared_lengths.sqrt()
-        return terms
+        features[-1] = squared_lengths + squared_lengths.sqrt()
+        return features
 
-    def marginal_bounds(self, terms: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
-        """Log densities ``[k,N]`` that those of the samples with these terms do not exceed."""
+    def marginal_bounds(self, features: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
+        """Return upper bounds ``[k,N]`` of the log densities of samples, given their `quadratic_features`."""
         p = self.directions.shape[1]
         means = ((self.means[components] - self.centre) @ self.directions).double()
         precisions = torch.linalg.inv(self.marginal_covariances(components).double())
-        of_means = (precisions @ means.unsqueeze(2)).squeeze(2)
-        first, second = torch.triu_indices(p, p, device=terms.device)
+        linear = (precisions @ means.unsqueeze(2)).squeeze(2)
+        first, second = torch.triu_indices(p, p, device=features.device)
         products = precisions[:, first, second] * torch.where(first == second, 1.0, 2.0)
-        factors = torch.cat([products, -2 * of_means], 1).to(terms)
+        factors = torch.cat([products, -2 * linear], 1).to(features)
         rounding = -ROUNDING * torch.linalg.vector_norm(factors, dim=1, keepdim=True)
-        offsets = (of_means * means).sum(1).to(terms)
+        offsets = (linear * means).sum(1).to(features)
         constants = add_log_2_pi(offsets + self.log_determinants(components), self.n_features)
-        return torch.addmm(constants.unsqueeze(1), torch.cat([factors, rounding], 1), terms).mul_(-0.5)
+        return torch.addmm(constants.unsqueeze(1), torch.cat([factors, rounding], 1), features).mul_(-0.5)

@@ -1,4 +1,4 @@
-"""Gaussians with uncorrelated features: a variance for each feature, or one for all."""
+"""Gaussians with uncorrelated features: one variance per feature, or one for all features."""
 
 import torch
 
@@ -6,18 +6,18 @@ from .base import Gaussians
 
 
 class DiagonalGaussians(Gaussians):
-    """``covariances [K,D]`` are variances. Nothing is larger than ``[N,K]``, ``[N,D]`` or ``[K,D]``."""
+    """Gaussians with variances ``covariances [K,D]``. No tensor is larger than ``[N,K]``, ``[N,D]`` or ``[K,D]``."""
 
     def __init__(self, n_components: int, n_features: int, reg_covar: float) -> None:
         shape = (n_components, n_features)
         super().__init__(n_components, n_features, reg_covar, shape, shape)
 
     def initialize_covariances(self, x: torch.Tensor) -> None:
-        """Give all components the variances of samples ``[N,D]``."""
+        """Set the variances of samples ``[N,D]`` for all components."""
         self.covariances.copy_(x.var(0, correction=min(1, len(x) - 1)) + self.reg_covar)
 
     def squared_mahalanobis(self, x: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
-        """``sum_d (x_d - m_d)^2 / s_d``, expanded into two matrix products."""
+        """Compute ``sum_d (x_d - m_d)^2 / s_d``, expanded into two matrix products."""
         means, precisions = self.means[components], self.covariances[components].reciprocal()
         constant = (means.square() * precisions).sum(1)
         distances = torch.addmm(constant, x, (means * precisions).T, alpha=-2)
@@ -34,26 +34,26 @@ class DiagonalGaussians(Gaussians):
     def sufficient_stats(
         self, resp: torch.Tensor, x: torch.Tensor, components: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Sums of ``r x`` and ``r x^2``, each ``[k,D]``."""
+        """Sum ``r x`` and ``r x^2``, each ``[k,D]``."""
         return {"first_statistic": resp.T @ x, "second_statistic": resp.T @ x.square()}
 
     def update(self, mass: torch.Tensor) -> None:
-        """``m = M / (R + eps)``, ``s = S / (R + eps) + m^2 - 2 m M / (R + eps) + reg``; s is never below reg."""
+        """Set ``m = M / (R + eps)`` and ``s = S / (R + eps) + m^2 - 2 m M / (R + eps) + reg``; s is never below reg."""
         self.means.copy_(self.first_statistic / mass.unsqueeze(1))
         variances = self.second_statistic / mass.unsqueeze(1) - self.means.square()
         self.covariances.copy_(variances.clamp_(min=0) + self.reg_covar)
 
 
 class SphericalGaussians(DiagonalGaussians):
-    """`DiagonalGaussians` with the mean over features for each variance: ``covariances [K,D]``, rows of one number."""
+    """Gaussians with one variance, the mean over features: each row of ``covariances [K,D]`` repeats one number."""
 
     def initialize_covariances(self, x: torch.Tensor) -> None:
-        """Give all components the mean variance of samples ``[N,D]``."""
+        """Set the mean variance of samples ``[N,D]`` for all components."""
         super().initialize_covariances(x)
         self._average()
 
     def update(self, mass: torch.Tensor) -> None:
-        """As `DiagonalGaussians`, then the mean over features."""
+        """Update as `DiagonalGaussians`, then average over features."""
         super().update(mass)
         self._average()
 

@@ -15,31 +15,31 @@ from .stick_breaking import log_stick_weights, update_concentration, update_frac
 
 SCORE_KINDS = ("cosine", "euclidean", "mahalanobis", "negative_log_likelihood", "subspace")
 COVARIANCE_TYPES = ("full", "diag", "spherical", "low_rank")
-MIN_LOG_WEIGHT = math.log(1e-6)  # components of less weight do not count
+MIN_LOG_WEIGHT = math.log(1e-6)  # components of less weight are left out of every score
 ROWS_AT_ONCE = 16384  # bounds the memory of a step: [rows, K] and [rows, D]
 
 
 class DirichletProcessMixture(nn.Module):
-    """Truncated stick-breaking mixture (Blei & Jordan, 2006) by online EM (Cappe & Moulines, 2009).
+    """Truncated stick-breaking mixture (Blei & Jordan, 2006), fitted by online EM (Cappe & Moulines, 2009).
 
-    The number of components is an upper bound: the sticks leave most of them without weight. Everything fitted, alpha
-    and the sufficient statistics included, is a buffer: saved, loaded and continued, a fit goes on as if never stopped.
+    The number of components is an upper bound: most of them end without weight. All fitted state, with alpha and the
+    sufficient statistics, is in buffers, so that a saved fit continues as if never stopped.
 
     Args:
         n_components: truncation level K.
         n_features: length D of an embedding.
         covariance_type: ``"diag"``, ``"spherical"``, ``"full"`` or ``"low_rank"``, see `Gaussians` and its subclasses.
-        weight_concentration: alpha at the start; more of it spreads the weight over more components.
+        weight_concentration: initial alpha; a larger alpha spreads the weight over more components.
         learn_weight_concentration: whether alpha is fitted.
         reg_covar: added to every variance.
-        rank: dimensions of each component's subspace where ``covariance_type`` is ``"low_rank"``.
+        rank: dimension of each component's subspace if ``covariance_type`` is ``"low_rank"``.
 
     Attributes:
-        gaussians: the components; their means and covariances.
+        gaussians: means and covariances of the components.
         stick_fractions: v ``[K]``.
         weight_concentration: alpha, a scalar.
         resp_statistic: running mean responsibilities R ``[K]``.
-        n_steps: online-EM steps made, a scalar.
+        n_steps: number of online-EM steps, a scalar.
 
     Raises:
         InputError: an argument out of its range.
@@ -101,22 +101,22 @@ class DirichletProcessMixture(nn.Module):
 
     @property
     def means(self) -> torch.Tensor:
-        """Means of the components, ``[K,D]``."""
+        """Means ``[K,D]`` of the components."""
         return self.gaussians.means
 
     @property
     def covariances(self) -> torch.Tensor:
-        """``[K,D]`` (diag), ``[K]`` (spherical), ``[K,D,D]`` (full), ``[K]`` beside the subspace (low_rank)."""
+        """``[K,D]`` (diag), ``[K]`` (spherical), ``[K,D,D]`` (full), ``[K]`` off the subspace (low_rank)."""
         return self.gaussians.covariances
 
     @torch.no_grad()
     def initialize(
         self, embeddings: torch.Tensor, means: torch.Tensor | None = None, generator: torch.Generator | None = None
     ) -> None:
-        """Start a fit: means from samples, one covariance for all, sticks from their prior, empty statistics.
+        """Start a fit: means from samples, one covariance for all, sticks from their prior, no statistics.
 
         Args:
-            embeddings: samples ``[N,D]``, best drawn from the whole training set.
+            embeddings: samples ``[N,D]``, preferably drawn from the whole training set.
             means: ``[K,D]``; by default K different rows of ``embeddings``.
             generator: source of randomness, on the CPU.
 
@@ -136,7 +136,7 @@ class DirichletProcessMixture(nn.Module):
         if not bool(x.isfinite().all()):
             raise InputError("The patches to start from are not all finite: look at the images they come from.")
         uniform = torch.rand(self.n_components, generator=generator)
-        fractions = 1 - uniform.pow(1 / self.initial_concentration)  # Beta(1, alpha) by its inverse
+        fractions = 1 - uniform.pow(1 / self.initial_concentration)  # inverse transform sampling of Beta(1, alpha)
         fractions[-1] = 1
         self.gaussians.start(x, means)
         self.stick_fractions.copy_(fractions)
@@ -145,30 +145,31 @@ class DirichletProcessMixture(nn.Module):
         self.n_steps.zero_()
 
     def partial_fit(self, embeddings: torch.Tensor, step_size: float) -> float:
-        """One step of online EM: `e_step`, then `m_step`.
+        """Make one step of online EM: `e_step`, then `m_step`.
 
         Args:
             embeddings: samples ``[N,D]``.
-            step_size: weight in (0,1] of this batch against all before.
+            step_size: weight in (0,1] of this batch against all previous ones.
 
         Returns:
             Mean log-likelihood of the batch under the parameters before the step, nats per patch.
 
         Raises:
-            InputError: samples of another shape, a step size out of range, covariances that the data cannot support.
+            InputError: samples of another shape, a step size out of range, or covariances not positive definite.
             RuntimeError: the mixture was not initialised, or a sample is not finite.
         """
         return self.m_step(self.e_step(self._samples(embeddings)), step_size)
 
     @torch.no_grad()
     def e_step(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The sufficient_stats over samples that a step needs; those of several processes may be added.
+        """Sum the sufficient statistics of a step over samples; the sums of several processes may be added.
 
         Args:
             x: samples ``[N,D]``; N may be 0.
 
         Returns:
-            ``n_samples``, ``log_likelihood`` (nats), ``resp_statistic [K]`` and the sufficient_stats of `Gaussians.sufficient_stats`.
+            ``n_samples``, ``log_likelihood`` (nats), ``resp_statistic [K]`` and the entries of
+            `Gaussians.sufficient_stats`.
 
         Raises:
             RuntimeError: the mixture was not initialised.
@@ -181,25 +182,25 @@ class DirichletProcessMixture(nn.Module):
         totals["n_samples"] = torch.tensor(float(len(x)), dtype=torch.float64, device=x.device)
         log_weights, active = log_stick_weights(self.stick_fractions), self.active()
         for rows in x.split(ROWS_AT_ONCE) if len(x) else ():
-            sufficient_stats, components = self.gaussians.e_step(rows, log_weights, active)
-            totals["log_likelihood"] += sufficient_stats.pop("log_likelihood")
-            for name, value in sufficient_stats.items():
+            stats, components = self.gaussians.e_step(rows, log_weights, active)
+            totals["log_likelihood"] += stats.pop("log_likelihood")
+            for name, value in stats.items():
                 totals[name].index_add_(0, components, value)
         return totals
 
     @torch.no_grad()
     def m_step(self, sufficient_stats: dict[str, torch.Tensor], step_size: float) -> float:
-        """Blend the sufficient_stats of a batch into the statistics, and take the parameters that follow.
+        """Update the running statistics with the sums of a batch, then the parameters.
 
         Args:
-            sufficient_stats: as from `e_step`.
-            step_size: weight in (0,1] of this batch against all before.
+            sufficient_stats: sums over the samples of the batch, see `e_step`.
+            step_size: weight in (0,1] of this batch against all previous ones.
 
         Returns:
             Mean log-likelihood of the batch under the parameters before the step, nats per patch.
 
         Raises:
-            InputError: a step size out of range, or covariances that the data cannot support.
+            InputError: a step size out of range, or covariances that are not positive definite.
             RuntimeError: a sample was not finite.
         """
         if not 0 < step_size <= 1:
@@ -221,11 +222,11 @@ class DirichletProcessMixture(nn.Module):
         return mean_log_likelihood
 
     def log_weights(self) -> torch.Tensor:
-        """Log of the normalised component weights, ``[K]``."""
+        """Return the log of the normalised component weights, ``[K]``."""
         return F.log_softmax(log_stick_weights(self.stick_fractions), dim=0)
 
     def active(self) -> torch.Tensor:
-        """Indices of the components whose weight is above 1e-6; all others are left out of every score."""
+        """Return the indices of the components whose weight is above 1e-6; others are left out of every score."""
         return torch.nonzero(self.log_weights() > self.min_log_weight).flatten()
 
     @property
@@ -235,14 +236,14 @@ class DirichletProcessMixture(nn.Module):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether at least one step was made."""
+        """Whether the mixture made at least one step."""
         return int(self.n_steps) > 0
 
     def score_samples(self, x: torch.Tensor) -> torch.Tensor:
-        """Log-likelihood of samples: higher is more normal.
+        """Compute the log-likelihood of samples; higher is more normal.
 
         Args:
-            x: ``[N,D]``.
+            x: samples ``[N,D]``.
 
         Returns:
             ``[N]`` in nats.
@@ -250,11 +251,11 @@ class DirichletProcessMixture(nn.Module):
         return self(x)[1]
 
     def forward(self, x: torch.Tensor, active: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The component that each sample most probably belongs to, and how probable the sample is.
+        """Find the most probable component and the log-likelihood of each sample.
 
         Args:
-            x: ``[N,D]``.
-            active: indices of the components, where they were looked up before; see `active`.
+            x: samples ``[N,D]``.
+            active: indices of the active components if known, see `active`.
 
         Returns:
             Indices of components ``[N]``, and log-likelihoods ``[N]`` in nats.
@@ -267,14 +268,14 @@ class DirichletProcessMixture(nn.Module):
         return active[most_probable], rest.sum(1).log_().add_(highest)
 
     def anomaly_score(self, x: torch.Tensor, kind: str, active: torch.Tensor | None = None) -> torch.Tensor:
-        """How unlike every component samples are: higher is more anomalous.
+        """Score how unlike all components each sample is; higher is more anomalous.
 
         Args:
-            x: ``[N,D]``.
+            x: samples ``[N,D]``.
             kind: ``cosine`` (the paper's: 1 minus the largest cosine similarity to a mean), ``euclidean`` or
                 ``mahalanobis`` (the smallest distance to a mean), ``negative_log_likelihood`` (nats), or with low-rank
                 covariances ``subspace`` (the smallest distance to a component's subspace).
-            active: indices of the components, where they were looked up before; see `active`.
+            active: indices of the active components if known, see `active`.
 
         Returns:
             ``[N]``.

@@ -1,4 +1,4 @@
-"""Gaussians with a whole covariance matrix each."""
+"""Gaussians with full covariance matrices."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,10 @@ from .correlated import CorrelatedGaussians
 
 
 class FullGaussians(CorrelatedGaussians):
-    """``covariances [K,D,D]``, and beside them the inverses of their Cholesky factors.
+    """Gaussians with ``covariances [K,D,D]`` and the inverses of their Cholesky factors.
 
-    Components are gone through one by one, so that nothing is larger than ``[N,K]``, ``[N,D]`` or ``[K,D,D]``. In many
-    dimensions nearly every patch belongs to one component alone; a component's second moment is summed over its own
-    patches only.
+    Components are computed one by one, so that no tensor is larger than ``[N,K]``, ``[N,D]`` or ``[K,D,D]``. In many
+    dimensions nearly every patch belongs to one component, so second moments are summed over assigned patches only.
 
     Attributes:
         whitening: ``[K,D,D]``, lower triangular, ``whitening @ covariance @ whitening.T = I``.
@@ -34,10 +33,10 @@ class FullGaussians(CorrelatedGaussians):
         self.set_covariances(covariance.to(self.covariances).expand_as(self.covariances))
 
     def set_covariances(self, covariances: torch.Tensor) -> None:
-        """Take over covariances ``[K,D,D]``.
+        """Set covariances ``[K,D,D]``.
 
         Raises:
-            InputError: one of them is not positive definite.
+            InputError: a covariance is not positive definite.
         """
         self.whitening.copy_(_whitening(covariances))
         self.covariances.copy_(covariances)
@@ -55,7 +54,7 @@ class FullGaussians(CorrelatedGaussians):
         return -2 * self.whitening.diagonal(dim1=1, dim2=2)[components].log().sum(1)
 
     def largest_variances(self, components: torch.Tensor) -> torch.Tensor:
-        """The largest sum of magnitudes in a row bounds the largest eigenvalue."""
+        """Bound the largest eigenvalue by the largest sum of magnitudes in a row."""
         return torch.linalg.vector_norm(self.covariances, ord=1, dim=2)[components].amax(1)
 
     def squared_mahalanobis_of_rows(
@@ -63,21 +62,21 @@ class FullGaussians(CorrelatedGaussians):
     ) -> list[torch.Tensor]:
         """See `CorrelatedGaussians`."""
         return [
-            ((x.index_select(0, own) - self.means[component]) @ self.whitening[component].T).square().sum(1)
-            for own, component in zip(rows, components.tolist(), strict=True)
+            ((x.index_select(0, indices) - self.means[component]) @ self.whitening[component].T).square().sum(1)
+            for indices, component in zip(rows, components.tolist(), strict=True)
         ]
 
     def marginal_covariances(self, components: torch.Tensor) -> torch.Tensor:
         """See `CorrelatedGaussians`."""
         return self.directions.T @ (self.covariances[components] @ self.directions)
 
-    def sums_over_rows(
-        self, x: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]], components: torch.Tensor
+    def assigned_stats(
+        self, x: torch.Tensor, assigned: list[tuple[torch.Tensor, torch.Tensor]], components: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Sums of ``r x`` ``[k,D]`` and ``r (x - c) (x - c)^T`` ``[k,D,D]``, c the centre."""
+        """Sum ``r x`` ``[k,D]`` and ``r (x - c) (x - c)^T`` ``[k,D,D]``, c the centre."""
         first = x.new_zeros((len(components), self.n_features))
         second = x.new_zeros((len(components), self.n_features, self.n_features))
-        for index, (rows, weights) in enumerate(own):
+        for index, (rows, weights) in enumerate(assigned):
             samples = x.index_select(0, rows)
             torch.mv(samples.T, weights[:, 0], out=first[index])
             samples -= self.centre
@@ -85,9 +84,9 @@ class FullGaussians(CorrelatedGaussians):
         return {"first_statistic": first, "second_statistic": second}
 
     def update(self, mass: torch.Tensor) -> None:
-        """``m = M / (R + eps)``, ``C = (sum of r x x^T) / (R + eps) - m m^T + reg I``.
+        """Set ``m = M / (R + eps)`` and ``C = (sum of r x x^T) / (R + eps) - m m^T + reg I``.
 
-        In terms of second moments S about a centre c, in which less cancels:
+        With second moments S about a centre c, to reduce cancellation:
         ``C = S / (R + eps) - (m - c) (m - c)^T + eps / (R + eps) c c^T + reg I``.
 
         Raises:
@@ -103,7 +102,7 @@ class FullGaussians(CorrelatedGaussians):
 
 
 def _whitening(covariances: torch.Tensor) -> torch.Tensor:
-    """Inverse Cholesky factors ``[...,D,D]`` of covariances ``[...,D,D]``."""
+    """Compute inverse Cholesky factors ``[...,D,D]`` of covariances ``[...,D,D]``."""
     factors, failed = torch.linalg.cholesky_ex(covariances)
     if bool(failed.any()):
         raise InputError(

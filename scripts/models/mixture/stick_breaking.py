@@ -6,7 +6,7 @@ import torch
 
 
 def log_stick_weights(fractions: torch.Tensor) -> torch.Tensor:
-    """Log weights ``log(v_k prod_{j<k} (1 - v_j))``, as they are: their sum may stay below 1.
+    """Compute log weights ``log(v_k prod_{j<k} (1 - v_j))``, not normalised: the weights may sum to less than 1.
 
     Args:
         fractions: stick fractions v ``[K]`` in [0,1].
@@ -19,12 +19,12 @@ def log_stick_weights(fractions: torch.Tensor) -> torch.Tensor:
 
 
 def update_fractions(resp: torch.Tensor, concentration: torch.Tensor, n_samples: int) -> torch.Tensor:
-    """Most probable stick fractions, ``v_k = R_k / (R_k + (alpha - 1) / n + T_k + eps)`` with ``T_k = sum_{j>k} R_j``.
+    """Compute most probable fractions ``v_k = R_k / (R_k + (alpha - 1) / n + T_k + eps)``, ``T_k = sum_{j>k} R_j``.
 
     Args:
         resp: running mean responsibilities R ``[K]``.
         concentration: alpha, a scalar tensor.
-        n_samples: samples n of the batch.
+        n_samples: batch size n.
 
     Returns:
         Fractions ``[K]`` in [0,1].
@@ -36,15 +36,15 @@ def update_fractions(resp: torch.Tensor, concentration: torch.Tensor, n_samples:
 
 
 def update_concentration(resp: torch.Tensor, concentration: torch.Tensor, n_samples: int) -> torch.Tensor:
-    """The next alpha, ``(K-1) / sum_{k<K} [digamma(n (R_k + T_k) + alpha + 1) - digamma(n T_k + alpha)]``.
+    """Compute the next alpha, ``(K-1) / sum_{k<K} [digamma(n (R_k + T_k) + alpha + 1) - digamma(n T_k + alpha)]``.
 
     Args:
         resp: running mean responsibilities R ``[K]``.
         concentration: the present alpha, a scalar tensor.
-        n_samples: samples n of the batch.
+        n_samples: batch size n.
 
     Returns:
-        A scalar tensor; alpha itself where there is a single component.
+        A scalar tensor; the present alpha if there is a single component.
     """
     if len(resp) == 1:
         return concentration
