@@ -85,7 +85,7 @@ class RuntimeCache:
             if not os.access(self.folder, os.W_OK):
                 raise PermissionError(f"{self.folder} is not writable")
         except OSError as error:
-            logger.warning(f"What is compiled cannot be kept beside the model ({error}); it is made anew each time.")
+            logger.warning(f"Compiled files cannot be kept beside the model ({error}); they are made anew each time.")
             self._temporary = tempfile.TemporaryDirectory()
             self.folder = Path(self._temporary.name)
             return

@@ -30,7 +30,7 @@ class EncoderBlocks(nn.Module):
         self.encoder = encoder
 
     def forward(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
-        """See `DINOv2PatchEncoder.block_tokens`."""
+        """Compute patch tokens, see `DINOv2PatchEncoder.block_tokens`."""
         return self.encoder.block_tokens(images, positions)
 
 

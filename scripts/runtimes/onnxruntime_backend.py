@@ -36,7 +36,7 @@ class OnnxRuntimeBackend(EncoderBackend):
         self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
 
     def __call__(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
-        """See `EncoderBackend`."""
+        """Compute patch tokens, see `EncoderBackend`."""
         tokens = self.session.run(None, {"images": images.cpu().numpy(), "positions": positions.cpu().numpy()})
         return [torch.from_numpy(layer_tokens) for layer_tokens in tokens]
 

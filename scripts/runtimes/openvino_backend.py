@@ -40,7 +40,7 @@ class OpenVINOBackend(EncoderBackend):
         self.compiled: dict[tuple[int, ...] | None, Any] = {}  # None: dynamic shape
 
     def __call__(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
-        """See `EncoderBackend`."""
+        """Compute patch tokens, see `EncoderBackend`."""
         run = self._compiled_for(images[:1], positions)
         positions_array = positions.cpu().numpy()
         outputs = [run([image.numpy(), positions_array]) for image in images.cpu().split(1)]

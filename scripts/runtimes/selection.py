@@ -67,7 +67,7 @@ def select_runtime(
 
     Args:
         network: fitted; its ``encoder.backend`` is set.
-        ckpt_path: the file it was loaded from, beside which compiled files are kept.
+        ckpt_path: its checkpoint; compiled files are kept next to it.
         runtime: one of ``RUNTIMES``.
         precision: one of ``PRECISIONS``.
         compiled: whether torch compiles the blocks.

@@ -32,7 +32,7 @@ class TorchBackend(EncoderBackend):
         self.run = torch.compile(run, dynamic=False, mode="reduce-overhead") if compiled else run
 
     def __call__(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
-        """See `EncoderBackend`."""
+        """Compute patch tokens, see `EncoderBackend`."""
         while not self.on_cpu:
             parts = images.split(self.largest_batch or len(images))
             try:

@@ -71,13 +71,13 @@ class CorrelatedGaussians(Gaussians):
     def sufficient_stats(
         self, resp: torch.Tensor, x: torch.Tensor, components: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """See `Gaussians`."""
+        """Sum the terms over samples, see `Gaussians`."""
         return self.assigned_stats(x, assigned_samples(resp), components)
 
     def e_step(
         self, x: torch.Tensor, log_weights: torch.Tensor, active: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """See `Gaussians`; pairs of sample and component that are `LOG_RESP_CUTOFF` below the best are left out."""
+        """Sum as `Gaussians.e_step` does, without pairs that are `LOG_RESP_CUTOFF` below the best component."""
         pairs = self.candidate_pairs(x, log_weights, active) if self.n_features >= 2 * N_DIRECTIONS else None
         if pairs is None:
             return super().e_step(x, log_weights, active)

@@ -24,11 +24,11 @@ class DiagonalGaussians(Gaussians):
         return distances.addmm_(x.square(), precisions.T).clamp_(min=0)
 
     def log_determinants(self, components: torch.Tensor) -> torch.Tensor:
-        """See `Gaussians`."""
+        """Compute log determinants, see `Gaussians`."""
         return self.covariances[components].log().sum(1)
 
     def largest_variances(self, components: torch.Tensor) -> torch.Tensor:
-        """See `Gaussians`."""
+        """Bound the variances, see `Gaussians`."""
         return self.covariances[components].amax(1)
 
     def sufficient_stats(

@@ -28,7 +28,7 @@ class FullGaussians(CorrelatedGaussians):
         self.register_buffer("whitening", self.covariances.clone())
 
     def start_from_axes(self, variances: torch.Tensor, axes: torch.Tensor) -> None:
-        """See `CorrelatedGaussians`."""
+        """Set one covariance, see `CorrelatedGaussians`."""
         covariance = (axes * (variances + self.reg_covar)) @ axes.T
         self.set_covariances(covariance.to(self.covariances).expand_as(self.covariances))
 
@@ -42,7 +42,7 @@ class FullGaussians(CorrelatedGaussians):
         self.covariances.copy_(covariances)
 
     def squared_mahalanobis(self, x: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
-        """See `Gaussians`."""
+        """Compute squared distances, see `Gaussians`."""
         distances = x.new_empty((components.shape[0], x.shape[0]))
         for index in range(components.shape[0]):
             white = (x - self.means[components[index]]) @ self.whitening[components[index]].T
@@ -50,7 +50,7 @@ class FullGaussians(CorrelatedGaussians):
         return distances.T.contiguous()
 
     def log_determinants(self, components: torch.Tensor) -> torch.Tensor:
-        """See `Gaussians`."""
+        """Compute log determinants, see `Gaussians`."""
         return -2 * self.whitening.diagonal(dim1=1, dim2=2)[components].log().sum(1)
 
     def largest_variances(self, components: torch.Tensor) -> torch.Tensor:
@@ -60,14 +60,14 @@ class FullGaussians(CorrelatedGaussians):
     def squared_mahalanobis_of_rows(
         self, x: torch.Tensor, components: torch.Tensor, rows: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """See `CorrelatedGaussians`."""
+        """Compute squared distances, see `CorrelatedGaussians`."""
         return [
             ((x.index_select(0, indices) - self.means[component]) @ self.whitening[component].T).square().sum(1)
             for indices, component in zip(rows, components.tolist(), strict=True)
         ]
 
     def marginal_covariances(self, components: torch.Tensor) -> torch.Tensor:
-        """See `CorrelatedGaussians`."""
+        """Project the covariances, see `CorrelatedGaussians`."""
         return self.directions.T @ (self.covariances[components] @ self.directions)
 
     def assigned_stats(

@@ -68,19 +68,19 @@ class LowRankGaussians(CorrelatedGaussians):
         return self._residual_distances(x, components, shares)
 
     def log_determinants(self, components: torch.Tensor) -> torch.Tensor:
-        """See `Gaussians`."""
+        """Compute log determinants, see `Gaussians`."""
         variances = self.covariances[components]
         along = (self._squared_lengths(components) + variances.unsqueeze(1)).log().sum(1)
         return along + variances.log() * (self.n_features - self.rank)
 
     def largest_variances(self, components: torch.Tensor) -> torch.Tensor:
-        """See `Gaussians`."""
+        """Bound the variances, see `Gaussians`."""
         return self._squared_lengths(components).amax(1) + self.covariances[components]
 
     def squared_mahalanobis_of_rows(
         self, x: torch.Tensor, components: torch.Tensor, rows: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """See `CorrelatedGaussians`."""
+        """Compute squared distances, see `CorrelatedGaussians`."""
         variances = self.covariances[components].unsqueeze(1)
         axes = self.loadings[components] * (self._squared_lengths(components) + variances).rsqrt().unsqueeze(2)
         distances = []
@@ -92,7 +92,7 @@ class LowRankGaussians(CorrelatedGaussians):
         return distances
 
     def marginal_covariances(self, components: torch.Tensor) -> torch.Tensor:
-        """See `CorrelatedGaussians`."""
+        """Project the covariances, see `CorrelatedGaussians`."""
         loadings = self.loadings[components] @ self.directions
         covariances = loadings.mT @ loadings
         covariances.diagonal(dim1=1, dim2=2).add_(self.covariances[components].unsqueeze(1))
