@@ -107,7 +107,7 @@ class TestFit:
     def test_threshold_at_the_median_raises(self, share, target):
         values = scores()
         values[: int(share * len(values))] = 0
-        with pytest.raises(InputError, match="limit"):
+        with pytest.raises(InputError, match="threshold"):
             fitted(values, target)
 
     def test_no_scores_raise(self):
