@@ -74,21 +74,21 @@ class TestReadThresholds:
     )
     def test_damaged_thresholds_raise(self, fitted_network, tmp_path, name, change):
         calibration: ScoreCalibration = fitted_network.calibration
-        limits = copy.deepcopy(calibration.state_dict())
-        save(limits, tmp_path / "limits.pt")
-        assert read_thresholds(tmp_path / "limits.pt", calibration)["rates"].equal(limits["rates"])
-        save({**limits, name: change(limits[name])}, tmp_path / "limits.pt")
+        thresholds = copy.deepcopy(calibration.state_dict())
+        save(thresholds, tmp_path / "thresholds.pt")
+        assert read_thresholds(tmp_path / "thresholds.pt", calibration)["rates"].equal(thresholds["rates"])
+        save({**thresholds, name: change(thresholds[name])}, tmp_path / "thresholds.pt")
         with pytest.raises(InputError, match="quantise anew with"):
-            read_thresholds(tmp_path / "limits.pt", calibration)
+            read_thresholds(tmp_path / "thresholds.pt", calibration)
 
-    @pytest.mark.parametrize("content", [b"", b"no limits", 5])
+    @pytest.mark.parametrize("content", [b"", b"no thresholds", 5])
     def test_other_content_raises(self, fitted_network, tmp_path, content):
         if isinstance(content, bytes):
-            (tmp_path / "limits.pt").write_bytes(content)
+            (tmp_path / "thresholds.pt").write_bytes(content)
         else:
-            save(content, tmp_path / "limits.pt")
+            save(content, tmp_path / "thresholds.pt")
         with pytest.raises(InputError, match="quantise anew with"):
-            read_thresholds(tmp_path / "limits.pt", fitted_network.calibration)
+            read_thresholds(tmp_path / "thresholds.pt", fitted_network.calibration)
 
 
 class TestLoadExported:

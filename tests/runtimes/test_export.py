@@ -153,7 +153,7 @@ class TestTracing:
         traceable, given = ExportableNetwork(network), images(1, 3, 50, 60)
         state = other.state_dict()
         state["calibration.quantiles"] = state["calibration.quantiles"] * 2
-        del state["_extra_state"]["digest"]  # of the limits before
+        del state["_extra_state"]["digest"]  # that of the original thresholds
         traceable.load_state_dict(state)
         torch.testing.assert_close(traceable(given), network(given))
         assert not torch.allclose(traceable(given), make_network()(given))
@@ -166,7 +166,7 @@ class TestErrors:
         model = bundle / "models" / "model.pt"
         state = torch.load(model, weights_only=True)
         state["calibration.quantiles"].fill_(float("nan"))
-        del state["_extra_state"]["digest"]  # of the limits before
+        del state["_extra_state"]["digest"]  # that of the original thresholds
         torch.save(state, model)
         for command, arguments in (
             (ckpt_export, {"config_file": "configs/inference.json"}),

@@ -339,12 +339,12 @@ class TestQuantization:
             assert case["image_score"] != other["image_score"]
 
     def test_int8_has_its_own_thresholds(self, quantised):
-        limits = torch.load(RuntimeCache(quantised / "model.pt").thresholds, weights_only=True)
+        thresholds = torch.load(RuntimeCache(quantised / "model.pt").thresholds, weights_only=True)
         fitted = torch.load(quantised / "model.pt", weights_only=True)
-        assert limits["rates"].equal(fitted["calibration.rates"])
-        assert not limits["quantiles"].equal(fitted["calibration.quantiles"])
+        assert thresholds["rates"].equal(fitted["calibration.rates"])
+        assert not thresholds["quantiles"].equal(fitted["calibration.quantiles"])
         torch.testing.assert_close(
-            limits["quantiles"], fitted["calibration.quantiles"], rtol=0.2, atol=20, equal_nan=True
+            thresholds["quantiles"], fitted["calibration.quantiles"], rtol=0.2, atol=20, equal_nan=True
         )
 
     def test_failing_int8_keeps_the_thresholds(self, quantised, shipped, tmp_path, monkeypatch):
