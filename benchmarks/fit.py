@@ -32,7 +32,7 @@ from scripts.models.encoder import DINOv2PatchEncoder
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.weights import load_encoder_weights
 from scripts.training.embeddings import CachedEmbeddings
-from scripts.training.handlers import INIT_PARAMS, starting_means
+from scripts.training.handlers import INIT_PARAMS, initial_means
 from scripts.training.sampler import DistributedBatchSampler
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -179,7 +179,7 @@ def starts(train: CachedEmbeddings, held_out: CachedEmbeddings) -> Iterator[tupl
             x = train.sample(20000, seed)
             mixture = DirichletProcessMixture(500, x.shape[1], kind, reg_covar=REG_COVAR[kind], rank=RANK)
             begin = time.perf_counter()
-            means = starting_means(x, 500, init_params, seed)
+            means = initial_means(x, 500, init_params, seed)
             seconds[init_params].append(time.perf_counter() - begin)
             mixture.initialize(x, means, torch.Generator().manual_seed(seed))
             for epoch in range(1, 16):

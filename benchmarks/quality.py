@@ -151,10 +151,11 @@ def embed(data: Path, overrides: Mapping[str, Any], store: Path) -> Variant:
     cases = []
     for index, case in enumerate(found):
         alone: Any = CaseDataset([case], images.transform)
-        stored = EmbeddingDataset(alone, network, inferer, store=train.get_parsed_content("store"), progress=False)
+        cache = train.get_parsed_content("embedding_cache")
+        stored = EmbeddingDataset(alone, network, inferer, cache=cache, progress=False).compute()
         label = np.asarray(read(labels[case["case"]])) > 0
         cases.append(Case(images[index], stored, label, case["case"].split("_")[0]))
-    normals, held_out = (train.get_parsed_content(f"{name}#embeddings") for name in ("train", "validate"))
+    normals, held_out = (train.get_parsed_content(f"{name}#embeddings").compute() for name in ("train", "validate"))
     return Variant(normals, held_out, cases, network, inferer, inference.get_parsed_content("postprocessing"))
 
 

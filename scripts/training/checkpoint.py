@@ -1,4 +1,4 @@
-"""The state of a fit after each epoch, from which one that was cut off goes on."""
+"""State of a fit after each epoch, from which an interrupted fit resumes."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ from ..models.network import PatchAnomalyNetwork
 from .embeddings import EmbeddingDataset
 from .handlers import BestModelTracker
 from .output import LAST_EPOCH, FitOutput
+from .sampler import DistributedBatchSampler
 from .trainer import LOG_LIKELIHOOD, VALIDATION
 
 logger = logging.getLogger(__name__)
 
 REMEDY = "fit without --resume"
-OF_EPOCH = ("epoch", LOG_LIKELIHOOD, VALIDATION, "active_components", "concentration")  # in the history of every epoch
+EPOCH_KEYS = ("epoch", LOG_LIKELIHOOD, VALIDATION, "active_components", "concentration")  # of the history
 IMAGES = ("training images", "validation images")
 
 
 class FitCheckpoint:
-    """Writes the state of a fit after every epoch, and goes on from it where asked.
+    """Write the state of a fit after every epoch, and resume from it on request.
 
-    The order of the batches is a function of seed and epoch, so that a fit that was killed at any moment and resumed
-    gives the same model as one that was not.
+    The order of the batches depends on seed and epoch alone, so a fit that was killed at any moment and resumed gives
+    the same model as an uninterrupted one.
 
     Args:
         network: its mixture is fitted.
-        tracker: knows the best epoch so far; it is attached with this.
-        output: where the state goes, as ``last_epoch.pt``.
-        train: what is fitted on.
-        validation: what the best epoch is chosen on.
-        init_params: how the fit starts, see `MixtureInitializer`.
-        resume: whether a fit goes on from the file; where there is none, it starts anew.
+        tracker: holds the history and the best epoch so far.
+        output: directory of the state, ``last_epoch.pt``.
+        train: training set.
+        validation: validation set, which decides the best epoch.
+        sampler: batches of the training set.
+        init_params: initialisation of the fit, see `MixtureInitializer`.
+        resume: whether to resume from the file; without a file the fit starts anew.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class FitCheckpoint:
         output: FitOutput,
         train: EmbeddingDataset,
         validation: EmbeddingDataset,
+        sampler: DistributedBatchSampler,
         init_params: str,
         resume: bool = False,
     ) -> None:
@@ -56,17 +59,17 @@ class FitCheckpoint:
         self.output = output
         self.path = output.directory.path / LAST_EPOCH
         self.datasets = dict(zip(IMAGES, (train, validation), strict=True))
+        self.sampler = sampler
         self.init_params = init_params
         self.resume = resume
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer, after the handlers that start the mixture and validate it."""
-        self.tracker.attach(engine)
+        """Attach to a trainer, after the initialiser of the mixture and the tracker."""
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write the file; the first process does.
+        """Write the file, in the first process.
 
         Raises:
             InputError: it cannot be written.
@@ -81,7 +84,7 @@ class FitCheckpoint:
             self.output.save(content, LAST_EPOCH)
 
     def load(self, engine: Engine) -> None:
-        """Go on from the file, or leave everything as it is.
+        """Resume from the file, or leave everything as it is.
 
         Raises:
             InputError: the file cannot be read or was changed, or its fit had other settings or images.
@@ -107,14 +110,14 @@ class FitCheckpoint:
         if self.tracker.has_converged:
             engine.terminate()
 
-    def _check(self, content: Any, own: dict[str, Any]) -> None:
-        """Raise `InputError` unless a file's content is the state of this very fit."""
+    def _check(self, content: Any, expected: dict[str, Any]) -> None:
+        """Raise `InputError` unless the content of a file is a state of this fit."""
         parts = content if isinstance(content, dict) else {}
         settings, epoch, tracker = parts.get("fit"), parts.get("epoch"), parts.get("keeper")
         if not isinstance(settings, dict) or not isinstance(tracker, dict) or not all(map(is_plain, settings.values())):
             raise InputError(f"{self.path} is not the state of a fit; {REMEDY}.")
-        for name in own:
-            if settings.get(name) == own[name]:
+        for name, value in expected.items():
+            if settings.get(name) == value:
                 continue
             if name in IMAGES:
                 raise InputError(
@@ -123,17 +126,16 @@ class FitCheckpoint:
                 )
             raise InputError(
                 f"The fit in {self.path} had {name}={printable(str(settings.get(name)))}, this one has "
-                f"{name}={own[name]}; give the same or {REMEDY}."
+                f"{name}={value}; give the same or {REMEDY}."
             )
         history = tracker.get("history")
         if type(epoch) is not int or epoch < 1 or not _is_history(history, epoch):
             raise InputError(f"{self.path} does not say what its epochs brought; {REMEDY}.")
-        for mixture in (parts.get("mixture"), tracker.get("best")):
-            check_tensors(mixture, self.network.mixture.state_dict(), str(self.path), REMEDY)
+        for state in (parts.get("mixture"), tracker.get("best")):
+            check_tensors(state, self.network.mixture.state_dict(), str(self.path), REMEDY)
 
     def _settings(self, engine: Any) -> dict[str, Any]:
-        """All that a fit that goes on must share with the one before."""
-        batches: Any = engine.state.dataloader.batch_sampler
+        """Collect all that a resumed fit must share with the interrupted one."""
         mixture = self.network.mixture
         return {
             **self.network.settings(),
@@ -144,19 +146,19 @@ class FitCheckpoint:
             "init_params": self.init_params,
             "step_size": engine.step_size,
             "schedule": engine.schedule,
-            "seed": batches.seed,
-            "batch_slices": batches.batch_size,
-            "number of slices": batches.n_items,
+            "seed": self.sampler.seed,
+            "batch_slices": self.sampler.batch_size,
+            "number of slices": len(self.sampler.items),
             **{name: data.identity for name, data in self.datasets.items()},
         }
 
 
 def _is_history(history: Any, n_epochs: int) -> bool:
-    """Whether this has finite numbers of every epoch from 1 on, as `BestModelTracker` keeps them."""
+    """Return whether this is a history of `BestModelTracker`, with finite numbers for every epoch from 1 on."""
     return (
         isinstance(history, list)
         and len(history) == n_epochs
-        and all(isinstance(epoch, dict) and set(epoch) >= set(OF_EPOCH) for epoch in history)
+        and all(isinstance(epoch, dict) and set(epoch) >= set(EPOCH_KEYS) for epoch in history)
         and all(type(value) in (int, float) and math.isfinite(value) for epoch in history for value in epoch.values())
         and [epoch["epoch"] for epoch in history] == list(range(1, n_epochs + 1))
     )

@@ -1,7 +1,8 @@
-"""The patch embeddings of a set of cases, computed once and read many times."""
+"""Patch embeddings of a set of cases, computed once and read many times."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from ..data.cases import raise_failed
 from ..data.prefetch import prefetch
 from ..digests import tensor_digest
+from ..distributed import gather
 from ..errors import InputError
 from ..inference.inferer import DPMMInferer, nonempty_slices
 from ..models.network import PatchAnomalyNetwork
@@ -26,81 +28,95 @@ from .embedding_cache import EmbeddingCache, file_identity
 
 
 class CachedEmbeddings(Dataset):
-    """Slices in half precision on disk, read one by one.
+    """Embeddings of slices, in half precision on disk and read one by one.
 
     Args:
-        files: ``[slices, patches, D]`` each, as `EmbeddingCache` keeps them.
+        files: arrays ``[slices, patches, D]``, as `EmbeddingCache` writes them; None if a subclass computes them later.
         n_features: D.
-
-    Attributes:
-        n_patches: how many there are in all slices.
     """
 
-    def __init__(self, files: Sequence[Path], n_features: int) -> None:
-        self.files = list(files)
+    def __init__(self, files: Sequence[Path] | None, n_features: int) -> None:
+        self._files = None if files is None else list(files)
         self.n_features = n_features
-        self._shapes = {file: np.load(file, mmap_mode="r").shape for file in files}
-        self._slices = [(file, index) for file, shape in self._shapes.items() for index in range(shape[0])]
-        self.n_patches = sum(shape[0] * shape[1] for shape in self._shapes.values())
+
+    @property
+    def files(self) -> list[Path]:
+        """The files.
+
+        Raises:
+            RuntimeError: they are not computed yet.
+        """
+        if self._files is None:
+            raise RuntimeError("The embeddings are not computed yet; call compute() first.")
+        return self._files
+
+    @functools.cached_property
+    def _shapes(self) -> dict[Path, tuple[int, ...]]:
+        return {file: np.load(file, mmap_mode="r").shape for file in self.files}
+
+    @functools.cached_property
+    def _slices(self) -> list[tuple[Path, int]]:
+        return [(file, index) for file, shape in self._shapes.items() for index in range(shape[0])]
+
+    @property
+    def n_patches(self) -> int:
+        """Number of patches in all slices."""
+        return sum(shape[0] * shape[1] for shape in self._shapes.values())
 
     def __len__(self) -> int:
-        """Number of slices."""
+        """Return the number of slices."""
         return len(self._slices)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """Embeddings ``[h*w, D]`` of a slice, half precision."""
+        """Read the embeddings ``[h*w, D]`` of a slice, in half precision."""
         file, slice_index = self._slices[index]
         return torch.from_numpy(np.array(np.load(file, mmap_mode="r")[slice_index]))
 
     def collate(self, slices: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Embeddings ``[N,D]`` of a list of slices, which may be empty."""
+        """Concatenate the embeddings of slices, a list that may be empty, to ``[N,D]``."""
         return torch.cat([torch.empty(0, self.n_features, dtype=torch.float16), *slices])
 
     def sample(self, n_patches: int, seed: int) -> torch.Tensor:
-        """Draw patches uniformly from the whole set, without putting any back.
+        """Draw patches uniformly from the whole set, without replacement.
 
         Args:
-            n_patches: how many; all where there are fewer.
-            seed: of the draw.
+            n_patches: number of patches; a smaller set is taken whole.
+            seed: seed of the draw.
 
         Returns:
             ``[n_patches, D]`` in the order of the set, single precision.
         """
-        chosen = np.sort(random.Random(seed).sample(range(self.n_patches), min(n_patches, self.n_patches)))
+        drawn = np.sort(random.Random(seed).sample(range(self.n_patches), min(n_patches, self.n_patches)))
         sizes = [shape[0] * shape[1] for shape in self._shapes.values()]
         ends = np.cumsum(sizes)
-        parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
-        drawn = [
+        parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
+        patches = [
             np.load(file, mmap_mode="r").reshape(-1, self.n_features)[part - (end - size)]
             for file, part, end, size in zip(self._shapes, parts, ends, sizes, strict=True)
             if len(part)
         ]
-        return torch.from_numpy(np.concatenate(drawn).astype(np.float32))
+        return torch.from_numpy(np.concatenate(patches).astype(np.float32))
 
 
 class EmbeddingDataset(CachedEmbeddings):
-    """Embeddings of every slice, in half precision on disk.
+    """Embeddings of every non-empty slice, in half precision on disk.
 
-    The encoder is frozen, so that a fit of many epochs needs each embedding only once. What the store has already is
-    not computed again. While one case is embedded, the next ones are loaded and preprocessed.
+    The encoder is frozen, so a fit of many epochs needs each embedding only once. `compute` fills the dataset; before
+    it, the length and the counts raise a `RuntimeError`.
 
     Args:
         cases: items with ``case`` and ``image`` ``[C,H,W]`` or ``[C,H,W,D]``, or with ``case`` and ``error``. Those of
-            a `CaseDataset` are found in the store by their files; others are embedded each time.
-        network: its `embed` gives the embeddings.
-        inferer: gives the slices of a volume.
-        device: where the network runs.
-        store: where the embeddings are kept; by default a temporary folder that goes with the dataset.
+            a `CaseDataset` are found in the cache by their files; others are embedded in every run.
+        network: its `embed` computes the embeddings.
+        inferer: cuts a volume into slices.
+        device: device of the network.
+        cache: files of embeddings; by default a temporary folder that is removed with the dataset.
         progress: whether to show a progress bar.
 
     Attributes:
-        failed: why a case could not be embedded, by case.
+        failed: by case, the reason why it could not be embedded.
         identity: digest of all that the embeddings depend on: files, preprocessing and encoder; see `EmbeddingCache`.
-        n_patches: how many there are.
-        seconds: what embedding took this process.
-
-    Raises:
-        InputError: not a single case could be embedded, or the store is full.
+        seconds: duration of the embedding in this process.
     """
 
     def __init__(
@@ -109,50 +125,72 @@ class EmbeddingDataset(CachedEmbeddings):
         network: PatchAnomalyNetwork,
         inferer: DPMMInferer,
         device: torch.device | str = "cpu",
-        store: EmbeddingCache | None = None,
+        cache: EmbeddingCache | None = None,
         progress: bool = True,
     ) -> None:
-        self.failed: dict[str, str] = {}
+        super().__init__(None, network.encoder.n_features)
+        self.cases = cases
         self.n_cases = len(cases)
-        self.store = store or EmbeddingCache()
-        network.to(device)
-        keys = _keys(cases, network, inferer, self.store)
-        files = [self.store.get(key) if key is not None else None for key in keys]
+        self.network = network
+        self.inferer = inferer
+        self.device = device
+        self.cache = cache
+        self.progress = progress
+        self.failed: dict[str, str] = {}
+        self.identity = ""
+        self.n_found = 0
+        self.seconds = 0.0
+
+    def compute(self) -> EmbeddingDataset:
+        """Embed the cases that are not in the cache; the next ones are loaded and preprocessed meanwhile.
+
+        Several processes share the cases. A second call does nothing.
+
+        Returns:
+            This dataset.
+
+        Raises:
+            InputError: not a single case could be embedded, the cache is full, or several processes have no cache in
+                common.
+        """
+        if self._files is not None:
+            return self
+        is_shared = self.cache is not None
+        self.cache = cache = self.cache or EmbeddingCache()
+        self.network.to(self.device)
+        keys = _cache_keys(self.cases, self.network, self.inferer, cache)
+        files = [None if key is None else cache.get(key) for key in keys]
         self.identity = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
         self.n_found = len(files) - files.count(None)
-        if idist.get_world_size() > 1 and (store is None or None in keys):
+        if idist.get_world_size() > 1 and (not is_shared or None in keys):
             raise InputError("Several processes need a folder that all of them see: give embedding_store.")
         idist.barrier()  # all have seen the same files before one writes
         missing = [index for index, file in enumerate(files) if file is None]
         missing = missing[idist.get_rank() :: idist.get_world_size()]
         begin = time.perf_counter()
-        loaded = zip(missing, prefetch(cases.__getitem__, missing, n_threads=2), strict=True)
-        for index, case in tqdm(loaded, "embedding", len(missing), unit="case", disable=not progress or not missing):
+        loaded = zip(missing, prefetch(self.cases.__getitem__, missing, n_threads=2), strict=True)
+        is_silent = not self.progress or not missing
+        for index, case in tqdm(loaded, "embedding", len(missing), unit="case", disable=is_silent):
             try:
                 if "error" in case:
                     raise InputError(case["error"])
-                embedded = np.concatenate(list(_embed(case["image"], network, inferer, device)))
+                embeddings = np.concatenate(list(self._embed(case["image"])))
             except ValueError as error:
                 self.failed[case.get("case", str(index))] = str(error)
             else:
-                files[index] = self.store.put(keys[index] or [id(self), index], embedded)
+                files[index] = cache.put(keys[index] or [id(self), index], embeddings)
         if idist.get_world_size() > 1:
-            files = self._take_over(keys)
+            self.failed = dict(gather(list(self.failed.items())))
+            files = [cache.get(key) for key in keys]
         self.seconds = time.perf_counter() - begin
-        super().__init__([file for file in files if file is not None], network.encoder.n_features)
-        if not len(self):
-            reasons = "; ".join(f"{case}: {why}" for case, why in self.failed.items())
-            raise InputError(f"None of {len(cases)} normal cases could be used. {reasons}")
-
-    def _take_over(self, keys: list[Any]) -> list[Path | None]:
-        """The files after all processes have done their share, and what failed with any of them."""
-        of_all: list[dict[str, str]] = [{} for _ in range(idist.get_world_size())]
-        torch.distributed.all_gather_object(of_all, self.failed)
-        self.failed = {case: why for failed in of_all for case, why in failed.items()}
-        return [self.store.get(key) for key in keys]
+        if not any(files):
+            reasons = "; ".join(f"{case}: {reason}" for case, reason in self.failed.items())
+            raise InputError(f"None of {self.n_cases} normal cases could be used. {reasons}")
+        self._files = [file for file in files if file is not None]
+        return self
 
     def counts(self) -> dict[str, float]:
-        """How much there is, and what it took: numbers for a report."""
+        """Count cases, slices and patches, for a report."""
         return {
             "cases": self.n_cases - len(self.failed),
             "failed_cases": len(self.failed),
@@ -162,11 +200,22 @@ class EmbeddingDataset(CachedEmbeddings):
             "embedding_seconds": round(self.seconds, 3),
         }
 
+    @torch.no_grad()
+    def _embed(self, image: torch.Tensor) -> Iterator[np.ndarray]:
+        """Embed the non-empty slices of an image, in batches ``[B, h*w, D]``."""
+        (slices,) = self.inferer.slices(image.unsqueeze(0))
+        nonempty = nonempty_slices(slices)
+        if not len(nonempty):
+            raise InputError("every slice has a single grey value; expected slices with some contrast")
+        for batch in nonempty.split(self.inferer.slice_batch_size):
+            embeddings = self.network.embed(slices[batch].to(self.device))
+            yield embeddings.flatten(2).transpose(1, 2).half().cpu().numpy()
 
-def _keys(
-    cases: Sequence[dict[str, Any]], network: PatchAnomalyNetwork, inferer: DPMMInferer, store: EmbeddingCache
+
+def _cache_keys(
+    cases: Sequence[dict[str, Any]], network: PatchAnomalyNetwork, inferer: DPMMInferer, cache: EmbeddingCache
 ) -> list[Any]:
-    """What the embeddings of each case depend on; None for cases that are not files."""
+    """Collect all that the embeddings of each case depend on; None for cases that are not files."""
     data = getattr(cases, "data", None)
     if data is None:
         return [None] * len(cases)
@@ -175,7 +224,7 @@ def _keys(
         "weights": encoder.weights_digest or tensor_digest(encoder.state_dict()),
         "encoder": [encoder.name, encoder.layers, encoder.image_size, encoder.scales],
         "spatial_dim": inferer.spatial_dim,
-        "preprocessing": store.preprocessing,
+        "preprocessing": cache.preprocessing,
     }
     keys: list[Any] = []
     for case in data:
@@ -185,24 +234,11 @@ def _keys(
     return keys
 
 
-@torch.no_grad()
-def _embed(
-    image: torch.Tensor, network: PatchAnomalyNetwork, inferer: DPMMInferer, device: torch.device | str
-) -> Iterator[np.ndarray]:
-    """Embeddings ``[B, h*w, D]`` of the occupied slices of an image, batch by batch."""
-    (slices,) = inferer.slices(image.unsqueeze(0))
-    occupied = nonempty_slices(slices)
-    if not len(occupied):
-        raise InputError("every slice has a single grey value; expected slices with some contrast")
-    for chosen in occupied.split(inferer.slice_batch_size):
-        yield network.embed(slices[chosen].to(device)).flatten(2).transpose(1, 2).half().cpu().numpy()
-
-
 def raise_failed_cases(embeddings: Sequence[EmbeddingDataset]) -> None:
-    """Say at the end of a fit which cases were left out.
+    """Report at the end of a fit the cases that were left out.
 
     Args:
-        embeddings: what was fitted and validated on.
+        embeddings: training set and validation set.
 
     Raises:
         InputError: one or more cases could not be embedded.

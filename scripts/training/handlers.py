@@ -1,4 +1,4 @@
-"""What happens around a fit: its start, the choice of the best epoch, calibration, and the file it leaves."""
+"""Training handlers: initialisation, best-epoch selection, calibration, and the file of the model."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ logger = logging.getLogger(__name__)
 INIT_PARAMS = ("random_from_data", "k-means++")
 
 
-def starting_means(patches: torch.Tensor, n_components: int, init_params: str, seed: int) -> torch.Tensor | None:
-    """The means to start from.
+def initial_means(patches: torch.Tensor, n_components: int, init_params: str, seed: int) -> torch.Tensor | None:
+    """Choose the means to start from.
 
     Args:
         patches: a sample ``[N,D]`` of the whole training set.
         n_components: K.
         init_params: one of ``INIT_PARAMS``.
-        seed: of the choice.
+        seed: seed of the choice.
 
     Returns:
-        Rows ``[K,D]`` of ``patches``, far from one another; None for random ones, and where there are fewer than K.
+        Rows ``[K,D]`` of ``patches``, far from one another; None for random ones, and if there are fewer than K.
     """
     if init_params != "k-means++" or len(patches) < n_components:
         return None
@@ -46,15 +46,15 @@ def starting_means(patches: torch.Tensor, n_components: int, init_params: str, s
 
 
 class MixtureInitializer:
-    """Initialises the mixture from patches of the whole training set when a fit starts.
+    """Initialise the mixture from patches of the whole training set when a fit starts.
 
     Args:
         network: its mixture is initialised.
-        embeddings: the training set.
-        seed: of the draw.
-        init_params: how the means are chosen among those patches: ``"random_from_data"``, the paper's, or
-            ``"k-means++"``, far from one another.
-        n_patches: how many patches are drawn, uniformly; they give the start's covariance.
+        embeddings: training set.
+        seed: seed of the draw.
+        init_params: choice of the means among those patches: ``"random_from_data"``, the paper's, or ``"k-means++"``,
+            far from one another.
+        n_patches: number of patches to draw, uniformly; the initial covariance is theirs.
 
     Raises:
         InputError: another ``init_params``.
@@ -84,20 +84,23 @@ class MixtureInitializer:
         """Initialise the mixture."""
         mixture = self.network.mixture
         patches = self.embeddings.sample(max(self.n_patches, mixture.n_components), self.seed)
-        means = starting_means(patches, mixture.n_components, self.init_params, self.seed)
+        means = initial_means(patches, mixture.n_components, self.init_params, self.seed)
         mixture.initialize(patches, means, torch.Generator().manual_seed(self.seed))
 
 
 class BestModelTracker:
-    """Remembers the mixture of the epoch with the best validation log-likelihood, and brings it back at the end.
+    """Keep the mixture of the epoch with the best validation log-likelihood, and restore it at the end.
 
     Args:
         network: its mixture is kept.
         evaluator: validates after every epoch; its key metric decides.
-        patience: epochs without a new best after which the fit ends, at least 1; None to make all epochs.
+        patience: epochs without a new best after which the fit ends, at least 1; None runs all epochs.
 
     Attributes:
-        history: of each epoch its number, the trainer's metrics, and ``validation_log_likelihood``.
+        history: for each epoch its number, the trainer's metrics, and ``validation_log_likelihood``.
+
+    Raises:
+        InputError: a ``patience`` below 1.
     """
 
     def __init__(self, network: PatchAnomalyNetwork, evaluator: Evaluator, patience: int | None = None) -> None:
@@ -117,7 +120,7 @@ class BestModelTracker:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the highest validation log-likelihood, from 1; 0 before the first."""
+        """Epoch with the highest validation log-likelihood, from 1; 0 before the first."""
         best = max(self.history, key=lambda epoch: epoch[VALIDATION], default={"epoch": 0})
         return int(best["epoch"])
 
@@ -131,7 +134,7 @@ class BestModelTracker:
         self.load_state_dict({"history": [], "best": {}})
 
     def __call__(self, engine: Engine) -> None:
-        """Log an epoch, keep its mixture where it is the best so far, and end a fit that has converged."""
+        """Log an epoch, keep its mixture if it is the best so far, and end a fit that has converged."""
         state, mixture = self.evaluator.state, self.network.mixture
         seconds = engine.state.times[Events.EPOCH_COMPLETED.name]
         values = {**engine.state.metrics, "seconds": seconds, VALIDATION: float(state.metrics[state.key_metric_name])}
@@ -148,13 +151,13 @@ class BestModelTracker:
             engine.terminate()
 
     def restore(self, engine: Engine) -> None:
-        """Bring the best mixture back."""
+        """Restore the best mixture."""
         if self._best:
             logger.info(f"keeping epoch {self.best_epoch}, the best on the validation normals")
             self.network.mixture.load_state_dict(self._best)
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes."""
+        """Return the state that `load_state_dict` takes."""
         return {"history": self.history, "best": self._best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -163,21 +166,22 @@ class BestModelTracker:
 
 
 class ThresholdCalibrator:
-    """Calibrates every score kind on held-out normal patches when a fit is complete.
+    """Calibrate every score kind on held-out normal patches when a fit is complete.
 
     Args:
-        network: fitted, to be calibrated.
-        data_loader: batches of embeddings ``[N,D]`` of held-out normals.
-        every: one patch of so many is scored, since all scores are kept until their quantiles are taken.
+        network: fitted network, to be calibrated.
+        data_loader: batches of embeddings ``[N,D]`` of held-out normals; its dataset has ``n_patches``.
+        max_patches: number of patches above which only every n-th of a batch is scored, since all scores stay in memory
+            until their quantiles are computed.
     """
 
-    def __init__(self, network: PatchAnomalyNetwork, data_loader: DataLoader, every: int = 1) -> None:
+    def __init__(self, network: PatchAnomalyNetwork, data_loader: DataLoader, max_patches: int = 4_000_000) -> None:
         self.network = network
         self.data_loader = data_loader
-        self.every = every
+        self.max_patches = max_patches
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer, after the handler that brings back the best mixture."""
+        """Attach to a trainer, after the handler that restores the best mixture."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -186,12 +190,14 @@ class ThresholdCalibrator:
 
     @torch.no_grad()
     def scores(self) -> dict[str, np.ndarray]:
-        """Raw scores ``[N]`` of the patches of all processes, by kind."""
+        """Compute the raw scores ``[N]`` of the patches of all processes, by kind."""
         mixture = self.network.mixture
         device = mixture.means.device
+        dataset: Any = self.data_loader.dataset
+        step = 1 + dataset.n_patches // self.max_patches
         scores: dict[str, list[torch.Tensor]] = {kind: [] for kind in mixture.score_kinds}
         for batch in self.data_loader:
-            embeddings = batch[:: self.every].to(device, torch.float32)
+            embeddings = batch[::step].to(device, torch.float32)
             for kind, values in scores.items():
                 values.append(mixture.anomaly_score(embeddings, kind))
         return {
@@ -201,10 +207,10 @@ class ThresholdCalibrator:
 
 
 class CheckpointSaver:
-    """Writes the fitted network when a fit is complete.
+    """Write the fitted network when a fit is complete.
 
     Args:
-        network: what to write.
+        network: network to write.
         path: the file, see `save_network`.
     """
 
@@ -217,7 +223,7 @@ class CheckpointSaver:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write the file; the first process does.
+        """Write the file, in the first process.
 
         Raises:
             InputError: it cannot be written.

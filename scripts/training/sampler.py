@@ -1,4 +1,4 @@
-"""Which slices make a batch: the same on every process, and in every run that resumes."""
+"""Batches of slices that are the same in every process, and in every fit that resumes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..errors import InputError
 
 
 class DistributedBatchSampler(Sampler[list[int]]):
-    """Batches whose order is a function of seed and epoch alone, each shared out among the processes.
+    """Batches whose order depends on seed and epoch alone, each divided among the processes.
 
-    Every item is in one batch of an epoch and with one process, whatever their number; the last batch may be smaller,
-    and a process's share of it empty.
+    In an epoch every item is in one batch and in one process, whatever the number of processes; the last batch may be
+    smaller, and the part of a process empty.
 
     Args:
-        items: what is drawn from.
-        batch_size: items in a batch, over all processes.
-        seed: of the order.
+        items: dataset to draw from; its length is asked for when an epoch begins.
+        batch_size: number of items in a batch, over all processes.
+        seed: seed of the order.
         shuffle: whether the order changes with the epoch; otherwise it is that of the items.
 
     Raises:
@@ -30,7 +30,7 @@ class DistributedBatchSampler(Sampler[list[int]]):
     def __init__(self, items: Sized, batch_size: int, seed: int = 0, shuffle: bool = True) -> None:
         if batch_size < 1:
             raise InputError(f"batch_slices must be at least 1; got {batch_size}.")
-        self.n_items = len(items)
+        self.items = items
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
@@ -41,14 +41,14 @@ class DistributedBatchSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        """This process's share of each batch."""
-        order = torch.arange(self.n_items)
+        """Yield this process's part of each batch."""
+        order = torch.arange(len(self.items))
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.n_items, generator=generator)
+            order = torch.randperm(len(self.items), generator=generator)
         for batch in order.split(self.batch_size):
             yield batch[idist.get_rank() :: idist.get_world_size()].tolist()
 
     def __len__(self) -> int:
-        """Number of batches in an epoch."""
-        return -(-self.n_items // self.batch_size)
+        """Return the number of batches in an epoch."""
+        return -(-len(self.items) // self.batch_size)

@@ -23,6 +23,7 @@ from scripts.inference.inferer import DPMMInferer
 from scripts.recorded_directory import LOCK, RECORD, RecordedDirectory
 from scripts.training.embedding_cache import EmbeddingCache, describe
 from scripts.training.embeddings import EmbeddingDataset, raise_failed_cases
+from scripts.training.sampler import DistributedBatchSampler
 
 
 def volume(n_slices=3, seed=0, size=(40, 56)):
@@ -35,7 +36,7 @@ def case_of(image, name="a"):
 
 def embed(cases, network, **arguments):
     arguments = {"inferer": DPMMInferer(2, 2), "progress": False, **arguments}
-    return EmbeddingDataset(cases, network, **arguments)
+    return EmbeddingDataset(cases, network, **arguments).compute()
 
 
 def rows(network, images):
@@ -74,6 +75,17 @@ def test_slices_can_be_read_in_batches(fitted_network):
     per_slice = len(dataset[0])
     assert [len(batch) for batch in loader] == [2 * per_slice, 2 * per_slice, per_slice]
     assert torch.equal(torch.cat(list(loader)), torch.cat([dataset[i] for i in range(5)]))
+
+
+def test_before_it_is_computed_it_has_no_length(fitted_network):
+    dataset = EmbeddingDataset([case_of(volume())], fitted_network, DPMMInferer(2, 2), progress=False)
+    sampler = DistributedBatchSampler(dataset, batch_size=2, shuffle=False)
+    for count in (lambda: len(dataset), lambda: len(sampler), lambda: dataset.n_patches, dataset.counts):
+        with pytest.raises(RuntimeError, match=r"not computed yet; call compute\(\)"):
+            count()
+    assert dataset.compute() is dataset
+    assert [*sampler] == [[0, 1], [2]]
+    assert dataset.compute().seconds == dataset.seconds
 
 
 def test_an_item_can_be_changed(fitted_network):
@@ -205,7 +217,7 @@ def test_files_open_at_once_do_not_grow_with_the_set(fitted_network, tmp_path):
     in_use = max(int(entry.name) for entry in Path("/dev/fd").iterdir())
     resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 40, limits[1]))
     try:
-        dataset = embed(images, fitted_network, store=EmbeddingCache(tmp_path))
+        dataset = embed(images, fitted_network, cache=EmbeddingCache(tmp_path))
         kept = [dataset[index] for index in range(len(dataset))]
         assert len(dataset.sample(10**6, seed=0)) == sum(len(patches) for patches in kept) == 120 * 16
     finally:
@@ -254,8 +266,8 @@ def same(one, other):
 def test_a_second_run_finds_everything_in_the_store(fitted_network, tmp_path):
     store = tmp_path / "store"
     first, second = Files(tmp_path / "cases"), Files(tmp_path / "cases")
-    one = embed(first, fitted_network, store=EmbeddingCache(store))
-    other = embed(second, fitted_network, store=EmbeddingCache(store))
+    one = embed(first, fitted_network, cache=EmbeddingCache(store))
+    other = embed(second, fitted_network, cache=EmbeddingCache(store))
     assert sorted(first.loaded) == ["0", "1", "2"] and second.loaded == []
     assert same(one, other)
     assert same(one, embed(Files(tmp_path / "cases"), fitted_network))
@@ -272,17 +284,17 @@ def test_an_interrupted_run_goes_on_where_it_stopped(fitted_network, tmp_path, m
 
     monkeypatch.setattr(EmbeddingCache, "put", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        embed(cases, fitted_network, store=store)
+        embed(cases, fitted_network, cache=store)
     monkeypatch.setattr(EmbeddingCache, "put", put)
     again = Files(tmp_path / "cases")
-    embed(again, fitted_network, store=EmbeddingCache(tmp_path / "store"))
+    embed(again, fitted_network, cache=EmbeddingCache(tmp_path / "store"))
     assert again.loaded == ["2"]
 
 
 def test_whatever_changes_the_embeddings_is_embedded_anew(fitted_network, tmp_path):
     def loaded(cases, network=fitted_network, **arguments):
         store = EmbeddingCache(tmp_path / "store", preprocessing=cases.transform)
-        embed(cases, network, store=store, **arguments)
+        embed(cases, network, cache=store, **arguments)
         return sorted(cases.loaded)
 
     folder = tmp_path / "cases"
@@ -297,12 +309,12 @@ def test_whatever_changes_the_embeddings_is_embedded_anew(fitted_network, tmp_pa
 
 
 def test_a_damaged_file_is_embedded_anew(fitted_network, tmp_path):
-    whole = embed(Files(tmp_path / "cases"), fitted_network, store=EmbeddingCache(tmp_path / "store"))
+    whole = embed(Files(tmp_path / "cases"), fitted_network, cache=EmbeddingCache(tmp_path / "store"))
     expected = [whole[index] for index in range(len(whole))]
     file = next((tmp_path / "store").glob("*.npy"))
     file.write_bytes(file.read_bytes()[:200])
     cases = Files(tmp_path / "cases")
-    assert same(expected, embed(cases, fitted_network, store=EmbeddingCache(tmp_path / "store")))
+    assert same(expected, embed(cases, fitted_network, cache=EmbeddingCache(tmp_path / "store")))
     assert len(cases.loaded) == 1
 
 

@@ -72,7 +72,7 @@ def embeds_nothing(monkeypatch):
     def begins(*_, **__):
         raise AssertionError("the fit has begun")
 
-    monkeypatch.setattr(embeddings.EmbeddingDataset, "__init__", begins)
+    monkeypatch.setattr(embeddings.EmbeddingDataset, "compute", begins)
 
 
 # ---------------------------------------------------------------- places

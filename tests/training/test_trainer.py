@@ -1,6 +1,7 @@
 """The fit: one batch is one step, the best epoch is kept, the start follows its seed."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,9 +37,16 @@ class Embeddings:
         return self.patches[torch.randperm(len(self.patches), generator=generator)[:n_patches]]
 
 
+class Batches(list):
+    """Stand in for a data loader."""
+
+    @property
+    def dataset(self):
+        return SimpleNamespace(n_patches=sum(map(len, self)))
+
+
 def batches(sizes=(40, 40, 23)):
-    """In place of a data loader."""
-    return [patches(n, seed).half() for seed, n in enumerate(sizes, start=10)]
+    return Batches(patches(n, seed).half() for seed, n in enumerate(sizes, start=10))
 
 
 @pytest.fixture
@@ -299,6 +307,14 @@ def test_a_target_of_its_own_is_calibrated(make_network):
     ThresholdCalibrator(network, loader)(Engine(lambda *_: None))
     raw = network.mixture.anomaly_score(torch.cat(list(loader)).float(), "cosine").numpy()
     assert float(network.calibration.decision_threshold(0, 0.03)) == pytest.approx(np.quantile(raw, 0.97), rel=1e-5)
+
+
+def test_of_many_patches_every_nth_of_a_batch_is_scored(make_network):
+    loader = batches((200, 57))
+    scores = ThresholdCalibrator(make_network(), loader, max_patches=100).scores()
+    expected = ThresholdCalibrator(make_network(), batches((200, 57))).scores()
+    for kind, values in scores.items():
+        np.testing.assert_allclose(values, np.concatenate([expected[kind][:200:3], expected[kind][200::3]]), rtol=1e-4)
 
 
 def test_a_fit_leaves_a_file_of_the_best_calibrated_mixture(make_network, tmp_path):
