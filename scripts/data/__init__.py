@@ -1,4 +1,4 @@
-"""Cases, images and labels: finding, reading, preparing."""
+"""Cases, images and labels: search, reading, preprocessing."""
 
 from .cases import CaseDataset, NormalDataset, find_cases, raise_failed, split_cases
 from .images import LoadImageFiled

@@ -1,4 +1,4 @@
-"""Cases: what a folder holds, and a dataset in which one bad case does not stop the others."""
+"""Cases of a folder, and a dataset in which one bad case does not stop the others."""
 
 from __future__ import annotations
 
@@ -25,36 +25,35 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".mha", ".nrrd")
 EXPECTED = f"expected images ({', '.join(IMAGE_SUFFIXES)}), a folder for each case, or folders of DICOM series"
 UNREADABLE = "the file is damaged or of a kind that is not supported, so check that it opens in a viewer"
-DEEPEST = 100  # folders within one another
-LONGEST = 200  # bytes of a case's name, so that "<case>_overlay.png" is a file name
+MAX_DEPTH = 100  # of nested folders
+MAX_NAME_BYTES = 200  # of a case, so that "<case>_overlay.png" is a file name
 
 
 def find_cases(
     path: str | os.PathLike, pattern: str = "*", exclude: str | os.PathLike | None = None
 ) -> list[dict[str, Any]]:
-    """The cases below a folder: every image file, and every folder of DICOM files as one case.
+    """Find the cases below a folder: every image file, and every folder of DICOM files as one case.
 
-    A case is named after its file; after its folder where that holds no other image; with the folders above it where it
-    lies deeper. Hidden files and folders are passed over, and results of this bundle. A folder is entered once, however
+    A case is named after its file, or after its folder if that holds no other image; deeper cases also after the
+    folders above. Hidden files and folders and results of this bundle are skipped. A folder is entered once, however
     many links lead to it.
 
-    A pattern with folders says in which ones a file must lie. They tell images from labels, not one case from another:
-    folders that the pattern spells out are left out of the names, which always end with the file's. So
-    ``ill/img/7.png`` by ``"img/*"`` and ``ill/label/7.png`` by ``"label/*"`` are both the case ``ill_7``.
+    A pattern may name the folders of a file. They distinguish images from labels, not one case from another: folders
+    that the pattern spells out are left out of the names, which always end with the file's. So ``ill/img/7.png`` by
+    ``"img/*"`` and ``ill/label/7.png`` by ``"label/*"`` are both the case ``ill_7``.
 
     Args:
         path: a folder, or a single image file.
-        pattern: which file names to take, such as ``"FLAIR*"``, or with the folders they lie in, such as ``"img/*"`` or
-            ``"img/*/*"``, from the file upwards; for DICOM, which folders. Each part as in `fnmatch`.
-        exclude: a folder to pass over with all that is in it, such as that of the results; unless ``path`` itself lies
-            in it.
+        pattern: file names, for example ``"FLAIR*"``, or with their folders ``"img/*"`` or ``"img/*/*"``, from the file
+            upwards; for DICOM, names of folders. Each part as in `fnmatch`.
+        exclude: a folder to skip with all its content, for example that of the results; unless ``path`` lies in it.
 
     Returns:
-        Dictionaries with ``case``, a name that serves as a folder's, and ``image``, an absolute path (for DICOM a
-        folder, and ``n_files``, how many slices it holds); or instead of a path ``error``, why it cannot be used.
+        Dictionaries with ``case``, a valid name for a folder, and ``image``, an absolute path (for DICOM a folder, and
+        ``n_files``, its number of slices); or instead of a path ``error``, the reason why it cannot be used.
 
     Raises:
-        InputError: there is no such folder, no case in it, or an empty pattern; or it holds results of this bundle.
+        InputError: the folder does not exist, has no case, or holds results of this bundle; or the pattern is empty.
     """
     root = Path(path).absolute()
     if not PurePath(pattern).parts:
@@ -71,14 +70,14 @@ def find_cases(
     cases = [case for folder in _walk(root, excluded) for case in _cases_in(folder, root, pattern, excluded)]
     if not cases:
         raise InputError(f"There are no cases in {str(path)!r} (file names {pattern!r}); {EXPECTED}.")
-    taken = {case["case"] for case in cases}
-    seen: set[str] = set()
+    all_names = {case["case"] for case in cases}
+    names: set[str] = set()
     for case in cases:
         name = case["case"]
-        if name in seen:
-            case["case"] = next(new for n in itertools.count(2) if (new := f"{name}_{n}") not in taken)
-        taken.add(case["case"])
-        seen.add(name)
+        if name in names:
+            case["case"] = next(new for n in itertools.count(2) if (new := f"{name}_{n}") not in all_names)
+        all_names.add(case["case"])
+        names.add(name)
     return cases
 
 
@@ -89,20 +88,20 @@ def split_cases(
     seed: int,
     pattern: str = "*",
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Set normal cases apart for validation and calibration.
+    """Hold out normal cases for validation and calibration.
 
     Args:
         normals: the normal cases.
-        validation_dir: folder of held-out normals; where given, all others of ``normals`` are for fitting.
-        fraction: share of ``normals`` held out otherwise, in whole cases and at least one.
-        seed: of the draw.
-        pattern: see `find_cases`.
+        validation_dir: folder of held-out normals; all others of ``normals`` are training cases.
+        fraction: fraction of ``normals`` that is held out otherwise, in whole cases and at least one.
+        seed: seed of the draw.
+        pattern: file names in ``validation_dir``, see `find_cases`.
 
     Returns:
-        Cases to fit on, cases to validate on.
+        Training cases, validation cases.
 
     Raises:
-        InputError: too few cases to set one apart, all of them held out, or a fraction out of range.
+        InputError: too few cases to hold one out, all of them held out, or a fraction out of range.
     """
     if validation_dir:
         held_out = find_cases(validation_dir, pattern)
@@ -115,17 +114,17 @@ def split_cases(
         )
     n_held_out = min(max(1, round(fraction * len(normals))), len(normals) - 1)
     order = torch.randperm(len(normals), generator=torch.Generator().manual_seed(seed)).tolist()
-    chosen = set(order[:n_held_out])
+    held_out_indices = set(order[:n_held_out])
     return (
-        [case for index, case in enumerate(normals) if index not in chosen],
-        [normals[index] for index in sorted(chosen)],
+        [case for index, case in enumerate(normals) if index not in held_out_indices],
+        [normals[index] for index in sorted(held_out_indices)],
     )
 
 
 def _without(normals: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out the cases whose files, by whatever links, are among those of held-out cases."""
-    places = {place for case in held_out for place in _places(case)}
-    kept = [case for case in normals if places.isdisjoint(_places(case))]
+    """Leave out the cases that share a file with a held-out case, links resolved."""
+    held_out_files = {file for case in held_out for file in _files(case)}
+    kept = [case for case in normals if held_out_files.isdisjoint(_files(case))]
     left_out = len(normals) - len(kept)
     if not kept:
         raise InputError(
@@ -137,8 +136,8 @@ def _without(normals: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any
     return kept
 
 
-def _places(case: dict[str, Any]) -> set[Path]:
-    """The files of a case, for a folder of DICOM those in it, without links."""
+def _files(case: dict[str, Any]) -> set[Path]:
+    """List the files of a case, for DICOM those of its folder, links resolved."""
     if "image" not in case:
         return set()
     path = Path(case["image"]).resolve()
@@ -146,12 +145,12 @@ def _places(case: dict[str, Any]) -> set[Path]:
 
 
 class CaseDataset(Dataset):
-    """A dataset of cases that yields what went wrong instead of raising it.
+    """Dataset of cases that returns errors instead of raising them.
 
-    Items are what the transform makes of a case, or ``{"case": name, "error": sentence}``.
+    Items are transformed cases, or ``{"case": name, "error": sentence}``.
 
     Args:
-        data: cases as from `find_cases`.
+        data: cases of `find_cases`.
         transform: preprocessing.
     """
 
@@ -174,16 +173,16 @@ class CaseDataset(Dataset):
 
 
 class NormalDataset(CaseDataset):
-    """A `CaseDataset` of normal cases only.
+    """`CaseDataset` of normal cases only.
 
-    A case with a ``label``, as MONAI Label gives them, is normal where the label is empty.
+    A case with a ``label``, as in MONAI Label, is normal if the label is empty.
 
     Args:
         data: cases; those without a name are named after their file.
         transform: preprocessing.
 
     Raises:
-        InputError: not one of them is normal.
+        InputError: none of them is normal.
     """
 
     def __init__(self, data: Sequence[dict[str, Any]], transform: Any = None) -> None:
@@ -199,12 +198,12 @@ class NormalDataset(CaseDataset):
 
 
 def sentence(error: BaseException, action: str, advice: str) -> str:
-    """What went wrong with a case, in one sentence.
+    """Describe the error of a case in one sentence.
 
     Args:
-        error: what was raised.
-        action: what could not be done.
-        advice: what to do, where the error does not say it itself.
+        error: the exception.
+        action: participle of the action that failed, for example ``read``.
+        advice: advice to the user, unless the error has its own.
 
     Returns:
         The sentence.
@@ -224,23 +223,23 @@ def sentence(error: BaseException, action: str, advice: str) -> str:
 
 
 def raise_failed(failed: Collection[tuple[str, str]], n_cases: int, others: str) -> None:
-    """Say at the end which cases failed.
+    """Report at the end the cases that failed.
 
     Args:
-        failed: cases and a sentence for each.
-        n_cases: how many cases there were.
-        others: what became of the others.
+        failed: failed cases, with a sentence for each.
+        n_cases: number of all cases.
+        others: result of the others.
 
     Raises:
-        InputError: one or more failed.
+        InputError: one or more cases failed.
     """
     if failed:
-        listed = "".join(f"\n  {case}: {why}" for case, why in failed)
+        listed = "".join(f"\n  {case}: {reason}" for case, reason in failed)
         raise InputError(f"{len(failed)} of {n_cases} cases failed ({others}):{listed}")
 
 
 def _walk(root: Path, excluded: Path | None) -> Iterator[Path]:
-    """Yield every real folder once, those behind links last."""
+    """Yield every real folder once, linked folders last."""
     entered: set[Path] = set()
     pending = deque([root])
     while pending:
@@ -253,22 +252,22 @@ def _walk(root: Path, excluded: Path | None) -> Iterator[Path]:
                 continue
             entered.add(real)
             yield folder
-            if len(folder.relative_to(root).parts) > DEEPEST:
+            if len(folder.relative_to(root).parts) > MAX_DEPTH:
                 continue
             try:
                 inner = [entry for entry in _entries(folder) if entry.is_dir()]
-            except OSError:  # `_cases_in` says it
+            except OSError:  # `_cases_in` reports it
                 continue
             pending.extend(entry for entry in inner if entry.is_symlink())
             stack.extend(reversed([entry for entry in inner if not entry.is_symlink()]))
 
 
 def _cases_in(folder: Path, root: Path, pattern: str, excluded: Path | None) -> Iterator[dict[str, Any]]:
-    """Yield the cases of one folder, without those of the folders in it."""
-    own_name = (folder.resolve() if folder == root else folder).name
-    name = "_".join([*_folders(folder, root, pattern), own_name])
-    if len(folder.relative_to(root).parts) > DEEPEST:
-        yield {"case": _name(name), "error": f"it lies more than {DEEPEST} folders deep; move it up"}
+    """Yield the cases of one folder, without its subfolders."""
+    folder_name = (folder.resolve() if folder == root else folder).name
+    name = "_".join([*_folders(folder, root, pattern), folder_name])
+    if len(folder.relative_to(root).parts) > MAX_DEPTH:
+        yield {"case": _name(name), "error": f"it lies more than {MAX_DEPTH} folders deep; move it up"}
         return
     try:
         files = [entry for entry in _entries(folder) if entry.is_file()]
@@ -278,21 +277,23 @@ def _cases_in(folder: Path, root: Path, pattern: str, excluded: Path | None) -> 
         yield {"case": _name(name), "error": f"the folder cannot be read ({error.strerror}); check its permissions"}
         return
     images = [file for file in files if _suffix(file) and file.match(pattern)]
-    headers, wrong = [], ""
+    headers, series_error = [], ""
     for file in files:
         try:
             if not _suffix(file) and (header := read_header(file)):
                 headers.append(header)
         except HeaderError as error:
-            wrong = wrong or str(error)
-    is_series = bool(headers or wrong)
+            series_error = series_error or str(error)
+    is_series = bool(headers or series_error)
     for image in images:
-        above = "_".join(_folders(image, root, pattern))
-        alone = above and len(images) == 1 and not is_series and "/" not in pattern
-        yield _case(above if alone else "_".join(filter(None, [above, _stem(image)])), image, root)
+        parents = "_".join(_folders(image, root, pattern))
+        is_single = parents and len(images) == 1 and not is_series and "/" not in pattern
+        yield _case(parents if is_single else "_".join(filter(None, [parents, _stem(image)])), image, root)
     if is_series and folder.match(pattern):
-        wrong = wrong or validate_series(headers)
-        yield {"case": _name(name), "error": wrong} if wrong else {**_case(name, folder, root), "n_files": len(headers)}
+        if series_error := series_error or validate_series(headers):
+            yield {"case": _name(name), "error": series_error}
+        else:
+            yield {**_case(name, folder, root), "n_files": len(headers)}
 
 
 def _case(name: str, path: Path, root: Path) -> dict[str, Any]:
@@ -304,12 +305,12 @@ def _case(name: str, path: Path, root: Path) -> dict[str, Any]:
 
 
 def _name(name: str) -> str:
-    """Make a name that serves as a file's and in a message."""
+    """Make a name that is valid for a file and in a message."""
     text = printable(name)
-    if len(text.encode()) <= LONGEST:
+    if len(text.encode()) <= MAX_NAME_BYTES:
         return text
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
-    return f"{text.encode()[: LONGEST - 9].decode(errors='ignore')}_{digest}"
+    return f"{text.encode()[: MAX_NAME_BYTES - 9].decode(errors='ignore')}_{digest}"
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -328,7 +329,7 @@ def _is_in(path: Path, folder: Path) -> bool:
 
 
 def _folders(path: Path, root: Path, pattern: str) -> list[str]:
-    """The folders between a root and a path below it, without those that a pattern for the path spells out."""
+    """List the folders between a root and a path below it, without those that a pattern spells out."""
     pairs = itertools.zip_longest(reversed(path.relative_to(root).parts[:-1]), reversed(PurePath(pattern).parts[:-1]))
     return [folder for folder, in_pattern in pairs if folder and folder != in_pattern][::-1]
 

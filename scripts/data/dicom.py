@@ -1,6 +1,6 @@
-"""DICOM files that should make one volume.
+"""Validation of DICOM files that should make one volume.
 
-The server of MONAI Label asks this too, apart from the bundle: no relative imports here.
+The server of MONAI Label uses a copy of this module without the bundle: no relative imports here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TAGS = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
-FRAME_GROUPS = {  # where a file of many slices has the attributes of each
+FRAME_GROUPS = {  # sequences of a multi-frame file that hold the attributes of each frame
     "ImagePositionPatient": "PlanePositionSequence",
     "ImageOrientationPatient": "PlaneOrientationSequence",
     "PixelSpacing": "PixelMeasuresSequence",
@@ -56,12 +56,12 @@ def read_header(path: Path) -> pydicom.Dataset | None:
         path: a file of any kind.
 
     Returns:
-        The attributes, or None if the file is not DICOM or a DICOMDIR.
+        The attributes, or None if the file is not DICOM, or is a DICOMDIR.
 
     Raises:
-        HeaderError: the file is DICOM, but damaged or not whole, or cannot be opened.
+        HeaderError: the DICOM file is damaged or incomplete, or a file cannot be opened.
     """
-    lengths: list[tuple[int, int]] = []  # of the pixel data, and of what stands before it
+    lengths: list[tuple[int, int]] = []  # bytes of the pixel data, and of its element header
 
     def is_pixel_data(tag: Any, vr: str | None, length: int) -> bool:
         if tag == PIXEL_DATA:
@@ -105,27 +105,27 @@ def read_header(path: Path) -> pydicom.Dataset | None:
 
 
 def validate_series(headers: Sequence[pydicom.Dataset]) -> str:
-    """Say why DICOM files do not make one volume.
+    """Explain why DICOM files do not make one volume.
 
     Args:
-        headers: of the files of a series, as `read_header` gives them or whole.
+        headers: headers of the files of a series, as `read_header` returns them or complete.
 
     Returns:
-        A sentence, or an empty string if nothing is wrong.
+        A sentence, or an empty string if the series is valid.
     """
     try:
-        return _what_is_wrong(headers)
+        return _series_error(headers)
     except HeaderError as error:
         return str(error)
 
 
-def _what_is_wrong(headers: Sequence[pydicom.Dataset]) -> str:
+def _series_error(headers: Sequence[pydicom.Dataset]) -> str:
     n_series = len({str(_value(header, "SeriesInstanceUID")) for header in headers})
     if n_series > 1:
         return f"the folder holds {n_series} DICOM series; expected one in each folder"
     frames = _frames(headers[0]) if len(headers) == 1 else []
-    if wrong := _what_is_wrong(frames) or _what_is_wrong_in_order(frames) if len(frames) > 1 else "":
-        return wrong
+    if error := _series_error(frames) or _order_error(frames) if len(frames) > 1 else "":
+        return error
     if any(_value(header, "PhotometricInterpretation") == "PALETTE COLOR" for header in headers):
         return "the DICOM files hold palette colours; expected grey values or RGB, so convert them"
     for header in headers:
@@ -173,8 +173,8 @@ def _what_is_wrong(headers: Sequence[pydicom.Dataset]) -> str:
     return ""
 
 
-def _what_is_wrong_in_order(frames: Sequence[pydicom.Dataset]) -> str:
-    """Say why frames that make one volume in some order are not read as they are stored."""
+def _order_error(frames: Sequence[pydicom.Dataset]) -> str:
+    """Explain why frames that make one volume cannot be read in the order of the file."""
     scales = [tuple(str(_value(frame, name)) for name in ("RescaleSlope", "RescaleIntercept")) for frame in frames]
     if len(set(scales)) > 1:
         return "the slices of the DICOM file differ in RescaleSlope or RescaleIntercept; expected one, so convert it"
@@ -186,16 +186,13 @@ def _what_is_wrong_in_order(frames: Sequence[pydicom.Dataset]) -> str:
 
 
 def _frames(header: pydicom.Dataset) -> list[pydicom.Dataset]:
-    """Make a header of each slice of a file of many slices; none where it does not say where each lies."""
+    """Make a header of each frame of a multi-frame file; none if a position is missing."""
     shared = _value(header, "SharedFunctionalGroupsSequence") or []
     frames = []
-    for own in _value(header, "PerFrameFunctionalGroupsSequence") or []:
+    for groups in _value(header, "PerFrameFunctionalGroupsSequence") or []:
         frame = pydicom.Dataset()
         for keyword, group in FRAME_GROUPS.items():
-            for item in [
-                *(_value(own, group) or []),
-                *(inner for each in shared for inner in _value(each, group) or []),
-            ]:
+            for item in [item for source in (groups, *shared) for item in _value(source, group) or []]:
                 if (value := _value(item, keyword)) is not None:
                     setattr(frame, keyword, value)
                     break
@@ -204,7 +201,7 @@ def _frames(header: pydicom.Dataset) -> list[pydicom.Dataset]:
 
 
 def _value(header: pydicom.Dataset, keyword: str) -> Any:
-    """Read a value; None if it is missing. pydicom interprets it only now, and raises almost anything."""
+    """Read a value; None if it is missing. pydicom parses it only here, and raises almost anything."""
     try:
         return header.get(keyword)
     except Exception as error:
@@ -227,12 +224,12 @@ def _numbers(header: pydicom.Dataset, keyword: str, n_expected: int) -> np.ndarr
 
 
 def _all_numbers(headers: Sequence[pydicom.Dataset], keyword: str, n_expected: int) -> np.ndarray:
-    """Read numbers ``[len(headers), n_expected]`` that no header lacks."""
+    """Read numbers ``[len(headers), n_expected]`` that every header has."""
     return np.stack([np.asarray(_numbers(header, keyword, n_expected), dtype=float) for header in headers])
 
 
 def _native_length(header: pydicom.Dataset) -> int:
-    """Compute how many bytes uncompressed pixel data has at least."""
+    """Compute the minimal number of bytes of uncompressed pixel data."""
     if str(_value(header, "PhotometricInterpretation")).startswith(("YBR_FULL_422", "YBR_PARTIAL_42")):
         return 0
     factors = [
@@ -247,5 +244,5 @@ def _damaged(path: Path) -> str:
 
 
 def _name(path: Path) -> str:
-    """Name a file in a message, without characters that a terminal would act on."""
+    """Quote the name of a file for a message, without control characters."""
     return repr("".join(character if character.isprintable() else "_" for character in path.name))

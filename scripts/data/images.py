@@ -1,7 +1,7 @@
-"""Image files: one reader for each kind, which refuses what it cannot read for certain.
+"""Image files: one reader per format, which refuses files that it cannot read reliably.
 
-NIfTI is read by nibabel; pictures, MetaImage, NRRD and DICOM by ITK, after their headers were checked. No file is read
-but the one that was given.
+NIfTI is read by nibabel; pictures, MetaImage, NRRD and DICOM by ITK, after a check of their headers. Other files that a
+header names are never opened.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from .dicom import HeaderError, read_header, validate_series
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 PICTURE_IO = {"PNG": "PNGImageIO", "JPEG": "JPEGImageIO", "MPO": "JPEGImageIO"}
-LONGEST_HEADER = 1 << 20  # bytes, of MetaImage and NRRD
-LONGEST_FIELD = 500  # characters, of NRRD: what is wrong in one of 1100 makes ITK end the process
-LARGEST_PICTURE = 1 << 28  # pixels
+MAX_HEADER_BYTES = 1 << 20  # of MetaImage and NRRD
+MAX_FIELD = 500  # characters, of NRRD: an error in a field of 1100 makes ITK end the process
+MAX_PIXELS = 1 << 28  # of a picture
 T = TypeVar("T")
 
 DAMAGED = "the file is damaged; check that the file is whole and opens in a viewer"
 
 
 class LoadImageFiled(LoadImaged):
-    """Loads image files with the affine that their headers state, or refuses them.
+    """Load image files with the affine of their headers, or refuse them.
 
     Args:
         keys: paths of files, or of folders of DICOM series.
@@ -57,47 +57,47 @@ class LoadImageFiled(LoadImaged):
 
 
 class ImageFileReader(ImageReader):
-    """Reads an image file, or a folder of a DICOM series, by the one reader for its kind."""
+    """Read an image file, or a folder of a DICOM series, by the reader for its format."""
 
     def verify_suffix(self, filename: Sequence[str | os.PathLike] | str | os.PathLike) -> bool:
-        """Accept every name: `read` says what is wrong with a file."""
+        """Accept every name: `read` explains the error of a file."""
         return True
 
     def read(self, data: Sequence[str | os.PathLike] | str | os.PathLike, **kwargs: Any) -> tuple[np.ndarray, dict]:
         """Read one image.
 
         Args:
-            data: its path, or a sequence of one path.
-            kwargs: none are known.
+            data: path of the image, or a sequence of one path.
+            kwargs: ignored.
 
         Returns:
-            Voxels ``[X,Y]`` or ``[X,Y,Z]``, with channels last where there are any, and what is known of them:
-            ``affine`` and ``original_affine`` in mm (RAS), ``spatial_shape``, ``original_channel_dim``.
+            Voxels ``[X,Y]`` or ``[X,Y,Z]``, with channels last if there are any, and their metadata: ``affine`` and
+            ``original_affine`` in mm (RAS), ``spatial_shape``, ``original_channel_dim``.
 
         Raises:
-            InputError: a damaged file, one of another kind, or one without a definite geometry.
+            InputError: a file that is damaged, of another format, or without a definite geometry.
         """
         (path,) = (data,) if isinstance(data, str | os.PathLike) else data
         voxels, meta = _reader_of(Path(path))(Path(path))
         if 0 in voxels.shape:
-            raise InputError(f"the image has {_by(voxels.shape)} voxels; expected at least one along each axis")
+            raise InputError(f"the image has {shape_text(voxels.shape)} voxels; expected at least one along each axis")
         _check_affine(np.asarray(meta["affine"]), len(meta["spatial_shape"]))
         return voxels, meta
 
     def get_data(self, img: tuple[np.ndarray, dict]) -> tuple[np.ndarray, dict]:
-        """Hand on what `read` returned."""
+        """Pass on the result of `read`."""
         return img
 
 
 def needs_itk(path: str | os.PathLike) -> bool:
-    """Whether ITK reads an image."""
+    """Return whether ITK reads an image."""
     return not str(path).lower().endswith(NIFTI_SUFFIXES)
 
 
 def load_itk() -> None:
     """Load the parts of ITK that read images, which takes seconds and changes the working directory meanwhile.
 
-    So it must not happen in a thread beside others that open files.
+    It must therefore not run in a thread while other threads open files.
     """
     for name in (*PICTURE_IO.values(), "MetaImageIO", "NrrdImageIO", "GDCMImageIO", "GDCMSeriesFileNames", "PyBuffer"):
         getattr(itk, name)
@@ -130,9 +130,9 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict]:
             image = kind.from_file_map(kind.make_file_map({"image": stream}), mmap=False)
             _check_nifti(image)
             stream.seek(0)
-            given = image.header.from_fileobj(stream, check=False)  # nibabel replaces lengths of 0 by 1
+            raw_header = image.header.from_fileobj(stream, check=False)  # nibabel replaces lengths of 0 by 1
             voxels = np.asanyarray(image.dataobj)
-            while is_compressed and stream.read(1 << 20):  # the checksum stands at the end
+            while is_compressed and stream.read(1 << 20):  # the checksum is at the end
                 pass
     except InputError:
         raise
@@ -147,7 +147,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict]:
     except Exception as error:
         raise InputError(DAMAGED) from error
     spatial = voxels.shape[:3]
-    if not given["sform_code"] > 0 and not (given["pixdim"][1 : len(spatial) + 1] != 0).all():
+    if not raw_header["sform_code"] > 0 and not (raw_header["pixdim"][1 : len(spatial) + 1] != 0).all():
         raise InputError("the size of a voxel in the NIfTI header is 0; expected a length in mm, so correct the header")
     affine = np.array(image.affine, dtype=float)
     return voxels.reshape(spatial), {
@@ -168,7 +168,7 @@ def _check_nifti(image: nib.Nifti1Image) -> None:
     if len(shape) < 2:
         raise InputError(f"the NIfTI file has {len(shape)} dimensions; expected 2 or 3")
     if any(length < 1 for length in shape):
-        raise InputError(f"the image has {_by(shape)} voxels; expected at least one along each axis")
+        raise InputError(f"the image has {shape_text(shape)} voxels; expected at least one along each axis")
     n_volumes = int(np.prod(shape[3:], dtype=np.int64))
     if n_volumes != 1:
         raise InputError(
@@ -178,7 +178,7 @@ def _check_nifti(image: nib.Nifti1Image) -> None:
 
 
 def _read_picture(path: Path) -> tuple[np.ndarray, dict]:
-    """PIL says whether a picture is whole, which ITK does not."""
+    """Read a picture by ITK, after PIL has checked that it is complete, which ITK does not."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -188,9 +188,9 @@ def _read_picture(path: Path) -> tuple[np.ndarray, dict]:
                     raise InputError(
                         f"the picture is an animation of {n_frames} frames; expected one, so save it alone"
                     )
-                if size[0] * size[1] > LARGEST_PICTURE:
+                if size[0] * size[1] > MAX_PIXELS:
                     raise InputError(
-                        f"the picture has {_by(size)} pixels; expected {LARGEST_PICTURE} at most, so cut it up"
+                        f"the picture has {shape_text(size)} pixels; expected {MAX_PIXELS} at most, so cut it up"
                     )
                 image.verify()
             with Image.open(path, formats=("PNG", "JPEG")) as image:
@@ -234,14 +234,14 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, dict]:
     for line in lines:
         if not line.strip():
             break
-        if line.startswith("#") or re.match(r"[^:]*:=", line):  # a comment, or a key and value that no reader acts on
+        if line.startswith("#") or re.match(r"[^:]*:=", line):  # a comment, or a key and value that readers ignore
             continue
         field = re.fullmatch(r"([A-Za-z][A-Za-z ]*): ?(\S.*?)\s*", line)
         key = re.sub(r"\s", "", field[1].lower()) if field else None
         keys.append(key)
-        if len(line) > LONGEST_FIELD and key != "content":
+        if len(line) > MAX_FIELD and key != "content":
             raise InputError(
-                f"the NRRD header has a line of {len(line)} characters; expected {LONGEST_FIELD} at most, so save the "
+                f"the NRRD header has a line of {len(line)} characters; expected {MAX_FIELD} at most, so save the "
                 "image anew"
             )
         if field and key:
@@ -258,7 +258,7 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, dict]:
         lengths = [str(np.linalg.norm(_floats(vector.split(",")))) for vector in vectors]
     else:
         lengths = header.get("spacings", "").split()
-        if "nan" in (each.lower() for each in lengths) and n_axes > 2:  # of the axis of colours
+        if "nan" in (each.lower() for each in lengths) and n_axes > 2:  # spacing of the colour axis
             lengths.remove(next(each for each in lengths if each.lower() == "nan"))
             n_axes -= 1
     _check_spacing(lengths, n_axes)
@@ -270,7 +270,7 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, dict]:
 
 def _read_dicom_series(path: Path) -> tuple[np.ndarray, dict]:
     names = itk.GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(False)  # a series may go on past midnight, and slices may differ in thickness
+    names.SetUseSeriesDetails(False)  # a series may pass midnight, and the thickness of slices vary
     names.SetDirectory(str(path))
     series = names.GetSeriesUIDs()
     if not series:
@@ -278,10 +278,10 @@ def _read_dicom_series(path: Path) -> tuple[np.ndarray, dict]:
     files = names.GetFileNames(series[0])
     if len(files) == 1:
         return _read_by_itk(Path(files[0]), "GDCMImageIO")
-    # In floating point, as slices may each have a scale of their own, which need not fit into the first one's type.
+    # In floating point: each slice may have a scale of its own, whose values need not fit into the type of the first.
     reader = itk.ImageSeriesReader[itk.Image[itk.F, 3]].New(FileNames=files, ImageIO=itk.GDCMImageIO.New())
     voxels, meta = _from_itk(lambda: ITKReader().get_data(_updated(reader)))
-    # ITK stacks slices at right angles, which those of a tilted gantry are not, and by a sign that a header may give.
+    # ITK stacks slices at right angles, unlike a tilted gantry, and in a direction that a header may state.
     first, last = _from_itk(lambda: [_position(Path(file)) for file in (files[0], files[-1])])
     step = (last - first) / (len(files) - 1) * [-1, -1, 1]
     meta["affine"][:3, 2] = meta["original_affine"][:3, 2] = step
@@ -289,7 +289,7 @@ def _read_dicom_series(path: Path) -> tuple[np.ndarray, dict]:
 
 
 def _position(path: Path) -> np.ndarray:
-    """Read where a slice lies, ``[3]`` in mm (LPS)."""
+    """Read the position ``[3]`` of a slice in mm (LPS)."""
     header: Any = read_header(path)
     return np.array(header.ImagePositionPatient, dtype=float)
 
@@ -303,13 +303,13 @@ def _read_dicom_file(path: Path) -> tuple[np.ndarray, dict]:
         raise InputError(
             "the file is of a kind that is not supported; expected NIfTI, DICOM, PNG, JPEG, MetaImage or NRRD"
         )
-    if wrong := validate_series([header]):
-        raise InputError(wrong)
+    if series_error := validate_series([header]):
+        raise InputError(series_error)
     return _read_by_itk(path, "GDCMImageIO")
 
 
 def _read_by_itk(path: Path, image_io: str) -> tuple[np.ndarray, dict]:
-    """Read by one part of ITK only: others would take the same bytes for something else."""
+    """Read by one part of ITK only: others would take the same bytes for another format."""
     reader = ITKReader(imageio=getattr(itk, image_io).New())
     return _from_itk(lambda: reader.get_data(reader.read(str(path))))
 
@@ -329,10 +329,10 @@ def _updated(reader: Any) -> Any:
 
 
 def _header_lines(path: Path, kind: str) -> list[str]:
-    """Read the lines that a file begins with, up to the one with characters that are not plain text."""
+    """Read the first lines of a file, up to one with characters that are not plain text."""
     try:
         with path.open("rb") as file:
-            start = file.read(LONGEST_HEADER)
+            start = file.read(MAX_HEADER_BYTES)
     except OSError as error:
         raise InputError(f"the file cannot be opened ({error.strerror}); check that it is there") from error
     lines = []
@@ -347,7 +347,7 @@ def _header_lines(path: Path, kind: str) -> list[str]:
 
 
 def _count(path: Path, word: bytes) -> int:
-    """Count a word in a whole file: values that run over lines may hide one from whoever reads line by line."""
+    """Count a word in a whole file: a value of several lines may hide it from a reader of single lines."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return len(re.findall(re.escape(word), content))
 
@@ -367,7 +367,7 @@ def _check_spacing(lengths: Sequence[str], n_axes: int) -> None:
 
 
 def _check_affine(affine: np.ndarray, n_dims: int) -> None:
-    axes = affine[:n_dims, :n_dims]  # a picture lies in the first two axes of space
+    axes = affine[:n_dims, :n_dims]  # a picture spans the first two axes of space
     lengths = np.linalg.norm(axes, axis=0) if np.isfinite(affine).all() else np.zeros(1)
     if not (lengths > 0).all() or np.linalg.matrix_rank(axes / lengths, 1e-6) < axes.shape[1]:
         raise InputError(
@@ -387,5 +387,6 @@ def _floats(texts: Sequence[str]) -> np.ndarray:
         return np.array([np.nan])
 
 
-def _by(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
+    """Write a shape for a message, for example ``4 x 5``."""
     return " x ".join(str(length) for length in shape)

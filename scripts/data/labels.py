@@ -1,4 +1,4 @@
-"""What is known of a case: its outlined voxels, that it is healthy, or that it is not."""
+"""Ground truth of cases: masks of anomalous voxels, or labels of whole cases."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from monai.transforms import LoadImage, Orientation
 
 from ..errors import InputError
 from .cases import UNREADABLE, find_cases, sentence
-from .images import ImageFileReader, load_itk, needs_itk
+from .images import ImageFileReader, load_itk, needs_itk, shape_text
 
-# Of one voxel's smaller edge: how far off the corners of a label may lie. Tools round affines in their own ways.
-TOLERANCE = 0.1
+# Maximal distance of the corners of a label from those of its image, as a fraction of the smallest edge of a voxel:
+# tools round affines differently.
+MAX_CORNER_DISTANCE = 0.1
 
 
 class GroundTruth(NamedTuple):
-    """What is known of a case.
+    """Ground truth of a case.
 
     Attributes:
-        is_anomalous: None where nothing is known.
-        mask: true where a voxel is anomalous, in the order of the image; None where voxels are not known.
+        is_anomalous: whether the case is anomalous; None if unknown.
+        mask: true for anomalous voxels, in the order of the image; None if unknown.
     """
 
     is_anomalous: bool | None
@@ -33,20 +34,19 @@ class GroundTruth(NamedTuple):
 
 
 class CaseLabels:
-    """Finds and reads the labels of cases.
+    """Find and read the labels of cases.
 
-    A label belongs to the case of the same name, as `find_cases` names both. A case without a label is healthy where
-    ``normal_pattern`` says so. Without any ``label_dir``, a case that is not healthy is anomalous, and nothing is known
-    of its voxels.
+    A label belongs to the case of the same name, as `find_cases` names both. A case without a label is healthy if its
+    name matches ``normal_pattern``. Without a ``label_dir``, every other case is anomalous, and its mask is unknown.
 
     Args:
-        cases: as from `find_cases`.
-        label_dir: folder of labels, 0 and 1 (or 0 and 255, as pictures have it).
-        label_pattern: see `find_cases`.
-        normal_pattern: names of cases that are healthy, with ``*`` and ``?``.
+        cases: cases of `find_cases`.
+        label_dir: folder of labels with values 0 and 1 (or 0 and 255, as in pictures).
+        label_pattern: file names of labels, see `find_cases`.
+        normal_pattern: names of healthy cases, with ``*`` and ``?``.
 
     Raises:
-        InputError: neither labels nor a pattern, no such folder, or not one label of a case's name.
+        InputError: neither labels nor a pattern, no such folder, or no label with the name of a case.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class CaseLabels:
                 )
 
     def truth(self, case: str, image: MetaTensor) -> GroundTruth:
-        """What is known of a case.
+        """Read the ground truth of a case.
 
         Args:
-            case: its name.
-            image: ``[C,...]`` in the orientation of its file.
+            case: name of the case.
+            image: its image ``[C,...]`` in the orientation of the file.
 
         Returns:
-            See `GroundTruth`.
+            The ground truth.
 
         Raises:
             InputError: the label cannot be used.
@@ -99,14 +99,14 @@ def read_label(label: Mapping[str, Any], image: MetaTensor) -> np.ndarray:
     """Read a label onto the voxels of its image.
 
     Args:
-        label: as from `find_cases`.
-        image: ``[C,...]`` in the orientation of its file. A label stored in another order of axes is turned.
+        label: item of `find_cases`.
+        image: ``[C,...]`` in the orientation of its file. A label with another order of axes is reoriented.
 
     Returns:
-        True where the image is anomalous.
+        Mask ``[...]``, true for anomalous voxels.
 
     Raises:
-        InputError: it cannot be read, is of another shape or lies elsewhere, or has values other than 0 and 1 (or 255).
+        InputError: the label cannot be read, has another shape, position or values than 0 and 1 (or 255).
     """
     if "error" in label:
         raise InputError(f"the label cannot be used: {label['error']}")
@@ -120,19 +120,19 @@ def read_label(label: Mapping[str, Any], image: MetaTensor) -> np.ndarray:
         loaded = Orientation(axcodes="".join(nib.orientations.aff2axcodes(affine)), labels=None)(loaded)
     if loaded.shape[1:] != image.shape[1:]:
         raise InputError(
-            f"the label has {_by(loaded.shape[1:])} voxels and the image {_by(image.shape[1:])}; expected the same, so "
-            "resample the label onto the image"
+            f"the label has {shape_text(loaded.shape[1:])} voxels and the image {shape_text(image.shape[1:])}; "
+            "expected the same, so resample the label onto the image"
         )
     if image.ndim == 4:
-        _check_place(np.asarray(loaded.affine, dtype=float), affine, image.shape[1:])
+        _check_position(np.asarray(loaded.affine, dtype=float), affine, image.shape[1:])
     return _binary(np.asarray(loaded))
 
 
-def _check_place(of_label: np.ndarray, of_image: np.ndarray, shape: Sequence[int]) -> None:
+def _check_position(label_affine: np.ndarray, image_affine: np.ndarray, shape: Sequence[int]) -> None:
     corners = np.array([*np.ndindex(2, 2, 2)]) * (np.array(shape) - 1)
-    apart = nib.affines.apply_affine(of_label, corners) - nib.affines.apply_affine(of_image, corners)
-    farthest = np.linalg.norm(apart, axis=1).max()
-    if farthest > TOLERANCE * nib.affines.voxel_sizes(of_image).min():
+    offsets = nib.affines.apply_affine(label_affine, corners) - nib.affines.apply_affine(image_affine, corners)
+    farthest = np.linalg.norm(offsets, axis=1).max()
+    if farthest > MAX_CORNER_DISTANCE * nib.affines.voxel_sizes(image_affine).min():
         raise InputError(
             f"the label lies up to {farthest:.3g} mm from the image by its affine; expected the same affine, so "
             "resample the label onto the image or correct its header"
@@ -140,18 +140,14 @@ def _check_place(of_label: np.ndarray, of_image: np.ndarray, shape: Sequence[int
 
 
 def _binary(values: np.ndarray) -> np.ndarray:
-    """Label ``[C,...]`` -> ``[...]``; a picture may hold the same mask in several channels, and an alpha channel."""
+    """Convert a label ``[C,...]`` to ``[...]``; a picture may repeat its mask in channels, next to alpha."""
     channels = values[: len(values) - 1] if len(values) in (2, 4) else values
     positive = 255 if channels.max() == 255 else 1
-    wrong = np.unique(channels[(channels != 0) & (channels != positive)])
-    if len(wrong) or (channels != channels[0]).any():
-        given = ", ".join(f"{value:g}" for value in wrong[:5]) or "several colours"
+    other_values = np.unique(channels[(channels != 0) & (channels != positive)])
+    if len(other_values) or (channels != channels[0]).any():
+        text = ", ".join(f"{value:g}" for value in other_values[:5]) or "several colours"
         raise InputError(
-            f"the label has values other than 0 and 1 ({given}); expected 0 for normal and 1 (or 255) for anomalous, "
+            f"the label has values other than 0 and 1 ({text}); expected 0 for normal and 1 (or 255) for anomalous, "
             "so make one class of all that is anomalous"
         )
     return channels[0] != 0
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(str(length) for length in shape)

@@ -1,4 +1,4 @@
-"""What is needed next, made by another thread while what came before is used."""
+"""Prefetching in background threads."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Result = TypeVar("Result")
 
 
 def prefetch(function: Callable[[Item], Result], items: Iterable[Item], n_threads: int = 1) -> Iterator[Result]:
-    """The results of a function in order, those of the next items being computed by other threads meanwhile.
+    """Yield the results of a function in order, and compute the next ones in background threads.
 
     Args:
-        function: may raise; that ends the iteration where its result would have come.
-        items: what it is given.
-        n_threads: how many results are computed or wait, beside the one in use.
+        function: function of an item; an exception ends the iteration at the place of its result.
+        items: arguments of the function.
+        n_threads: number of results that are computed or wait, besides the one in use.
 
     Yields:
         The results.
@@ -32,4 +32,4 @@ def prefetch(function: Callable[[Item], Result], items: Iterable[Item], n_thread
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # who is interrupted does not wait for what is under way
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupted run does not wait for the running calls

@@ -13,13 +13,13 @@ from monai.transforms import GaussianSmooth, MapTransform, Orientationd
 
 from ..errors import InputError
 
-# Rows run from front to back, columns from right to left, slices upwards: axial slices as radiologists see them, and
-# pictures as they are. Sagittal and coronal slices taken from such a volume lie on their side.
+# Rows run from front to back, columns from right to left, slices upwards: axial slices in the radiological view, and
+# pictures unchanged. Sagittal and coronal slices of such a volume lie on their side.
 UPRIGHT = "PLS"
 
 
 class CheckImaged(MapTransform):
-    """Refuses what cannot be scored, and drops the alpha channel of a two-dimensional image.
+    """Refuse images that cannot be scored, and drop the alpha channel of a two-dimensional image.
 
     Args:
         keys: channel-first images ``[C,H,W]`` or ``[C,H,W,D]``.
@@ -29,7 +29,7 @@ class CheckImaged(MapTransform):
     identity = "scripts.transforms.CheckImaged"
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Check the images of a case; ``n_files``, where it is there, is the number of slices to expect.
+        """Check the images of a case; ``n_files``, if present, is the expected number of slices.
 
         Raises:
             InputError: slices missing from a DICOM series, a series of volumes, a number of channels other than 1 or 3,
@@ -42,7 +42,7 @@ class CheckImaged(MapTransform):
 
 
 class OrientUprightd(Orientationd):
-    """Turns images so that axial slices and pictures stand upright, whatever order their voxels were stored in.
+    """Reorient images so that axial slices and pictures stand upright, whatever the order of their voxels.
 
     Args:
         keys: channel-first images ``[C,H,W]`` or ``[C,H,W,D]`` with an affine.
@@ -55,25 +55,28 @@ class OrientUprightd(Orientationd):
         super().__init__(keys, axcodes=UPRIGHT, labels=None, allow_missing_keys=allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
-        """Turn the images of a case."""
-        with warnings.catch_warnings():  # of a third axis that a picture does not have
+        """Reorient the images of a case."""
+        with warnings.catch_warnings():  # about the third axis, which a picture does not have
             warnings.filterwarnings("ignore", message="axcodes")
             return super().__call__(data, lazy)
 
 
 class ScaleForegroundPercentilesd(MapTransform):
-    """Scales intensities to [0,1] between two percentiles of the foreground, all voxels that are not zero.
+    """Scale intensities to [0,1] between two percentiles of the foreground, all voxels that are not zero.
 
-    A background of zeros, large or small, so has no say, and a skull-stripped scan keeps its contrast. Room is left for
-    what is brighter than the foreground mostly is: a lesion must not be clipped to the brightness of normal tissue.
-    Channels are scaled together: colours stay.
+    A background of zeros therefore has no effect, and a skull-stripped scan keeps its contrast. The headroom keeps a
+    bright lesion from being clipped to the brightness of normal tissue. All channels have one scale, which keeps
+    colours.
 
     Args:
         keys: images of any shape.
-        lower: percentile that becomes 0; what lies below is clipped.
+        lower: percentile that becomes 0; lower values are clipped.
         upper: percentile that becomes ``1 - headroom``.
-        headroom: share of the range above the upper percentile; what lies above that too is clipped.
+        headroom: fraction of the range above the upper percentile; higher values are clipped.
         allow_missing_keys: whether a key may be missing.
+
+    Raises:
+        InputError: percentiles or a headroom out of range.
     """
 
     identity = "scripts.transforms.ScaleForegroundPercentilesd"
@@ -109,11 +112,11 @@ class ScaleForegroundPercentilesd(MapTransform):
 
 
 class SmoothMapd(MapTransform):
-    """Smooths maps by a Gaussian of a width in millimetres (in pixels, for pictures without a size).
+    """Smooth maps by a Gaussian with a width in mm (in pixels, for pictures without a pixel size).
 
     Args:
         keys: channel-first maps with an affine.
-        sigma_mm: standard deviation; None or 0 for none.
+        sigma_mm: standard deviation in mm; None or 0 for no smoothing.
         allow_missing_keys: whether a key may be missing.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The fit: embeddings, batches, engines, handlers and their output."""
+"""Training: embeddings, batches, engines, handlers and their output."""
 
 from .checkpoint import FitCheckpoint
 from .embedding_cache import EmbeddingCache

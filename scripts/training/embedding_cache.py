@@ -1,4 +1,4 @@
-"""Where the patch embeddings of cases are kept on disk, so that no image is embedded twice."""
+"""On-disk cache of the patch embeddings of cases, so that no image is embedded twice."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from ..files import atomic_write
 from ..models.fitted_state import is_plain
 from ..recorded_directory import PARTIAL, RecordedDirectory, has_record, write_record
 
-STORED = re.compile(r"[0-9a-f]{32}\.npy")
-LEFT = re.compile(r"\.[0-9a-f]{32}\.npy\..+")  # a partial file, see `atomic_write`
-LEFT_AFTER = 3600.0  # seconds after which a partial file is that of a process that was killed
+CACHED = re.compile(r"[0-9a-f]{32}\.npy")
+PARTIAL_FILE = re.compile(r"\.[0-9a-f]{32}\.npy\..+")  # see `atomic_write`
+MAX_PARTIAL_AGE = 3600.0  # seconds; an older partial file was left by a killed process
 
 
 class EmbeddingCache:
-    """One half-precision file for each case, named by a digest of all that its embeddings depend on.
+    """One half-precision file per case, named by a digest of all that its embeddings depend on.
 
-    A file appears whole or not at all, so that an interrupted run goes on where it stopped. The oldest files that this
-    run does not use make room for new ones; files of others in the folder stay. Names and contents hold nothing of the
-    patient but the embeddings.
+    A file appears whole or not at all, so an interrupted run resumes where it stopped. The oldest files that this run
+    does not use make room for new ones; other files in the folder stay. Names and contents hold nothing of the patient
+    but the embeddings.
 
     Args:
-        directory: the folder; without one a temporary folder that goes with the store.
-        limit_gb: how large the folder may become, in 10^9 bytes; None for no limit.
-        preprocessing: the transform of the cases. It is described once, before its use leaves traces in it.
-        within: where a temporary folder is made: a `RecordedDirectory`, which clears what a killed run left.
+        directory: the folder; by default a temporary one that is removed with the cache.
+        limit_gb: maximal size of the folder in 10^9 bytes; None for no limit.
+        preprocessing: transform of the cases. It is described at construction, before transforms acquire run-time
+            state.
+        within: parent of a temporary folder: a `RecordedDirectory`, which clears the files that a killed run left.
 
     Raises:
-        InputError: a limit that is not positive, or a folder that cannot be written or holds somebody else's files.
+        InputError: a limit that is not positive, or a folder that cannot be written or holds files of others.
     """
 
     def __init__(
@@ -68,34 +69,34 @@ class EmbeddingCache:
         """Find the file with this key.
 
         Args:
-            key: anything that JSON can hold.
+            key: any object that JSON can hold.
 
         Returns:
-            The file; None where there is none, or it is damaged.
+            The file; None if it is missing or damaged.
         """
         path = self._path(key)
         try:
-            stored = np.load(path, mmap_mode="r")
-            if not isinstance(stored, np.ndarray) or stored.dtype != np.float16 or stored.ndim != 3 or not stored.size:
+            array = np.load(path, mmap_mode="r")
+            if not isinstance(array, np.ndarray) or array.dtype != np.float16 or array.ndim != 3 or not array.size:
                 return None
             os.utime(path)
-        except Exception:  # whatever numpy raises of a damaged header
+        except Exception:  # numpy raises almost anything for a damaged header
             return None
         self._in_use.add(path)
         return path
 
     def put(self, key: Any, embeddings: np.ndarray) -> Path:
-        """Keep embeddings.
+        """Write embeddings.
 
         Args:
-            key: anything that JSON can hold.
+            key: any object that JSON can hold.
             embeddings: ``[slices, patches, D]``.
 
         Returns:
             The file.
 
         Raises:
-            InputError: the store has reached its limit with what this run uses, or cannot be written.
+            InputError: the files of this run exceed the limit, or the file cannot be written.
         """
         path = self._path(key)
         self._in_use.add(path)
@@ -116,31 +117,31 @@ class EmbeddingCache:
         return self.directory / f"{digest[:32]}.npy"
 
     def _prepare(self) -> None:
-        """Make the folder and mark it as a store, unless it is somebody else's; clear what killed runs left in it."""
+        """Make the folder and mark it as a cache, unless it is of others; remove the partial files of killed runs."""
         try:
-            if not self._is_store():
+            if not self._is_cache():
                 RecordedDirectory(self.directory, "embedding_store").check()
             self.directory.mkdir(parents=True, exist_ok=True)
             if not has_record(self.directory):
                 write_record(self.directory, {})
             for entry in self.directory.iterdir():
-                if LEFT.fullmatch(entry.name) and time.time() - entry.lstat().st_mtime > LEFT_AFTER:
+                if PARTIAL_FILE.fullmatch(entry.name) and time.time() - entry.lstat().st_mtime > MAX_PARTIAL_AGE:
                     entry.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(
                 f"embedding_store {self.directory} cannot be written ({reason(error)}); give another embedding_store."
             ) from error
 
-    def _is_store(self) -> bool:
-        """Whether the folder holds embeddings alone, as versions to 0.4 left it."""
+    def _is_cache(self) -> bool:
+        """Return whether the folder holds embeddings alone, as versions up to 0.4 left it."""
         return self.directory.is_dir() and all(
-            STORED.fullmatch(entry.name) or entry.name.startswith(".") for entry in self.directory.iterdir()
+            CACHED.fullmatch(entry.name) or entry.name.startswith(".") for entry in self.directory.iterdir()
         )
 
     def _make_room(self, n_bytes: int) -> None:
         if self.limit is None:
             return
-        files = {path: path.stat() for path in self.directory.glob("*.npy") if STORED.fullmatch(path.name)}
+        files = {path: path.stat() for path in self.directory.glob("*.npy") if CACHED.fullmatch(path.name)}
         total = sum(stat.st_size for stat in files.values()) + n_bytes
         for path in sorted(files, key=lambda path: files[path].st_mtime):
             if total > self.limit and path not in self._in_use:
@@ -155,13 +156,13 @@ class EmbeddingCache:
 
 
 def file_identity(path: str | os.PathLike) -> list[Any]:
-    """What tells a file, or the files of a folder, from others and from later versions: path, size and time of change.
+    """Identify a version of a file, or of the files of a folder, by path, size and modification time.
 
     Args:
         path: a file, or a folder of a DICOM series.
 
     Returns:
-        What JSON can hold.
+        A list that JSON can hold.
     """
     root = Path(path).resolve()
     files = sorted(root.iterdir()) if root.is_dir() else [root]
@@ -171,14 +172,14 @@ def file_identity(path: str | os.PathLike) -> list[Any]:
 def describe(thing: Any) -> Any:
     """Describe a transform by its class and its attributes.
 
-    A class is named by its module, or by its ``identity`` where it has one: transforms of the bundle keep theirs when
-    they move to another module, so that embeddings stored before are found again.
+    A class is named by its module, or by its ``identity`` if it has one: transforms of the bundle keep theirs when
+    they move to another module, so that embeddings cached before are found again.
 
     Args:
         thing: a transform, or a value of one of its attributes.
 
     Returns:
-        What JSON can hold; the same in every process.
+        An object that JSON can hold; the same in every process.
     """
     if thing is None or isinstance(thing, bool | int | float | str):
         return thing
@@ -199,12 +200,12 @@ def describe(thing: Any) -> Any:
 
 
 def _describe_lambda(function: Any) -> list[Any]:
-    """What a function does that has no name of its own, such as one in a config: its code, and the values it holds."""
+    """Describe an unnamed function, such as one in a config, by its code and the values that it holds."""
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     code = function.__code__
-    settings = function.__globals__.get("__local_refs", {})  # of MONAI: values of the ids that its expression names
-    named = [
+    settings = function.__globals__.get("__local_refs", {})  # MONAI keeps the values of the ids in an expression there
+    values = [
         [name, settings.get(name)] for name in code.co_consts if isinstance(name, str) and is_plain(settings.get(name))
     ]
     digest = hashlib.sha256(marshal.dumps(code, 2)).hexdigest()  # version 2: the same in every process
-    return [digest, describe([function.__defaults__, function.__kwdefaults__, cells, named])]
+    return [digest, describe([function.__defaults__, function.__kwdefaults__, cells, values])]

@@ -1,4 +1,4 @@
-"""The places that a fit writes to: looked at before it begins, and kept from other runs until it ends."""
+"""Output files of a fit: checked before it begins, and locked against other runs until it ends."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ FIT_REPORTS = ("fit_report.json", "fit_report.png")
 CALIBRATION_REPORT = "calibration_report.json"
 SPARE = 64 * 10**6  # bytes: reports, TensorBoard's figures
 
-# Locks of this process: what failed in it leaves its lock to the next run. They are kept at a class that MONAI Label
-# does not import anew, as it does ours before each run.
+# Locks of this process: a failed run leaves its lock to the next one. They are kept at a class of another package, as
+# MONAI Label imports this module anew before each run.
 _locks: dict[Path, ExitStack] = getattr(FileLock, "held_by_fits", {})
 FileLock.held_by_fits = _locks  # type: ignore[attr-defined]
 
 
 class FitOutput:
-    """Write what a fit leaves, into a directory with a record and beside it into the file of the model.
+    """Write the files of a fit into a directory with a record; the file of the model is checked only.
 
     Args:
         output_dir: the directory.
-        ckpt_path: the file of the model.
-        network: what the model will hold, for its size; None where the size is small.
+        ckpt_path: file of the model.
+        network: network that the model will hold, for its size; None if the size is negligible.
         names: files that the run writes into the directory.
-        resume: whether the run goes on from the last one's state.
-        log_dir: where TensorBoard looks; None for no figures there.
+        resume: whether the run resumes from the state of the last one.
+        log_dir: directory of TensorBoard's files; None for none.
     """
 
     def __init__(
@@ -61,25 +61,24 @@ class FitOutput:
         self.log_dir = None if log_dir is None else Path(log_dir).absolute()
 
     def open(self) -> None:
-        """Check that all can be written that the run will write, and keep other runs away until `close`.
+        """Check that all files of the run can be written, and lock the directory until `close`.
 
-        Of several processes the first does it while the others wait.
+        The first process does this while the others wait.
 
         Raises:
-            InputError: something cannot be written, would take the place of a file that is somebody else's, or another
-                run writes there.
+            InputError: a file cannot be written or would replace a file of others, or another run writes there.
         """
         if idist.get_rank() == 0:
             self._open()
         idist.barrier()
 
     def close(self) -> None:
-        """Let other runs write into the directory."""
+        """Unlock the directory."""
         if stack := _locks.pop(self.directory.path, None):
             stack.close()
 
     def save(self, content: Any, name: str) -> None:
-        """Write what torch can save into the directory.
+        """Write an object into the directory by `torch.save`.
 
         Raises:
             InputError: it cannot be written.
@@ -89,7 +88,7 @@ class FitOutput:
 
     @contextmanager
     def write(self, name: str) -> Iterator[Path]:
-        """Write a file into the directory that appears whole or not at all; see `RecordedDirectory.write`.
+        """Write a file into the directory, whole or not at all; see `RecordedDirectory.write`.
 
         Raises:
             InputError: it cannot be written.

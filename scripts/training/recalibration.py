@@ -1,4 +1,4 @@
-"""A site's own decision thresholds for a fitted model, without a new fit."""
+"""Recalibration of a fitted model to the decision thresholds of a site, without a new fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .output import CALIBRATION_REPORT, FitOutput
 
 logger = logging.getLogger(__name__)
 
-MIN_PATCHES_BEYOND = 10  # that a limit must leave beyond it, or it hangs on a patch or two
+MIN_PATCHES_BEYOND = 10  # beyond a decision threshold, which would otherwise depend on a patch or two
 
 
 def recalibrate(
@@ -31,14 +31,14 @@ def recalibrate(
 ) -> dict[str, Any]:
     """Calibrate a fitted network on normals of a site, and write it.
 
-    ``calibration_report.json``, in which no case is named, keeps the limits from before; it is written first.
+    ``calibration_report.json``, which names no case, keeps the thresholds from before; it is written first.
 
     Args:
-        calibrator: of the fitted network, with the embeddings.
-        embeddings: those of the site's normals.
-        path: where the network goes, see `save_network`.
-        output: where the report goes.
-        settings: those of the run, for the report.
+        calibrator: calibrator of the fitted network, with the embeddings.
+        embeddings: embeddings of the site's normals.
+        path: file of the calibrated network, see `save_network`.
+        output: directory of the report.
+        settings: settings of the run, for the report.
 
     Returns:
         The report.
@@ -49,11 +49,11 @@ def recalibrate(
     network = calibrator.network
     calibration, kind, target = network.calibration, network.score_index, network.target_fpr
     scores = calibrator.scores()
-    needed, found = round(MIN_PATCHES_BEYOND / target), len(scores[network.score])
-    if found < needed:
+    n_required, n_patches = round(MIN_PATCHES_BEYOND / target), len(scores[network.score])
+    if n_patches < n_required:
         raise InputError(
-            f"Calibration to target_fpr {target:g} needs at least {needed} patches of normal images; got {found}, so "
-            "give more images or a higher target_fpr."
+            f"Calibration to target_fpr {target:g} needs at least {n_required} patches of normal images; got "
+            f"{n_patches}, so give more images or a higher target_fpr."
         )
     before = calibration.table(kind)
     beyond = float((scores[network.score] > float(calibration.decision_threshold(kind, target))).mean())
@@ -79,7 +79,7 @@ def recalibrate(
                 "unchanged; make room or give another calibrated_path, and run again."
             ) from error
         logger.info(
-            f"{beyond:.1%} of the site's normal patches lay beyond the old limit, {target:.1%} were to be expected; "
-            f"calibrated anew: {path}"
+            f"{beyond:.1%} of the site's normal patches exceeded the old decision threshold, {target:.1%} were "
+            f"expected; calibrated: {path}"
         )
     return report

@@ -1,4 +1,4 @@
-"""What one sees of a fit: a line of numbers while it runs, its curves, and a report at the end."""
+"""Progress and report of a fit: a progress bar, curves, and a report at the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class FitProgressBar(ProgressBar):
-    """A bar for each epoch, with the metrics of the trainer."""
+    """Progress bar of each epoch, with the metrics of the trainer."""
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -37,19 +37,19 @@ class FitProgressBar(ProgressBar):
 
 
 class FitReporter:
-    """Leaves ``fit_report.json`` and ``fit_report.png`` when a fit is complete, and figures in TensorBoard meanwhile.
+    """Write ``fit_report.json`` and ``fit_report.png`` when a fit is complete, and figures to TensorBoard meanwhile.
 
-    No case is named in them.
+    They name no case.
 
     Args:
-        network: fitted and calibrated by then.
-        tracker: has the history.
-        train: what is fitted on.
-        validation: what the best epoch is chosen and the network calibrated on.
-        output: where the report goes.
-        settings: those of the fit that the network does not know.
-        log_dir: where TensorBoard looks; None for no figures there.
-        interval: epochs between two figures in TensorBoard.
+        network: network to report, fitted and calibrated by then.
+        tracker: holds the history.
+        train: training set.
+        validation: validation set, which decides the best epoch and calibrates the network.
+        output: directory of the report.
+        settings: settings of the fit that the network does not hold.
+        log_dir: directory of TensorBoard's files; None for none.
+        interval: number of epochs between two figures in TensorBoard.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class FitReporter:
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer, after the handlers that calibrate the network and keep its best mixture."""
+        """Attach to a trainer, after the handlers that restore the best mixture and calibrate the network."""
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.show)
             engine.add_event_handler(Events.COMPLETED, self.show)
@@ -94,11 +94,11 @@ class FitReporter:
         logger.info(f"report of the fit: {self.output.directory.path / picture} and .json")
 
     def figure(self) -> Figure:
-        """The curves of the fit so far, and the weights of the mixture."""
+        """Draw the curves of the fit so far, and the weights of the mixture."""
         return fit_figure(self.tracker.history, self.tracker.best_epoch, self._weights())
 
     def report(self) -> dict[str, Any]:
-        """What ``fit_report.json`` holds: data, settings, every epoch, weights, and limits of the scores."""
+        """Collect the content of ``fit_report.json``: data, settings, epochs, weights, and quantiles of the scores."""
         mixture, calibration = self.network.mixture, self.network.calibration
         return {
             "note": NOTE,
@@ -116,7 +116,7 @@ class FitReporter:
         }
 
     def _weights(self) -> list[float]:
-        """Weights of the active components, largest first."""
+        """Return the weights of the active components, largest first."""
         mixture = self.network.mixture
         return mixture.log_weights()[mixture.active()].exp().sort(descending=True).values.tolist()
 
@@ -125,9 +125,9 @@ def fit_figure(history: Sequence[Mapping[str, float]], best_epoch: int, weights:
     """Draw a fit.
 
     Args:
-        history: of each epoch its number and metrics, see `BestModelTracker`.
-        best_epoch: is marked.
-        weights: of the components, largest first.
+        history: number and metrics of each epoch, see `BestModelTracker`.
+        best_epoch: epoch to mark.
+        weights: weights of the components, largest first.
 
     Returns:
         A figure with the log-likelihoods, the number of active components, alpha, and the weights.

@@ -1,4 +1,4 @@
-"""The engines of a fit: online EM on embeddings, and the likelihood of held-out ones."""
+"""Engines of a fit: online EM on embeddings, and the likelihood of held-out embeddings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ VALIDATION = "validation_log_likelihood"
 
 
 def step_size_at(schedule: str, rate: float | None, step: int) -> float:
-    """Weight of a batch against all before it.
+    """Compute the step size, the weight of a batch against all batches before it.
 
     Args:
         schedule: ``"ema"``, an exponential moving average with the constant ``rate``; ``"exp"``, ``step ** -rate``.
-        rate: None is a step size of 1, batch EM.
+        rate: constant or exponent; None is a step size of 1, batch EM.
         step: number of the step, from 1.
 
     Returns:
@@ -44,17 +44,17 @@ def step_size_at(schedule: str, rate: float | None, step: int) -> float:
 
 
 class OnlineEMTrainer(Trainer):
-    """One iteration is one step of online EM on one batch of embeddings; one epoch is one pass.
+    """Fit a mixture by online EM: one iteration is one step on one batch of embeddings, one epoch is one pass.
 
-    After every step ``state.metrics`` has the epoch's mean ``log_likelihood`` so far (nats per patch, before a step),
+    After every step ``state.metrics`` holds the epoch's mean ``log_likelihood`` so far (nats per patch, before a step),
     ``active_components``, the ``concentration`` alpha and the ``step_size``.
 
-    Of several processes each brings its share of a batch; the sums over samples are added, so that all make the step
-    that one process would make.
+    Several processes divide each batch and add their sums over samples, so that all of them make the step of a single
+    process.
 
     Args:
-        device: where the mixture is fitted.
-        max_epochs: passes over the embeddings.
+        device: device of the mixture.
+        max_epochs: number of passes over the embeddings.
         train_data_loader: batches of embeddings ``[N,D]``.
         network: its mixture is fitted.
         step_size: see `step_size_at`.
@@ -101,7 +101,7 @@ class OnlineEMTrainer(Trainer):
         mixture = engine.network.mixture
         sufficient_stats = mixture.e_step(batchdata.to(mixture.means))
         for value in sufficient_stats.values():
-            idist.all_reduce(value)  # in place; nothing where there is one process
+            idist.all_reduce(value)  # in place; no-op in a single process
         step_size = step_size_at(self.schedule, self.step_size, int(mixture.n_steps) + 1)
         log_likelihood = mixture.m_step(sufficient_stats, step_size)
         engine.state.output = [{Keys.LOSS: -log_likelihood, LOG_LIKELIHOOD: log_likelihood}]  # as if decollated
@@ -122,10 +122,10 @@ class OnlineEMTrainer(Trainer):
 
 
 class LikelihoodEvaluator(Evaluator):
-    """Mean log-likelihood of held-out embeddings, in nats per patch, as the metric ``validation_log_likelihood``.
+    """Compute the metric ``validation_log_likelihood``, the mean over held-out embeddings in nats per patch.
 
     Args:
-        device: where the mixture is.
+        device: device of the mixture.
         val_data_loader: batches of embeddings ``[N,D]``.
         network: its mixture is evaluated.
         val_handlers: see `monai.engines.Evaluator`.
