@@ -59,46 +59,51 @@ def tensors(state):
     return {name: value.nan_to_num() for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def test_a_fit_killed_and_resumed_gives_the_same_model(normals, uninterrupted, tmp_path):
-    (tmp_path / "dying.py").write_text(
-        "import os, signal\n"
-        "from ignite.engine import Events\n"
-        "class Killer:\n"
-        "    def attach(self, engine):\n"
-        "        engine.add_event_handler(Events.EPOCH_COMPLETED(once=3), self)\n"
-        "    def __call__(self, engine):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    (tmp_path / "dying.json").write_text(json.dumps({"+train#handlers": [{"_target_": "dying.Killer"}]}))
-    folder, paths = tmp_path / "fit", (str(tmp_path), os.environ.get("PYTHONPATH"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    killed = subprocess.run(
-        command(normals, folder, configs=("train", tmp_path / "dying")), capture_output=True, cwd="/", env=environment
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:].decode()
-    assert not (folder / "model.pt").exists()
-    assert "going on after epoch 3" in run(normals, folder, "--resume", "True")
-    resumed = tensors(torch.load(folder / "model.pt", weights_only=True))
-    for name, value in tensors(uninterrupted).items():
-        assert torch.equal(resumed[name], value), name
+class TestFitProcesses:
+    def test_killed_and_resumed_fit_gives_the_same_model(self, normals, uninterrupted, tmp_path):
+        (tmp_path / "dying.py").write_text(
+            "import os, signal\n"
+            "from ignite.engine import Events\n"
+            "class Killer:\n"
+            "    def attach(self, engine):\n"
+            "        engine.add_event_handler(Events.EPOCH_COMPLETED(once=3), self)\n"
+            "    def __call__(self, engine):\n"
+            "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        (tmp_path / "dying.json").write_text(json.dumps({"+train#handlers": [{"_target_": "dying.Killer"}]}))
+        folder, paths = tmp_path / "fit", (str(tmp_path), os.environ.get("PYTHONPATH"))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        killed = subprocess.run(
+            command(normals, folder, configs=("train", tmp_path / "dying")),
+            capture_output=True,
+            cwd="/",
+            env=environment,
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:].decode()
+        assert not (folder / "model.pt").exists()
+        assert "going on after epoch 3" in run(normals, folder, "--resume", "True")
+        resumed = tensors(torch.load(folder / "model.pt", weights_only=True))
+        for name, value in tensors(uninterrupted).items():
+            assert torch.equal(resumed[name], value), name
 
-
-def test_two_processes_fit_what_one_does(normals, uninterrupted, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    run(
-        normals,
-        tmp_path,
-        "--embedding_store",
-        str(tmp_path / "own"),
-        configs=("train", "multi_gpu_train"),
-        launcher=launcher,
-    )
-    shared = tensors(torch.load(tmp_path / "model.pt", weights_only=True))
-    expected = tensors(uninterrupted)
-    # what is left beside a subspace is a small difference of large numbers: rounding weighs more in these limits
-    subspace = SCORE_KINDS.index("subspace")
-    limits, of_one = (state["calibration.quantiles"][subspace] for state in (shared, expected))
-    torch.testing.assert_close(limits, of_one, rtol=1e-3, atol=0)
-    limits.copy_(of_one)
-    for name, value in expected.items():
-        torch.testing.assert_close(shared[name], value, rtol=1e-5, atol=1e-5, msg=lambda said, name=name: name + said)
+    def test_two_processes_fit_the_model_of_one(self, normals, uninterrupted, tmp_path):
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+        run(
+            normals,
+            tmp_path,
+            "--embedding_store",
+            str(tmp_path / "own"),
+            configs=("train", "multi_gpu_train"),
+            launcher=launcher,
+        )
+        shared = tensors(torch.load(tmp_path / "model.pt", weights_only=True))
+        expected = tensors(uninterrupted)
+        # what is left beside a subspace is a small difference of large numbers: rounding weighs more in these limits
+        subspace = SCORE_KINDS.index("subspace")
+        limits, of_one = (state["calibration.quantiles"][subspace] for state in (shared, expected))
+        torch.testing.assert_close(limits, of_one, rtol=1e-3, atol=0)
+        limits.copy_(of_one)
+        for name, value in expected.items():
+            torch.testing.assert_close(
+                shared[name], value, rtol=1e-5, atol=1e-5, msg=lambda said, name=name: name + said
+            )

@@ -85,67 +85,63 @@ def raw_scores(state, folder):
     return torch.cat(scores).detach().numpy()
 
 
-def test_limits_become_quantiles_of_the_site_and_the_old_ones_are_reported(fitted, calibrate):
-    before = torch.load(fitted / "model.pt", weights_only=True)
-    report, after = calibrate(fitted / "site")
-    cosine, target = SCORE_KINDS.index("cosine"), list(before["calibration.rates"]).index(torch.tensor(TARGET))
-    scores = raw_scores(before, fitted / "site")
-    limits = after["calibration.quantiles"][cosine]
-    np.testing.assert_allclose(limits, np.quantile(scores, 1 - after["calibration.rates"].numpy()), rtol=2e-2)
-    old_limit = float(before["calibration.quantiles"][cosine, target])
-    assert report["share_beyond_old_limit"] == pytest.approx((scores > old_limit).mean(), abs=0.02)
-    assert report["share_beyond_old_limit"] > 2 * TARGET
-    assert report["old_limits"][f"fpr {TARGET:g}"] == pytest.approx(old_limit)
-    assert list(report["new_limits"].values()) == pytest.approx(limits.tolist())
-    assert report["data"]["cases"] == 14 and report["data"]["patches"] == 14 * 16
-    assert report["settings"]["n_components"] == 8 and report["encoder_weights_digest"] is not None
-    assert "Doe" not in json.dumps({**report, "settings": None})
+class TestRecalibrate:
+    def test_thresholds_become_quantiles_of_the_site(self, fitted, calibrate):
+        before = torch.load(fitted / "model.pt", weights_only=True)
+        report, after = calibrate(fitted / "site")
+        cosine, target = SCORE_KINDS.index("cosine"), list(before["calibration.rates"]).index(torch.tensor(TARGET))
+        scores = raw_scores(before, fitted / "site")
+        limits = after["calibration.quantiles"][cosine]
+        np.testing.assert_allclose(limits, np.quantile(scores, 1 - after["calibration.rates"].numpy()), rtol=2e-2)
+        old_limit = float(before["calibration.quantiles"][cosine, target])
+        assert report["share_beyond_old_limit"] == pytest.approx((scores > old_limit).mean(), abs=0.02)
+        assert report["share_beyond_old_limit"] > 2 * TARGET
+        assert report["old_limits"][f"fpr {TARGET:g}"] == pytest.approx(old_limit)
+        assert list(report["new_limits"].values()) == pytest.approx(limits.tolist())
+        assert report["data"]["cases"] == 14 and report["data"]["patches"] == 14 * 16
+        assert report["settings"]["n_components"] == 8 and report["encoder_weights_digest"] is not None
+        assert "Doe" not in json.dumps({**report, "settings": None})
 
+    def test_only_the_calibration_changes(self, fitted, calibrate):
+        before = torch.load(fitted / "model.pt", weights_only=True)
+        _, after = calibrate(fitted / "site")
+        changed = {name for name in before if str(before[name]) != str(after[name])}
+        assert changed == {"calibration.quantiles", "_extra_state"}
+        digests = [state["_extra_state"].pop("digest") for state in (before, after)]
+        assert digests[0] != digests[1] and before["_extra_state"] == after["_extra_state"]
 
-def test_only_the_calibration_changes(fitted, calibrate):
-    before = torch.load(fitted / "model.pt", weights_only=True)
-    _, after = calibrate(fitted / "site")
-    changed = {name for name in before if str(before[name]) != str(after[name])}
-    assert changed == {"calibration.quantiles", "_extra_state"}
-    digests = [state["_extra_state"].pop("digest") for state in (before, after)]
-    assert digests[0] != digests[1] and before["_extra_state"] == after["_extra_state"]
+    def test_calibrated_path_keeps_the_model(self, fitted, calibrate, tmp_path):
+        _, after = calibrate(fitted / "site", calibrated="site.pt")
+        assert (tmp_path / "model.pt").read_bytes() == (fitted / "model.pt").read_bytes()
+        assert set(after) == set(torch.load(fitted / "model.pt", weights_only=True))
 
+    def test_normals_of_the_fit_give_its_thresholds(self, fitted, calibrate):
+        before = torch.load(fitted / "model.pt", weights_only=True)["calibration.quantiles"]
+        report, after = calibrate(fitted / "validation")
+        torch.testing.assert_close(after["calibration.quantiles"], before, rtol=0, atol=0, equal_nan=True)
+        assert report["share_beyond_old_limit"] == pytest.approx(TARGET, abs=0.01)
+        assert report["old_limits"] == report["new_limits"]
 
-def test_the_result_may_go_to_a_file_of_its_own(fitted, calibrate, tmp_path):
-    _, after = calibrate(fitted / "site", calibrated="site.pt")
-    assert (tmp_path / "model.pt").read_bytes() == (fitted / "model.pt").read_bytes()
-    assert set(after) == set(torch.load(fitted / "model.pt", weights_only=True))
+    def test_bad_normal_is_left_out_and_reported(self, fitted, calibrate, tmp_path):
+        shutil.copytree(fitted / "site", tmp_path / "site")
+        Image.new("L", (60, 60), 7).save(tmp_path / "site" / "flat.png")
+        said = said_by(calibrate, tmp_path / "site")
+        assert "1 of 15 cases failed (the model was calibrated without them and saved)" in said
+        assert "flat: every voxel is 7" in said
+        assert (tmp_path / "model.pt").read_bytes() != (fitted / "model.pt").read_bytes()
 
-
-def test_the_normals_of_the_fit_give_the_limits_of_the_fit(fitted, calibrate):
-    before = torch.load(fitted / "model.pt", weights_only=True)["calibration.quantiles"]
-    report, after = calibrate(fitted / "validation")
-    torch.testing.assert_close(after["calibration.quantiles"], before, rtol=0, atol=0, equal_nan=True)
-    assert report["share_beyond_old_limit"] == pytest.approx(TARGET, abs=0.01)
-    assert report["old_limits"] == report["new_limits"]
-
-
-def test_a_bad_normal_is_left_out_and_said_at_the_end(fitted, calibrate, tmp_path):
-    shutil.copytree(fitted / "site", tmp_path / "site")
-    Image.new("L", (60, 60), 7).save(tmp_path / "site" / "flat.png")
-    said = said_by(calibrate, tmp_path / "site")
-    assert "1 of 15 cases failed (the model was calibrated without them and saved)" in said
-    assert "flat: every voxel is 7" in said
-    assert (tmp_path / "model.pt").read_bytes() != (fitted / "model.pt").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        ({"target_fpr": 0.01}, "at least 1000 patches of normal images; got 224"),
-        ({"n_components": 9}, "n_components=8"),
-        ({"layers": [0]}, "layers=[1]"),
-        ({"ckpt_path": "no.pt"}, "There is no fitted model no.pt"),
-        ({"dataset_dir": "no"}, "does not exist"),
-    ],
-)
-def test_what_cannot_be_calibrated_leaves_the_model_alone(fitted, calibrate, tmp_path, overrides, expected):
-    overrides = {"dataset_dir": str(fitted / "site"), **overrides}
-    assert expected in said_by(calibrate, **overrides)
-    assert (tmp_path / "model.pt").read_bytes() == (fitted / "model.pt").read_bytes()
-    assert not (tmp_path / "out" / "calibration_report.json").exists()
+    @pytest.mark.parametrize(
+        ("overrides", "expected"),
+        [
+            ({"target_fpr": 0.01}, "at least 1000 patches of normal images; got 224"),
+            ({"n_components": 9}, "n_components=8"),
+            ({"layers": [0]}, "layers=[1]"),
+            ({"ckpt_path": "no.pt"}, "There is no fitted model no.pt"),
+            ({"dataset_dir": "no"}, "does not exist"),
+        ],
+    )
+    def test_failure_leaves_the_model_unchanged(self, fitted, calibrate, tmp_path, overrides, expected):
+        overrides = {"dataset_dir": str(fitted / "site"), **overrides}
+        assert expected in said_by(calibrate, **overrides)
+        assert (tmp_path / "model.pt").read_bytes() == (fitted / "model.pt").read_bytes()
+        assert not (tmp_path / "out" / "calibration_report.json").exists()
