@@ -95,7 +95,7 @@ def check_ids(config: dict[str, Any], references: list[tuple[str, str]]) -> None
     sections = {name.partition(SEPARATOR)[0] for name in SECTIONS if SEPARATOR in name}
     inner = [f"{name}{SEPARATOR}{child}" for name in sorted(sections & set(config)) for child in config[name] or ()]
     for name in [*config, *inner]:
-        if name not in known and not _is_run(config, name) and not is_used(name, references):
+        if name not in known and not _is_run(config.get(name)) and not is_used(name, references):
             raise unknown_id(name, known.union(config))
 
 
@@ -149,9 +149,5 @@ def _is_within(name: str, outer: str) -> bool:
     return name == outer or name.startswith(f"{outer}{SEPARATOR}")
 
 
-def _is_run(config: dict[str, Any], name: str) -> bool:
-    """Return whether an id is a list of expressions, or another name of one."""
-    content = config.get(name)
-    if isinstance(content, str) and content.startswith(ReferenceResolver.ref) and content[1:] != name:
-        return _is_run(config, content[1:])
+def _is_run(content: Any) -> bool:
     return isinstance(content, list) and bool(content) and all(ConfigExpression.is_expression(item) for item in content)

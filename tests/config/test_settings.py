@@ -255,7 +255,7 @@ class TestIds:
 
     def test_ids_and_runs_of_users_pass(self):
         check(("inference",), brightest=90, **{"intensities#upper": "@brightest"})
-        check(("inference",), mine=["$@check()", "$print(@threshold)"], also="@mine")
+        check(("inference",), mine=["$@check()", "$print(@threshold)"], also="%mine")
         check(("inference",), postprocessing={"_target_": "Compose", "transforms": []})
         check(("train",), **{"train#trainer#max_epochs": 3, "validate#dataset#data": [], "train#handlers": []})
         check(("inference",), network="$torch.nn.Identity()")
