@@ -46,7 +46,7 @@ ENCAPSULATED = 0xFFFFFFFF  # length of compressed pixel data
 
 
 class HeaderError(ValueError):
-    """A DICOM file that cannot be used; the message says why."""
+    """Error of a DICOM file that cannot be used; its message gives the reason."""
 
 
 def read_header(path: Path) -> pydicom.Dataset | None:

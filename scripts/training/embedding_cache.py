@@ -200,7 +200,7 @@ def describe(thing: Any) -> Any:
 
 
 def _describe_lambda(function: Any) -> list[Any]:
-    """Describe an unnamed function, such as one in a config, by its code and the values that it holds."""
+    """Describe an unnamed function, for example of a config, by its code and the values that it holds."""
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     code = function.__code__
     settings = function.__globals__.get("__local_refs", {})  # MONAI keeps the values of the ids in an expression there

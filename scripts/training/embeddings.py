@@ -41,7 +41,7 @@ class CachedEmbeddings(Dataset):
 
     @property
     def files(self) -> list[Path]:
-        """The files.
+        """Files of the embeddings.
 
         Raises:
             RuntimeError: they are not computed yet.
@@ -164,7 +164,7 @@ class EmbeddingDataset(CachedEmbeddings):
         self.n_found = len(files) - files.count(None)
         if idist.get_world_size() > 1 and (not is_shared or None in keys):
             raise InputError("Several processes need a folder that all of them see: give embedding_store.")
-        idist.barrier()  # all have seen the same files before one writes
+        idist.barrier()  # every process has read the cache before one writes
         missing = [index for index, file in enumerate(files) if file is None]
         missing = missing[idist.get_rank() :: idist.get_world_size()]
         begin = time.perf_counter()

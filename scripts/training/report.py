@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class FitProgressBar(ProgressBar):
-    """Progress bar of each epoch, with the metrics of the trainer."""
+    """Progress bar of an epoch, with the metrics of the trainer."""
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""

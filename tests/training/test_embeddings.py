@@ -1,4 +1,4 @@
-"""Embeddings are those of the network, of every slice that holds something, and bad cases are named."""
+"""Embeddings of all non-empty slices, failed cases, and the cache on disk."""
 
 import copy
 import errno
@@ -40,7 +40,7 @@ def embed(cases, network, **arguments):
 
 
 def rows(network, images):
-    """Embeddings ``[h*w, D]`` of one slice ``[1,C,H,W]``, computed apart."""
+    """Compute the embeddings ``[h*w, D]`` of one slice ``[1,C,H,W]`` by the network alone."""
     embedded = network.embed(images)[0]
     return embedded.reshape(len(embedded), -1).T
 
@@ -53,19 +53,21 @@ class TestEmbeddingDataset:
         dataset = embed([case_of(first, "a"), case_of(image, "b"), case_of(second, "c")], fitted_network)
         assert len(dataset) == 3 + 1 + 2
         slices = [first[..., 1], first[..., 2], first[..., 4], image, second[..., 0], second[..., 1]]
-        for found, expected in zip([dataset[i] for i in range(6)], slices, strict=True):
-            assert found.dtype == torch.float16
-            torch.testing.assert_close(found.float(), rows(fitted_network, expected.unsqueeze(0)), rtol=1e-3, atol=1e-3)
+        for embeddings, expected in zip([dataset[i] for i in range(6)], slices, strict=True):
+            assert embeddings.dtype == torch.float16
+            torch.testing.assert_close(
+                embeddings.float(), rows(fitted_network, expected.unsqueeze(0)), rtol=1e-3, atol=1e-3
+            )
         assert dataset[3].shape == (4 * 8, 32)
         assert dataset.failed == {}
         assert dataset.n_cases == 3
 
     @pytest.mark.parametrize("spatial_dim", [0, 1, 2])
     def test_slices_are_those_of_the_inferer(self, fitted_network, spatial_dim):
-        given = torch.rand(1, 20, 17, 15)
-        dataset = embed([case_of(given)], fitted_network, inferer=DPMMInferer(spatial_dim, 3))
-        assert len(dataset) == given.shape[spatial_dim + 1]
-        expected = rows(fitted_network, given.select(spatial_dim + 1, 4).unsqueeze(0))
+        image = torch.rand(1, 20, 17, 15)
+        dataset = embed([case_of(image)], fitted_network, inferer=DPMMInferer(spatial_dim, 3))
+        assert len(dataset) == image.shape[spatial_dim + 1]
+        expected = rows(fitted_network, image.select(spatial_dim + 1, 4).unsqueeze(0))
         torch.testing.assert_close(dataset[4].float(), expected, rtol=1e-3, atol=1e-3)
 
     def test_slices_can_be_read_in_batches(self, fitted_network):
@@ -205,7 +207,7 @@ class TestSample:
 
 
 class Files(CaseDataset):
-    """Cases that are files, and how often each was loaded."""
+    """Cases that are files, with a list of those that were loaded."""
 
     def __init__(self, folder, n_cases=3, factor=1.0):
         folder.mkdir(exist_ok=True)

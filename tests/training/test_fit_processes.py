@@ -1,4 +1,4 @@
-"""Fits in processes of their own: killed and resumed, and shared among several."""
+"""Fits in subprocesses: killed and resumed, and distributed among several."""
 
 import json
 import os
@@ -98,7 +98,7 @@ class TestFitProcesses:
         )
         shared = tensors(torch.load(tmp_path / "model.pt", weights_only=True))
         expected = tensors(uninterrupted)
-        # what is left beside a subspace is a small difference of large numbers: rounding weighs more in these limits
+        # a reconstruction error is a small difference of large numbers: rounding has more effect on these thresholds
         subspace = SCORE_KINDS.index("subspace")
         limits, of_one = (state["calibration.quantiles"][subspace] for state in (shared, expected))
         torch.testing.assert_close(limits, of_one, rtol=1e-3, atol=0)

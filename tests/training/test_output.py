@@ -1,4 +1,4 @@
-"""A fit looks at its places before it works, replaces nobody's files, and goes on only from its own state."""
+"""Checks of the output paths before a fit, protection of other files, and resuming from a state."""
 
 import errno
 import json
@@ -32,8 +32,8 @@ def write_normals(folder, seeds):
 
 
 def fit(folder, **overrides):
-    given = {"dataset_dir": folder / "normals", "output_dir": folder / "fit", "ckpt_path": folder / "model.pt"}
-    run_bundle("training", **{**{name: str(path) for name, path in given.items()}, "log_dir": None, **overrides})
+    paths = {"dataset_dir": folder / "normals", "output_dir": folder / "fit", "ckpt_path": folder / "model.pt"}
+    run_bundle("training", **{**{name: str(path) for name, path in paths.items()}, "log_dir": None, **overrides})
 
 
 def said_by(function, *args, **overrides):
@@ -49,7 +49,7 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory):
-    """A folder with normals and a fit of two epochs."""
+    """Make a folder with normals and a fit of two epochs."""
     folder = tmp_path_factory.mktemp("complete")
     write_normals(folder / "normals", range(12))
     fit(folder)
@@ -58,7 +58,7 @@ def complete(tmp_path_factory):
 
 @pytest.fixture
 def copied(complete, tmp_path):
-    """A copy of its fit, of the same images."""
+    """Copy that fit, with links to the same images."""
     shutil.copytree(complete / "fit", tmp_path / "fit")
     shutil.copy(complete / "model.pt", tmp_path)
     (tmp_path / "normals").symlink_to(complete / "normals")
@@ -67,7 +67,7 @@ def copied(complete, tmp_path):
 
 @pytest.fixture
 def embeds_nothing(monkeypatch):
-    """Fail where a fit begins to work."""
+    """Fail when a fit begins to embed."""
 
     def begins(*_, **__):
         raise AssertionError("the fit has begun")
@@ -285,7 +285,7 @@ CHANGES += ["NaN", "best"]
 
 @pytest.fixture(scope="module")
 def checkpoint(complete):
-    """What reads the state of the complete fit, and the trainer's engine, of a fit that goes on."""
+    """Resume the complete fit; return its checkpoint handler and the engine of the trainer."""
     taken = {}
     original = FitCheckpoint.load
 

@@ -1,4 +1,4 @@
-"""`run calibrate`: a site's own decision thresholds on a fitted model."""
+"""`run calibrate`: decision thresholds of a site for a fitted model."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ SETTINGS = {"covariance_type": "diag", "score": "cosine", "target_fpr": TARGET}
 
 
 def write_pictures(folder, seeds, noise):
-    """Waves under noise."""
+    """Write pictures of waves with noise."""
     folder.mkdir(parents=True)
     rows, columns = np.meshgrid(np.linspace(0, 9, 60), np.linspace(0, 9, 60), indexing="ij")
     for seed in seeds:
@@ -31,7 +31,7 @@ def write_pictures(folder, seeds, noise):
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """A model, the normals that it was calibrated on, and those of a noisier site."""
+    """Fit a model; its folder also has the normals of a noisier site."""
     folder = tmp_path_factory.mktemp("site")
     write_pictures(folder / "normals", range(12), noise=4)
     write_pictures(folder / "validation", range(20, 32), noise=4)
@@ -51,7 +51,7 @@ def fitted(tmp_path_factory):
 
 @pytest.fixture
 def calibrate(fitted, tmp_path):
-    """Calibrates a copy of the model in the test's folder; returns the report and the state of the file written."""
+    """Return a function that calibrates a copy of the model, and returns the report and the new state."""
     shutil.copy(fitted / "model.pt", tmp_path)
 
     def run(dataset_dir, calibrated="model.pt", **overrides):
@@ -73,7 +73,7 @@ def said_by(calibrate, *args, **overrides):
 
 
 def raw_scores(state, folder):
-    """Cosine scores of all patches of a folder's pictures, without the bundle's way through a store."""
+    """Compute the cosine scores of all patches of a folder's pictures, without the cache of embeddings."""
     network = PatchAnomalyNetwork(make_encoder(), DirichletProcessMixture(8, 32), target_fpr=TARGET)
     network.load_state_dict(state)
     scores = []

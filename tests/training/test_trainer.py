@@ -1,4 +1,4 @@
-"""The fit: one batch is one step, the best epoch is kept, the start follows its seed."""
+"""Trainer, evaluator and handlers of a fit."""
 
 import itertools
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ def patches(n, seed=0):
 
 
 class Embeddings:
-    """In place of an `EmbeddingDataset`: remembers what was drawn."""
+    """Stand in for an `EmbeddingDataset`, with a list of the drawn numbers of patches."""
 
     def __init__(self, n=300):
         self.patches = patches(n)
@@ -51,7 +51,7 @@ def batches(sizes=(40, 40, 23)):
 
 @pytest.fixture
 def network(fitted_network):
-    """A network whose mixture was just started."""
+    """Return a network with a mixture that is only initialised."""
     fitted_network.mixture.initialize(patches(100), generator=torch.Generator().manual_seed(0))
     return fitted_network
 
@@ -153,11 +153,11 @@ class TestOnlineEMTrainer:
             network, batches(), max_epochs=1, train_handlers=[MixtureInitializer(network, Embeddings(), 3)]
         )
         engine.run()
-        found = state_of(network.mixture)
+        state = state_of(network.mixture)
         start(network, 3)
         for batch in batches():
             network.mixture.partial_fit(batch, 0.2)
-        assert_same(found, network.mixture.state_dict())
+        assert_same(state, network.mixture.state_dict())
 
     def test_writes_the_best_calibrated_mixture(self, make_network, tmp_path):
         network, path = make_network(), tmp_path / "models" / "model.pt"
@@ -220,8 +220,8 @@ class TestMixtureInitializer:
 
         first, again = (start(network, 1, Clumped(), init_params="k-means++") for _ in range(2))
         assert_same(first, again)
-        found = first["gaussians.means"]
-        assert all((found == row).all(1).any() for row in far)
+        means = first["gaussians.means"]
+        assert all((means == row).all(1).any() for row in far)
 
     def test_unknown_init_params_raises(self, network):
         with pytest.raises(InputError, match="init_params must be"):
@@ -253,7 +253,7 @@ class TestBestModelTracker:
         after_epoch = []
 
         class Scripted(LikelihoodEvaluator):
-            """Validates with figures made up."""
+            """Evaluator with given metrics."""
 
             def _iteration(self, engine, batchdata):
                 after_epoch.append(state_of(network.mixture))
@@ -267,13 +267,13 @@ class TestBestModelTracker:
 
     def test_fit_keeps_its_best_likelihood(self, network):
         evaluator = LikelihoodEvaluator("cpu", batches((60, 31)), network)
-        seen = []
-        evaluator.add_event_handler(Events.COMPLETED, lambda: seen.append(evaluator.state.metrics[VALIDATION]))
+        likelihoods = []
+        evaluator.add_event_handler(Events.COMPLETED, lambda: likelihoods.append(evaluator.state.metrics[VALIDATION]))
         handlers = [ValidationHandler(1, evaluator), BestModelTracker(network, evaluator)]
         trainer(network, batches(), max_epochs=6, step_size=1.0, train_handlers=handlers).run()
         again = LikelihoodEvaluator("cpu", batches((60, 31)), network)
         again.run()
-        assert again.state.metrics[VALIDATION] == pytest.approx(max(seen), rel=1e-6)
+        assert again.state.metrics[VALIDATION] == pytest.approx(max(likelihoods), rel=1e-6)
 
     def test_without_epochs_changes_nothing(self, network):
         before = state_of(network.mixture)
