@@ -55,10 +55,10 @@ class TestOracle:
 
     def test_default_bins_are_within_their_error(self, oracle):
         raw, labels = oracle["score"].astype(float), oracle["mask"]
-        median, limit = np.median(raw), float(oracle["threshold_at_fpr_0.01"])
-        scores = (raw - median) / (limit - median)
+        median, threshold = np.median(raw), float(oracle["threshold_at_fpr_0.01"])
+        scores = (raw - median) / (threshold - median)
         thresholds = {
-            f"at_fpr_{rate}": (oracle[f"threshold_at_fpr_{rate}"] - median) / (limit - median) for rate in RATES
+            f"at_fpr_{rate}": (oracle[f"threshold_at_fpr_{rate}"] - median) / (threshold - median) for rate in RATES
         }
         edges = bin_edges(thresholds.values())
         counts = summed(scores, labels, edges)

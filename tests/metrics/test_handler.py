@@ -166,8 +166,8 @@ class TestMapEvaluation:
     def test_patch_threshold(self, make_network, score):
         network = make_network(score)
         median, at_10 = network.calibration.quantiles[network.score_index, [0, 2]].tolist()
-        limit = float(network.calibration.decision_threshold(network.score_index, 0.01))
-        assert patch_threshold(network, 0.1) == pytest.approx((at_10 - median) / (limit - median), rel=1e-4)
+        threshold = float(network.calibration.decision_threshold(network.score_index, 0.01))
+        assert patch_threshold(network, 0.1) == pytest.approx((at_10 - median) / (threshold - median), rel=1e-4)
         assert patch_threshold(network, 0.01) == 1.0
         assert patch_threshold(network, 0.1) < patch_threshold(network, 0.05) < 1
         with pytest.raises(InputError, match=r"evaluate with model\.pt"):
