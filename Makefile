@@ -87,12 +87,9 @@ benchmark: weights ## speed and memory of inference, and of a fit on the demo's 
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.fit
 
-requirements: venv ## pin anew what requirements*.in name
-	$(COMPILE) -o requirements.txt requirements.in
-	$(COMPILE) -o requirements-fast.txt requirements-fast.in
-	$(COMPILE) -o requirements-dev.txt requirements-dev.in
-	$(COMPILE) -o requirements-label.txt requirements-label.in
-	$(COMPILE) -o requirements-deploy.txt requirements-deploy.in
+requirements: venv ## pin the dependencies and extras of pyproject.toml anew
+	$(COMPILE) -o requirements.txt pyproject.toml
+	for extra in fast dev label deploy; do $(COMPILE) --extra $$extra -o requirements-$$extra.txt pyproject.toml || exit; done
 
 clean: ## all but the weights and label_output, which holds what people drew
 	rm -rf .venv .venv-label .venv-deploy demo_output deploy_output

@@ -14,36 +14,38 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-import yaml
 from holoscan_cli.__main__ import main as packager
 from holoscan_cli.common.enum_types import PlatformConfiguration
 from holoscan_cli.packager.container_builder import BuilderBase
 from holoscan_cli.packager.parameters import PlatformBuildResults, PlatformParameters
 
 APP = Path(__file__).parent / "app"
+METADATA = APP.parents[1] / "configs" / "metadata.json"
 # The packager learns over the network which image the SDK takes as a base; without an image it need not know.
 UNKNOWN_IMAGE = "the-base-image-of-the-sdk"
 
 
 def main() -> None:
     """Package the app."""
-    application = yaml.safe_load((APP / "app.yaml").read_text())["application"]
+    release = json.loads(METADATA.read_text())["version"]
     parser = argparse.ArgumentParser(prog="python deploy/package.py", description=__doc__)
     parser.add_argument("--models", type=Path, required=True, help="a folder with the shipped bundle in it")
     parser.add_argument("--context", type=Path, default=Path("map_context"), help="where to keep it without docker")
-    parser.add_argument("--tag", default=f"anomaly:{application['version']}")
+    parser.add_argument("--tag", default=f"anomaly:{release}")
     options = parser.parse_args()
 
-    command = ["monai-deploy", "package", str(APP), "--config", str(APP / "app.yaml"), "--models", str(options.models)]
-    command += ["--tag", options.tag, "--platform", "x86_64", "--sdk", "monai-deploy"]
-    if docker_answers():
-        packager(command)
-        return
-    keep_context(options.context)
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as source:
-        json.dump(unknown_images(), source)
-        source.flush()
-        packager([*command, "--source", source.name])
+    with tempfile.TemporaryDirectory() as folder:
+        config, source = Path(folder, "app.yaml"), Path(folder, "images.json")
+        settings = (APP / "app.yaml").read_text()
+        config.write_text(settings.replace("application:\n", f"application:\n  version: {release}\n", 1))
+        command = ["monai-deploy", "package", str(APP), "--config", str(config), "--models", str(options.models)]
+        command += ["--tag", options.tag, "--platform", "x86_64", "--sdk", "monai-deploy"]
+        if docker_answers():
+            packager(command)
+            return
+        keep_context(options.context)
+        source.write_text(json.dumps(unknown_images()))
+        packager([*command, "--source", str(source)])
     print(f"docker's daemon does not answer: NO IMAGE WAS BUILT. What it would be made of is in {options.context}.")
 
 

@@ -319,6 +319,7 @@ class TestPackage:
     def test_dry_run_keeps_the_build_context(self, package):
         manifest = json.loads((package / "map" / "app.json").read_text())
         assert json.loads(manifest["command"]) == ["python3", "/opt/holoscan/app"]
+        assert manifest["version"] == json.loads((ROOT / "configs" / "metadata.json").read_text())["version"]
         assert json.loads((package / "map" / "pkg.json").read_text())["models"] == {
             "anomaly": "/opt/holoscan/models/anomaly"
         }

@@ -129,12 +129,17 @@ class TestMetadata:
             pytest.skip("no schema at hand: set MONAI_METADATA_SCHEMA to a copy of meta_schema_20240725.json")
         verify_metadata(meta_file=str(ROOT / "configs" / "metadata.json"), filepath=schema)
 
-    def test_version_is_the_same_everywhere(self):
-        version = METADATA["version"]
-        assert next(iter(METADATA["changelog"])) == version
-        assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
-        assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
-        assert f"version: {version}\n" in (ROOT / "deploy" / "app" / "app.yaml").read_text()
+    def test_version_is_in_both_changelogs(self):
+        changelog = (ROOT / "CHANGELOG.md").read_text()
+        assert next(iter(METADATA["changelog"])) == METADATA["version"]
+        for version, changes in METADATA["changelog"].items():
+            assert f"## {version} ({changes.partition(':')[0]})" in changelog
+
+    def test_project_reads_the_version(self):
+        text = (ROOT / "pyproject.toml").read_text()
+        (pattern,) = re.findall(r"^pattern = '(.*)'$", text, re.MULTILINE)
+        match = re.search(pattern, (ROOT / "configs" / "metadata.json").read_text())
+        assert match["version"] == METADATA["version"] and 'dynamic = ["version"]' in text
 
     def test_required_packages_are_pinned(self):
         pinned = (ROOT / "requirements.txt").read_text()
@@ -142,6 +147,16 @@ class TestMetadata:
         for name, version in [*required, ("monai", METADATA["monai_version"]), ("torch", METADATA["pytorch_version"])]:
             assert re.search(rf"^{name}=={re.escape(version)}( ;|$)", pinned, re.MULTILINE), name
         assert monai.__version__ == METADATA["monai_version"]
+
+    def test_requirements_pin_the_project(self):
+        tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no reader of TOML")
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        extras = {f"-{extra}": packages for extra, packages in project["optional-dependencies"].items()}
+        for suffix, packages in {"": [], **extras}.items():
+            pinned = (ROOT / f"requirements{suffix}.txt").read_text().lower()
+            for package in [*project["dependencies"], *packages]:
+                name = re.match(r"[\w-]+", package)[0].lower()
+                assert name == project["name"] or re.search(rf"^{name}==", pinned, re.MULTILINE), (suffix, name)
 
     def test_supported_apps(self):
         assert METADATA["supported_apps"] == {"monai-label": "0.8.5", "monai-deploy-app-sdk": "4.0.0"}
