@@ -27,7 +27,7 @@ from fire.decorators import SetParseFns
 
 from scripts.errors import InputError
 from scripts.export_bundle import export_bundle
-from scripts.recorded_directory import PARTIAL, RecordedDirectory
+from scripts.files import PARTIAL, RecordedDirectory
 
 from .app_folder import (
     copy_bundles,

@@ -19,8 +19,7 @@ from scripts.data import dicom
 from scripts.data.cases import find_cases
 from scripts.data.images import ImageFileReader
 from scripts.errors import InputError, reason_of
-from scripts.files import file_sha256
-from scripts.recorded_directory import PARTIAL, RecordedDirectory, has_record, read_record, write_record
+from scripts.files import PARTIAL, RecordedDirectory, file_sha256, has_record, read_record, write_record
 
 from .request_rules import name_error
 

@@ -27,9 +27,8 @@ from monai.bundle import ConfigParser
 
 from .config.settings import check_settings
 from .errors import InputError, reason
-from .files import write_json
+from .files import OLD, PARTIAL, RECORD, describe_file, has_record, read_record, write_json, write_record
 from .models.checkpoint import load_network, read_network
-from .recorded_directory import OLD, PARTIAL, RECORD, describe_file, has_record, read_record, write_record
 from .runtimes.cache import compiled_for
 
 ROOT = Path(__file__).resolve().parent.parent

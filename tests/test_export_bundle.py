@@ -15,12 +15,12 @@ import torch
 
 from scripts.errors import InputError, cause_of
 from scripts.export_bundle import export_bundle
+from scripts.files import RECORD
 from scripts.models.checkpoint import save_network
 from scripts.models.encoder import DINOv2PatchEncoder
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.network import PatchAnomalyNetwork
 from scripts.models.weights import load_encoder_weights
-from scripts.recorded_directory import RECORD
 from tests.tiny_bundle import ROOT, TINY, run_bundle
 from tests.tiny_cases import brain, save
 

@@ -16,7 +16,7 @@ from monai.data import Dataset
 from monai.transforms import LoadImage
 
 from ..errors import InputError, cause_of, printable
-from ..recorded_directory import has_record
+from ..files import has_record
 from .dicom import HeaderError, read_header, validate_series
 from .images import ImageFileReader, load_itk, needs_itk
 

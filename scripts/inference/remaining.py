@@ -12,10 +12,9 @@ from typing import Any
 
 from monai.data import Dataset
 
-from ..files import file_sha256
-from ..identity import digest_of
+from ..digests import object_digest
+from ..files import changed_files, file_sha256
 from ..models.provenance import versions
-from ..recorded_directory import changed_files
 from .results_directory import ResultsDirectory
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class RemainingCases:
         self._key: str | None = None
         if Path(ckpt_path).is_file():
             parts = [settings, _structure(network), file_sha256(ckpt_path), versions(), bool(report)]
-            self._key = digest_of(parts)
+            self._key = object_digest(parts)
         if self._key is None:
             logger.info("The settings of this run cannot be compared with those of another, so all cases are scored.")
 

@@ -16,7 +16,7 @@ import ignite.distributed as idist
 
 from ..distributed import gather
 from ..errors import InputError
-from ..recorded_directory import RecordedDirectory, has_record, is_intact, read_record
+from ..files import RecordedDirectory, has_record, is_intact, read_record
 
 logger = logging.getLogger(__name__)
 

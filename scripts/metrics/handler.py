@@ -17,12 +17,11 @@ from monai.engines.utils import IterationEvents
 from ..data.labels import CaseLabels
 from ..distributed import gather
 from ..errors import InputError
-from ..files import write_csv
+from ..files import RecordedDirectory, write_csv
 from ..inference.measurements import IMAGE_SCORES, image_score
 from ..inference.visualization import foreground_mask
 from ..models.network import PatchAnomalyNetwork
 from ..models.provenance import NOTE, provenance
-from ..recorded_directory import RecordedDirectory
 from .bootstrap import case_weights, interval
 from .functional import binning_errors, case_metrics, curves, pixel_metrics
 from .histograms import bin_edges, coarse_bins, count_pixels, count_regions

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, reason
-from ..files import atomic_write
+from ..files import PARTIAL, RecordedDirectory, atomic_write, has_record, write_record
 from ..models.fitted_state import is_plain
-from ..recorded_directory import PARTIAL, RecordedDirectory, has_record, write_record
 
 CACHED = re.compile(r"[0-9a-f]{32}\.npy")
 PARTIAL_FILE = re.compile(r"\.[0-9a-f]{32}\.npy\..+")  # see `atomic_write`

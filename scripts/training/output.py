@@ -16,8 +16,8 @@ from filelock import FileLock
 from torch import nn
 
 from ..errors import InputError, reason
+from ..files import RecordedDirectory
 from ..models.checkpoint import check_model_path, check_writable
-from ..recorded_directory import RecordedDirectory
 
 logger = logging.getLogger(__name__)
 

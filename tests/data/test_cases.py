@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from scripts.data.cases import CaseDataset, NormalDataset, find_cases, raise_failed, sentence, split_cases
 from scripts.errors import InputError
-from scripts.recorded_directory import write_record
+from scripts.files import write_record
 from tests.tiny_cases import save
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from scripts.recorded_directory import has_record, read_record
+from scripts.files import has_record, read_record
 
 from ..tiny_bundle import run_bundle
 from ..tiny_cases import brain, save

@@ -18,6 +18,7 @@ import torch
 from ignite.engine import Events
 
 from scripts.errors import InputError, cause_of
+from scripts.files import RecordedDirectory
 from scripts.inference import loader
 from scripts.inference.evaluator import CaseEvaluator
 from scripts.inference.inferer import DPMMInferer
@@ -25,7 +26,6 @@ from scripts.inference.loader import AnomalyMapLoader
 from scripts.inference.results_directory import LONGEST_NAME, ResultsDirectory, directory_names
 from scripts.inference.writer import PredictionWriter
 from scripts.models.checkpoint import save_network
-from scripts.recorded_directory import RecordedDirectory
 from scripts.report import writer
 from tests.tiny_bundle import ROOT, TINY, run_configs
 from tests.tiny_cases import brain, save, save_dicom_series

@@ -16,7 +16,7 @@ from label import app_folder
 from label.__main__ import check_port, linked_studies, serve, ship_once
 from label.app_folder import copy_bundles, link_normals, link_studies, make_app, opened_output
 from scripts.errors import InputError
-from scripts.recorded_directory import LOCK, RECORD, RecordedDirectory
+from scripts.files import LOCK, RECORD, RecordedDirectory
 from tests.tiny_bundle import TINY
 from tests.tiny_cases import brain, save
 

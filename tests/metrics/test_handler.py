@@ -14,9 +14,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from scripts.data.labels import GroundTruth
 from scripts.errors import InputError, cause_of
+from scripts.files import RecordedDirectory
 from scripts.metrics.bootstrap import case_weights, interval
 from scripts.metrics.handler import MapEvaluation, patch_threshold
-from scripts.recorded_directory import RecordedDirectory
 from tests.tiny_bundle import ROOT, run_configs
 from tests.tiny_cases import AFFINE, brain, save
 

@@ -19,8 +19,8 @@ from monai.transforms import Compose, Lambdad
 from scripts.data.cases import CaseDataset
 from scripts.data.transforms import ScaleForegroundPercentilesd
 from scripts.errors import InputError
+from scripts.files import LOCK, RECORD, RecordedDirectory
 from scripts.inference.inferer import DPMMInferer
-from scripts.recorded_directory import LOCK, RECORD, RecordedDirectory
 from scripts.training.embedding_cache import EmbeddingCache, describe
 from scripts.training.embeddings import EmbeddingDataset, raise_failed_cases
 from scripts.training.sampler import DistributedBatchSampler

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from scripts.errors import InputError, cause_of
+from scripts.files import RECORD, read_record
 from scripts.models.checkpoint import check_model_path, read_network
-from scripts.recorded_directory import RECORD, read_record
 from scripts.training import embeddings, handlers
 from scripts.training.checkpoint import FitCheckpoint
 from scripts.training.output import LAST_EPOCH, FitOutput

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import recorded_directory
 from scripts.errors import InputError
-from scripts.recorded_directory import OLD, PARTIAL, RECORD, RecordedDirectory, changed_files, is_intact, read_record
+from scripts.files import OLD, PARTIAL, RECORD, RecordedDirectory, changed_files, is_intact, read_record, record
 
 
 class Killed(BaseException):
@@ -172,8 +171,8 @@ class TestWrite:
     def test_file_is_hashed_once(self, tmp_path, monkeypatch):
         directory = opened(tmp_path)
         hashed = []
-        sha256 = recorded_directory.file_sha256
-        monkeypatch.setattr(recorded_directory, "file_sha256", lambda path: hashed.append(path.name) or sha256(path))
+        sha256 = record.file_sha256
+        monkeypatch.setattr(record, "file_sha256", lambda path: hashed.append(path.name) or sha256(path))
         for text in "abc":
             write(directory, "large", text)
         assert len(hashed) == 3 and "large" not in hashed

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts import identity
 from scripts.data.transforms import SmoothMapd
-from scripts.identity import digest_of
+from scripts.digests import _source_digest, object_digest
 from tests.tiny_bundle import ROOT
 
 CODE = """
@@ -23,13 +22,13 @@ import numpy as np, torch
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 sys.path.insert(0, {root!r})
-from scripts.identity import digest_of
+from scripts.digests import object_digest
 set_determinism(0)
 parser = ConfigParser({{"preprocessing": ConfigParser.load_config_file({config!r})["preprocessing"],
                         "intensities": {{"_target_": "ScaleIntensityd", "keys": "image"}}}})
 things = [parser.get_parsed_content("preprocessing"), functools.partial(max, 1), torch.float32, torch.device("cpu"),
           Path("/x"), {{"a", "b", "c"}}, np.arange(3), re.compile("x"), [1, (2.5, None, True)], b"x"]
-print([digest_of(thing) for thing in things])
+print([object_digest(thing) for thing in things])
 """
 
 
@@ -79,19 +78,19 @@ class TestDigestOf:
         ],
     )
     def test_different_objects(self, one, other):
-        assert digest_of(one) != digest_of(other) and digest_of(one) is not None
+        assert object_digest(one) != object_digest(other) and object_digest(one) is not None
 
     @pytest.mark.parametrize(
         "thing", [lambda: 1, made_inside(), sys.stdout, (item for item in [1]), functools.partial(lambda: 1)]
     )
     def test_objects_without_digest(self, thing):
-        assert digest_of(thing) is None
-        assert digest_of({"a": [thing]}) is None and digest_of(Local(thing)) is None
+        assert object_digest(thing) is None
+        assert object_digest({"a": [thing]}) is None and object_digest(Local(thing)) is None
 
     def test_cyclic_object(self):
         loop = Local(1)
         loop.value = loop
-        assert digest_of(loop) is not None
+        assert object_digest(loop) is not None
 
     def test_digest_depends_on_code(self, tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(tmp_path)
@@ -99,6 +98,6 @@ class TestDigestOf:
         for number in (1, 2):
             (tmp_path / "own_transforms.py").write_text(f"def scale(image):\n    return image * {number}\n")
             monkeypatch.delitem(sys.modules, "own_transforms", raising=False)
-            digests.append(digest_of(importlib.import_module("own_transforms").scale))
-            identity._source_digest.cache_clear()
+            digests.append(object_digest(importlib.import_module("own_transforms").scale))
+            _source_digest.cache_clear()
         assert digests[0] != digests[1] and None not in digests
