@@ -5,6 +5,7 @@ BIN := .venv/bin
 LABEL := .venv-label/bin/python
 DEPLOY := .venv-deploy/bin/python
 MINUTES ?= 10
+BUNDLE := $(shell find configs scripts -type f -not -name '*.pyc')
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.10 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
@@ -46,7 +47,7 @@ demo_output/model.pt: | weights
 label: .venv-label/installed demo_output/model.pt ## MONAI Label on the demo's cases, for 3D Slicer
 	$(LABEL) -m label --target_fpr 0.002 --normals demo_output/data/normal
 
-deploy_output/models: demo_output/model.pt $(shell git ls-files configs scripts 2>/dev/null || find configs scripts -type f)
+deploy_output/models: demo_output/model.pt $(BUNDLE)
 	$(BIN)/python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output $@/anomaly --target_fpr 0.002 --show_progress False
 	touch $@
 

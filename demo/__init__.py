@@ -1,1 +1,1 @@
-"""The bundle on a built-in population: no data needed."""
+"""Demo of the bundle on a built-in population."""

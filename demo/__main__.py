@@ -1,4 +1,4 @@
-"""`python -m demo`: make a population, fit on its normals, segment unseen cases, and say what came out."""
+"""Command ``python -m demo``: make a population, fit on its normals, segment unseen cases and print the results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from .population import write_population
 
-SETTINGS = {"target_fpr": 0.002}  # one patch in 500 of normal images may lie beyond the limit
+SETTINGS = {"target_fpr": 0.002}  # one normal patch in 500 may exceed the decision threshold
 
 
 def main() -> None:
@@ -61,11 +61,11 @@ def main() -> None:
 
 
 def run_bundle(run_id: str, **overrides: object) -> None:
-    """Run the bundle as a user would, and show the command.
+    """Run the bundle by its command line, and print the command.
 
     Args:
         run_id: ``training`` or ``inference``.
-        overrides: config ids and their values.
+        overrides: values by config id.
     """
     config = {"training": "configs/train.json", "inference": "configs/inference.json"}[run_id]
     command = ["-m", "monai.bundle", "run", run_id, "--config_file", config]
@@ -79,19 +79,19 @@ def print_table(results: Path, masks: Path) -> None:
     """Print scores and Dice of the cases in a results folder.
 
     Args:
-        results: an inference run's ``output_dir``.
-        masks: true masks as ``<case>.nii.gz``; a case without one is healthy.
+        results: ``output_dir`` of an inference run.
+        masks: folder of true masks ``<case>.nii.gz``; a case without one is healthy.
     """
     summary = json.loads((results / "summary.json").read_text())
     print(f"\n{'case':14s}{'image score':>13s}{'found mL':>10s}{'true mL':>9s}{'Dice':>7s}  overlay")
     for entry in summary["cases"]:
         case = entry["case"]
-        found_voxels, voxel_ml = read_mask(results / case / f"{case}_mask.nii.gz")
+        predicted_voxels, voxel_ml = read_mask(results / case / f"{case}_mask.nii.gz")
         true_ml = dice = "-"
         if (masks / f"{case}.nii.gz").is_file():
             true_voxels, _ = read_mask(masks / f"{case}.nii.gz")
             true_ml = f"{true_voxels.sum() * voxel_ml:.1f}"
-            dice = f"{2 * (found_voxels & true_voxels).sum() / (found_voxels.sum() + true_voxels.sum()):.2f}"
+            dice = f"{2 * (predicted_voxels & true_voxels).sum() / (predicted_voxels.sum() + true_voxels.sum()):.2f}"
         overlay = results / case / f"{case}_overlay.png"
         volume = f"{entry['anomalous_volume_ml']:.1f}"
         print(f"{case:14s}{entry['image_score']:13.2f}{volume:>10s}{true_ml:>9s}{dice:>7s}  {overlay}")
@@ -99,7 +99,7 @@ def print_table(results: Path, masks: Path) -> None:
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, float]:
-    """Read a mask: its voxels ``[X,Y,Z]`` and the volume of one in mL."""
+    """Read the voxels ``[X,Y,Z]`` of a mask and the volume of a voxel in mL."""
     image = nib.nifti1.load(path)
     return np.asarray(image.dataobj) > 0, float(np.prod(image.header.get_zooms())) / 1000
 

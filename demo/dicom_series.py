@@ -1,4 +1,4 @@
-"""A volume as the DICOM series of a made-up patient."""
+"""Writer of a volume as the DICOM series of an invented patient."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def write_series(folder: Path, image: np.ndarray, affine: np.ndarray, **attribut
     """Write an MR series, one file per slice along the last axis.
 
     Args:
-        folder: gets ``000.dcm`` and so on.
-        image: ``[X,Y,Z]``, whole numbers from 0 to 65535; X runs along the rows of the slices, Y down them.
-        affine: of the array in RAS, mm; its first two axes at right angles, as DICOM wants.
-        attributes: other values than the usual ones, by keyword.
+        folder: folder for ``000.dcm`` and so on.
+        image: ``[X,Y,Z]``, integers from 0 to 65535; X runs along the rows of the slices, Y down them.
+        affine: affine in RAS, mm; its first two axes must be orthogonal.
+        attributes: values by keyword, which replace the defaults.
 
     Returns:
         The slices.
 
     Raises:
-        ValueError: intensities that do not fit.
+        ValueError: intensities are out of range.
     """
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
@@ -100,7 +100,7 @@ def _decimals(values: np.ndarray) -> list[str]:
 
 
 def main() -> None:
-    """`python -m demo.dicom_series VOLUME FOLDER`: a NIfTI volume as a series."""
+    """Run ``python -m demo.dicom_series VOLUME FOLDER``, which writes a NIfTI volume as a series."""
     parser = argparse.ArgumentParser(prog="python -m demo.dicom_series", description=__doc__)
     parser.add_argument("volume", type=Path)
     parser.add_argument("folder", type=Path)

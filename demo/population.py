@@ -1,7 +1,7 @@
-"""A population of brains made from one template, some of them with lesions.
+"""Synthetic population of brains from one template, some of them with lesions.
 
-No patient's data can be shipped, so each subject is nilearn's packaged MNI152 T1 template under random anatomy (affine
-and elastic), acquisition (bias field, contrast) and Rician noise, from a seed of its own.
+The bundle cannot include data of patients. So each subject is the MNI152 T1 template of nilearn under random anatomy
+(affine and elastic), acquisition (bias field, contrast) and Rician noise, with its own seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ N_NORMAL, N_VALIDATION, N_HEALTHY, N_LESIONED = 20, 6, 3, 5
 
 
 def write_population(folder: Path) -> None:
-    """Write normal, validation and unseen subjects as NIfTI, and the masks of the lesions.
+    """Write normal, validation and unseen subjects and the masks of the lesions, as NIfTI.
 
     Args:
         folder: gets ``normal/``, ``validation/``, ``unseen/`` with ``healthy-*`` and ``lesion-*``, and ``masks/``.
@@ -47,12 +47,12 @@ def write_population(folder: Path) -> None:
 
 
 def subject(brain: torch.Tensor, seed: int, with_lesion: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """One subject.
+    """Make one subject.
 
     Args:
         brain: the template ``[X,Y,Z]`` in [0,1], 0 outside.
-        seed: decides everything random.
-        with_lesion: whether to insert one.
+        seed: seed of all random choices.
+        with_lesion: whether to insert a lesion.
 
     Returns:
         Image ``[X,Y,Z]`` from 0 upwards, and lesion mask of the same shape.
@@ -85,11 +85,11 @@ def subject(brain: torch.Tensor, seed: int, with_lesion: bool) -> tuple[torch.Te
 
 
 def lesion(inside: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-    """A lumpy ball of 10 to 14 mm radius, inside the brain and the slab.
+    """Make a ball of 10 to 14 mm radius with an irregular surface, inside the brain and the slab.
 
     Args:
         inside: brain mask ``[X,Y,Z]`` at 2 mm.
-        generator: source of randomness.
+        generator: random generator.
 
     Returns:
         ``[X,Y,Z]``, 1 inside the lesion and 0 outside.

@@ -1,7 +1,7 @@
-"""`python deploy/package.py --models FOLDER`: the MONAI Application Package, an image for docker.
+"""Command ``python deploy/package.py --models FOLDER``, which builds the MONAI Application Package, a docker image.
 
-Where docker's daemon does not answer, the packager does all that comes before the image: what it would be made of
-(Dockerfile, app.json, pkg.json, requirements, app and models) is kept in a folder.
+Without a docker daemon, the packager does every step before the image; the build context (Dockerfile, app.json,
+pkg.json, requirements, app and models) is kept in a folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from holoscan_cli.packager.parameters import PlatformBuildResults, PlatformParam
 
 APP = Path(__file__).parent / "app"
 METADATA = APP.parents[1] / "configs" / "metadata.json"
-# The packager learns over the network which image the SDK takes as a base; without an image it need not know.
+# The packager asks the network for the base image of the SDK, which it does not need without building.
 UNKNOWN_IMAGE = "the-base-image-of-the-sdk"
 
 
@@ -29,8 +29,10 @@ def main() -> None:
     """Package the app."""
     release = json.loads(METADATA.read_text())["version"]
     parser = argparse.ArgumentParser(prog="python deploy/package.py", description=__doc__)
-    parser.add_argument("--models", type=Path, required=True, help="a folder with the shipped bundle in it")
-    parser.add_argument("--context", type=Path, default=Path("map_context"), help="where to keep it without docker")
+    parser.add_argument("--models", type=Path, required=True, help="folder with the exported bundle in it")
+    parser.add_argument(
+        "--context", type=Path, default=Path("map_context"), help="folder for the build context without docker"
+    )
     parser.add_argument("--tag", default=f"anomaly:{release}")
     options = parser.parse_args()
 
@@ -50,15 +52,15 @@ def main() -> None:
 
 
 def docker_answers() -> bool:
-    """Whether images can be built here."""
+    """Return whether docker can build images."""
     return bool(shutil.which("docker")) and not subprocess.run(["docker", "info"], capture_output=True).returncode
 
 
 def keep_context(folder: Path) -> None:
-    """Make the packager copy what it would build an image of, in place of building it.
+    """Make the packager copy its build context instead of building an image.
 
     Args:
-        folder: gets the copy; an older one is replaced.
+        folder: folder for the copy; an older copy is replaced.
 
     Raises:
         SystemExit: the folder holds something else.
@@ -78,7 +80,7 @@ def keep_context(folder: Path) -> None:
 
 
 def unknown_images() -> dict:
-    """What the packager reads of the SDK's release, as far as it needs it without building."""
+    """Return the part of the SDK's release information that the packager needs without building."""
     release = version("holoscan-cli")
     kinds = [kind.value for kind in PlatformConfiguration]
     holoscan = {

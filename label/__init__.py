@@ -1,1 +1,1 @@
-"""The bundle in MONAI Label: an app's folder, and a server that says what went wrong."""
+"""MONAI Label server with the bundle: the folder of the app, rules for requests, and error messages."""

@@ -1,6 +1,6 @@
-"""`python -m label`: a MONAI Label server with the bundle, for 3D Slicer and OHIF.
+"""Command ``python -m label``: a MONAI Label server with the bundle, for 3D Slicer and OHIF.
 
-With the demo's model and cases, a model and images of one's own, or a DICOMweb server::
+It serves the model and cases of the demo, another model and folder of images, or a DICOMweb server::
 
     python -m label
     python -m label --ckpt_path models/model.pt --studies /data/cases --normals /data/normals
@@ -36,13 +36,13 @@ from .app_folder import (
     link_studies,
     make_app,
     model_digest,
-    opened_output,
+    open_output,
 )
 
-TEXTS = ("ckpt_path", "studies", "normals", "bundles", "modality", "output_dir")  # 2024 and a,b are names
+TEXT_OPTIONS = ("ckpt_path", "studies", "normals", "bundles", "modality", "output_dir")  # 2024 and a,b are names
 
 
-@SetParseFns(**dict.fromkeys(TEXTS, str))
+@SetParseFns(**dict.fromkeys(TEXT_OPTIONS, str))
 def serve(
     ckpt_path: str = "demo_output/model.pt",
     studies: str = "demo_output/data/unseen",
@@ -56,26 +56,25 @@ def serve(
     """Serve on 127.0.0.1 until Ctrl-C.
 
     Args:
-        ckpt_path: the fitted model, copied with the bundle to ``anomaly`` in ``output_dir`` at the first start. That
-            copy is what a training in MONAI Label renews, so later starts leave it alone.
+        ckpt_path: the fitted model, exported with the bundle to ``anomaly`` in ``output_dir`` at the first start. Later
+            starts keep this export, because training in MONAI Label updates it.
         studies: folder of images, or the address of a DICOMweb server.
-        normals: folder of normal images, added to the studies with empty labels so that one can train on them.
-        bundles: folders of bundles to serve instead, with commas between them, such as
-            `python -m scripts.export_bundle` makes;
-            copied likewise.
-        modality: of the series that a DICOMweb server is asked for.
-        port: of the server.
-        output_dir: all that the server writes: app, copies of bundles, links to studies, labels, uploads and what is
-            fetched of a DICOMweb server. New, empty, or of an earlier start.
-        settings: config ids and their values for the copy of the bundle, such as ``--target_fpr 0.002``.
+        normals: folder of normal images, added to the studies with empty labels for training.
+        bundles: folders of bundles to serve instead, separated by commas; copied at the first start. See
+            `scripts.export_bundle`.
+        modality: modality of the series on a DICOMweb server.
+        port: port of the server.
+        output_dir: folder for the app, copies of bundles, links to studies, labels, uploads and files fetched from a
+            DICOMweb server. New, empty, or from an earlier start.
+        settings: values by config id for the export, e.g. ``--target_fpr 0.002``.
 
     Raises:
-        InputError: a model, bundle or folder that cannot be used, or a folder that another server uses.
+        InputError: a model, bundle or folder cannot be used, or another server uses ``output_dir``.
     """
     names = bundles.split(",") if isinstance(bundles, str) else bundles
-    given = [Path(name).resolve() for name in names if name]
+    sources = [Path(name).resolve() for name in names if name]
     is_remote = studies.startswith(("http://", "https://"))
-    if given and settings:
+    if sources and settings:
         raise InputError(
             f"Bundles keep their own settings; give {', '.join(settings)} to scripts.export_bundle, which makes them."
         )
@@ -84,22 +83,22 @@ def serve(
     if not studies:
         raise InputError("studies must name a folder of images or a DICOMweb server; got an empty name.")
     check_port(port)
-    with opened_output(output_dir) as output:
-        copies = copy_bundles(output, given) or [ship_once(ckpt_path, output, settings)]
+    with open_output(output_dir) as output:
+        copies = copy_bundles(output, sources) or [export_once(ckpt_path, output, settings)]
         make_app(output, copies)
         if not is_remote:
-            studies = str(linked_studies(output, Path(studies).resolve(), normals))
+            studies = str(link_all_studies(output, Path(studies).resolve(), normals))
         run_server(output, [path.name for path in copies], studies, modality, port)
 
 
-def ship_once(ckpt_path: str, output: RecordedDirectory, settings: dict[str, Any]) -> Path:
-    """Copy the bundle to ``anomaly``, unless an earlier start did so from the same model with the same settings.
+def export_once(ckpt_path: str, output: RecordedDirectory, settings: dict[str, Any]) -> Path:
+    """Export the bundle to ``anomaly``, unless an earlier start did so from the same model and settings.
 
     Returns:
-        The copy.
+        Folder of the export.
 
     Raises:
-        InputError: the copy is of another model or has other settings.
+        InputError: the existing export has another model or other settings.
     """
     target = output.path / "anomaly"
     origin = {"model": model_digest(Path(ckpt_path)), "settings": json.loads(json.dumps(settings))}
@@ -108,8 +107,8 @@ def ship_once(ckpt_path: str, output: RecordedDirectory, settings: dict[str, Any
     return target
 
 
-def linked_studies(output: RecordedDirectory, source: Path, normals: str | None) -> Path:
-    """Link studies and normals in a folder that is of these studies alone, as the labels in it are."""
+def link_all_studies(output: RecordedDirectory, source: Path, normals: str | None) -> Path:
+    """Link studies and normals into a folder that belongs to these studies, because it also holds their labels."""
     studies = output.path / f"studies-{sha256(str(source).encode()).hexdigest()[:8]}"
     names = link_studies(studies, source)
     if normals:
@@ -118,10 +117,10 @@ def linked_studies(output: RecordedDirectory, source: Path, normals: str | None)
 
 
 def check_port(port: int) -> None:
-    """Make sure that no other server answers there.
+    """Check that a port is free.
 
     Raises:
-        InputError: one does, or it is no port.
+        InputError: another program listens there, or the number is not a port.
     """
     if type(port) is not int or not 0 < port < 65536:
         raise InputError(f"port must be a whole number from 1 to 65535; got {port!r}.")
@@ -131,9 +130,11 @@ def check_port(port: int) -> None:
 
 
 def run_server(output: RecordedDirectory, models: list[str], studies: str, modality: str, port: int) -> None:
-    """Start MONAI Label, say what to type once it answers, and wait for its end."""
+    """Start MONAI Label, print instructions once it is ready, and wait for its end."""
     folder = output.path
-    temporary = folder / f"{PARTIAL}server"  # holds images of patients; the next start clears it where this is killed
+    temporary = (
+        folder / f"{PARTIAL}server"
+    )  # holds images of patients; if this process is killed, the next start clears it
     temporary.mkdir(mode=0o700)
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(folder / "app")]
     command += ["--studies", studies, "--host", "127.0.0.1", "--port", str(port), "--uvicorn_app", "server:app"]
@@ -151,7 +152,7 @@ def run_server(output: RecordedDirectory, models: list[str], studies: str, modal
     server = subprocess.Popen(command, cwd=folder / "app", env=environment)  # where server.py is
     try:
         address = f"http://127.0.0.1:{port}"
-        while server.poll() is None and not answers(address):
+        while server.poll() is None and not is_ready(address):
             time.sleep(0.5)
         if server.poll() is None:
             print(instructions(address, models, studies), flush=True)
@@ -165,8 +166,8 @@ def run_server(output: RecordedDirectory, models: list[str], studies: str, modal
     sys.exit(server.returncode if server.returncode > 0 else 0)
 
 
-def answers(address: str) -> bool:
-    """Tell whether a server is ready."""
+def is_ready(address: str) -> bool:
+    """Return whether a server answers."""
     try:
         return requests.get(f"{address}/info/", timeout=60).ok
     except requests.RequestException:
@@ -174,7 +175,7 @@ def answers(address: str) -> bool:
 
 
 def instructions(address: str, models: list[str], studies: str) -> str:
-    """Say what to type where."""
+    """Return what to enter in 3D Slicer, OHIF or a shell."""
     is_dicomweb = studies.startswith("http")
     return f"""
 MONAI Label answers at {address}   (Ctrl-C ends it; not for diagnosis)

@@ -1,6 +1,6 @@
-"""MONAI Label's app for bundles, with studies that can be read only.
+"""MONAI Label's app for bundles, with read-only studies.
 
-It becomes ``main.py`` of the app's folder, where MONAI Label's own stands beside it as ``bundle_app.py``.
+The module is installed as ``main.py`` of the app, and MONAI Label's original one as ``bundle_app.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from read_only_studies import ReadOnlyStudies
 
 
 class AnomalyApp(bundle_app.MyApp, MONAILabelApp):
-    """The app that a server runs; MONAI Label finds it by the name of its base class."""
+    """App of the server; MONAI Label finds it by the name of its base class."""
 
     def init_datastore(self) -> Datastore:
         """Open a folder of studies, or connect to a DICOMweb server."""

@@ -1,4 +1,4 @@
-"""What MONAI Label's server reads: an app with bundles in it, and a folder of studies."""
+"""Folders that the MONAI Label server reads: the app with its bundles, and the studies."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ IGNORED = shutil.ignore_patterns(".*", "__pycache__")
 
 
 @contextmanager
-def opened_output(output_dir: str) -> Iterator[RecordedDirectory]:
-    """Open the server's own folder, and keep other servers out of it meanwhile.
+def open_output(output_dir: str) -> Iterator[RecordedDirectory]:
+    """Open and lock the output folder of the server.
 
     Args:
-        output_dir: the folder; made where it is missing.
+        output_dir: the folder; created if missing.
 
     Yields:
         The folder.
 
     Raises:
-        InputError: it holds files that no server of this bundle wrote, cannot be written, or another server uses it.
+        InputError: the folder holds foreign files, cannot be written, or another server uses it.
     """
     output = RecordedDirectory(output_dir)
     if not _is_of_0_4(output.path):
@@ -63,17 +63,17 @@ def opened_output(output_dir: str) -> Iterator[RecordedDirectory]:
 
 
 def make_app(output: RecordedDirectory, bundles: Iterable[Path]) -> Path:
-    """Make an app's folder: MONAI Label's own app for bundles, our server, and links to bundles under ``model/``.
+    """Write the app: MONAI Label's app for bundles, the server of this bundle, and links to bundles in ``model/``.
 
     Args:
-        output: the server's own folder, where the app becomes ``app``; what an earlier start wrote there is renewed.
-        bundles: folders of bundles in ``output``; their names become those of the models.
+        output: output folder of the server, which gets ``app``; files of an earlier start are rewritten.
+        bundles: folders of bundles in ``output``, named like their models.
 
     Returns:
-        The app's folder.
+        Folder of the app.
 
     Raises:
-        InputError: somebody changed a file of the app, or put one of their own in its place.
+        InputError: a file of the app was changed or replaced.
     """
     sample = sample_app()
     files = {str(file.relative_to(sample)): file for file in sorted(sample.rglob("*.py"))}
@@ -90,7 +90,7 @@ def make_app(output: RecordedDirectory, bundles: Iterable[Path]) -> Path:
 
 
 def sample_app() -> Path:
-    """Find MONAI Label's app for bundles, which pip and uv install in different places."""
+    """Find MONAI Label's app for bundles, which pip and uv install in different folders."""
     for file in importlib.metadata.files("monailabel") or []:
         if file.match("sample-apps/monaibundle/main.py"):
             return Path(str(file.locate())).parent
@@ -98,17 +98,17 @@ def sample_app() -> Path:
 
 
 def copy_bundles(output: RecordedDirectory, bundles: Collection[Path]) -> list[Path]:
-    """Copy bundles, so that a training in MONAI Label, or a request, changes the copies alone.
+    """Copy bundles, so that training in MONAI Label changes only the copies.
 
     Args:
-        output: the server's own folder; copies of an earlier start are left as they are, for they may be trained since.
+        output: output folder of the server; copies of an earlier start are kept, because they may have been trained.
         bundles: folders of bundles.
 
     Returns:
-        The copies.
+        Folders of the copies.
 
     Raises:
-        InputError: a bundle that is not there, or whose model is another than at the first start.
+        InputError: a bundle is missing, or its model differs from that of the first start.
     """
     if len({bundle.name for bundle in bundles}) < len(bundles):
         raise InputError("Two bundles have the same name, which would be that of both models; rename a folder.")
@@ -134,18 +134,18 @@ def copy_bundles(output: RecordedDirectory, bundles: Collection[Path]) -> list[P
 
 
 def is_made_from(output: RecordedDirectory, target: Path, origin: dict[str, Any]) -> bool:
-    """Tell whether an earlier start made a copy of a bundle; otherwise note from what it is about to be made.
+    """Return whether an earlier start copied a bundle from this origin; if there is no copy, record the origin.
 
     Args:
-        output: the server's own folder.
+        output: output folder of the server.
         target: the copy in it.
-        origin: what it is made from; JSON can hold it.
+        origin: digest of the model and further values, for JSON.
 
     Returns:
-        Whether it is there.
+        Whether the copy exists.
 
     Raises:
-        InputError: it is there, but was made from something else, or by nobody knows whom.
+        InputError: the copy exists, but has another or an unknown origin.
     """
     record = read_record(output.path)
     name = str(target.relative_to(output.path))
@@ -163,25 +163,25 @@ def is_made_from(output: RecordedDirectory, target: Path, origin: dict[str, Any]
 
 
 def model_digest(path: Path) -> str | None:
-    """Compute the SHA-256 of a model; None where there is none."""
+    """Compute the SHA-256 of a model; None if the file is missing."""
     return file_sha256(path) if path.is_file() else None
 
 
 def link_studies(studies: Path, source: Path) -> list[str]:
-    """Fill a folder of studies with links to images, so that MONAI Label writes nothing beside them.
+    """Fill a folder of studies with links to images, so that MONAI Label writes nothing next to the originals.
 
     Args:
-        studies: the folder; labels and uploads of earlier are kept in it, links of an earlier start are not.
-        source: folder of images, or a folder for each case.
+        studies: the folder; earlier labels and uploads are kept, links of an earlier start are removed.
+        source: folder of images, or with one folder per case.
 
     Returns:
-        The names of the cases, which are the image ids of MONAI Label.
+        Names of the cases, which are the image ids in MONAI Label.
 
     Raises:
-        InputError: no images, or some that MONAI Label does not take; or a folder of studies that is not ours.
+        InputError: there are no images, MONAI Label does not support one, or the folder holds foreign files.
     """
     cases = find_cases(source, exclude=studies.parent)
-    for name, target in _links_of(studies, source).items():
+    for name, target in _recorded_links(studies, source).items():
         if _points_to(studies / name, target):
             (studies / name).unlink()
     if has_record(studies):
@@ -190,39 +190,39 @@ def link_studies(studies: Path, source: Path) -> list[str]:
 
 
 def link_normals(studies: Path, source: Path, taken: Collection[str] = ()) -> list[str]:
-    """Add normal images to a folder of studies, each with an empty label: what a fit in MONAI Label is made on.
+    """Add normal images with empty labels to a folder of studies; MONAI Label trains on them.
 
     Args:
         studies: see `link_studies`.
-        source: folder of normal images, or a folder for each case.
-        taken: names of the studies, which normals must not have.
+        source: folder of normal images, or with one folder per case.
+        taken: names of the studies, which normal images must not have.
 
     Returns:
-        The names of the cases.
+        Names of the cases.
 
     Raises:
-        InputError: see `link_studies`; or a name that is taken.
+        InputError: see `link_studies`; or a name is taken.
     """
     cases = find_cases(source, exclude=studies.parent)
-    twice = sorted({case["case"] for case in cases}.intersection(taken))
-    if twice:
-        raise InputError(f"Studies and normals both have a case {twice[0]!r}; rename the files of one folder.")
+    duplicates = sorted({case["case"] for case in cases}.intersection(taken))
+    if duplicates:
+        raise InputError(f"Studies and normals both have a case {duplicates[0]!r}; rename the files of one folder.")
     labels = studies / "labels" / "final"
     labels.mkdir(parents=True, exist_ok=True)
     paths = _link_all(studies, cases)
     for name, path in paths.items():
         label = labels / f"{name}.nii.gz"
-        if not os.path.lexists(label):  # somebody may have drawn in it, or linked it to a label elsewhere
+        if not os.path.lexists(label):  # users may have edited it, or linked it to another label
             image = LoadImage(ImageFileReader())(path)
             nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), np.asarray(image.affine)), label)
     return list(paths)
 
 
 def link(place: Path, target: Path) -> None:
-    """Make a symbolic link, unless it is there.
+    """Create a symbolic link, unless it exists.
 
     Raises:
-        InputError: there is something else.
+        InputError: something else has its name.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     if _points_to(place, str(target)):
@@ -233,20 +233,20 @@ def link(place: Path, target: Path) -> None:
 
 
 def _is_of_0_4(output: Path) -> bool:
-    """Whether a server of version 0.4, which kept no record, made a folder."""
+    """Return whether a server of version 0.4, which kept no record, wrote a folder."""
     server = output / "app" / "server.py"
     return not has_record(output) and server.is_file() and "class Refusals" in server.read_text(errors="replace")
 
 
 def _adopt(output: Path) -> None:
-    """Give a folder of version 0.4 a record; labels stay where they are, and the app is put aside."""
+    """Add a record to a folder of version 0.4; labels stay in place, and the app is renamed."""
     origins = {file.name.removesuffix("_origin.json"): file for file in output.glob("*_origin.json")}
     os.replace(output / "app", output / "app_0.4")
     write_record(output, {}, {"origins": {name: json.loads(file.read_text()) for name, file in origins.items()}})
 
 
-def _links_of(studies: Path, source: Path) -> dict[str, str]:
-    """The links in a folder of studies that this program made, and where they point."""
+def _recorded_links(studies: Path, source: Path) -> dict[str, str]:
+    """Return the targets, by name, of the links that this program made in a folder of studies."""
     if not studies.is_dir():
         return {}
     if has_record(studies):
@@ -263,8 +263,8 @@ def _points_to(place: Path, target: str) -> bool:
 
 
 def _link_all(studies: Path, cases: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Link cases, and return their paths by name; the record is written first, so that no link of ours lacks one."""
-    paths = {case["case"]: _path_of(case) for case in cases}
+    """Link cases and return their paths by name; the links are recorded before they are made."""
+    paths = {case["case"]: _image_path(case) for case in cases}
     if wrong := next(filter(None, (name_error("The name of a case", name) for name in paths)), ""):
         raise InputError(f"{wrong} Rename the file.")
     suffixes = {name: next(each for each in SUFFIXES if path.endswith(each)) for name, path in paths.items()}
@@ -277,7 +277,7 @@ def _link_all(studies: Path, cases: Iterable[dict[str, Any]]) -> dict[str, str]:
     return paths
 
 
-def _path_of(case: dict[str, Any]) -> str:
+def _image_path(case: dict[str, Any]) -> str:
     path = case.get("image", "")
     if not Path(path).is_file() or not path.endswith(SUFFIXES):
         raise InputError(

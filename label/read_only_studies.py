@@ -1,7 +1,7 @@
-"""MONAI Label's folder of studies, in which the user's images can be read only.
+"""MONAI Label's folder of studies with read-only images.
 
-They are links to originals, and MONAI Label writes and deletes through links. This module stands in the app's folder,
-beside `request_rules`.
+The images are links to originals, and MONAI Label writes and deletes through links. This module is installed in the
+folder of the app, next to `request_rules`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from request_rules import name_error
 
 
 class ReadOnlyStudies(LocalDatastore):
-    """A folder of studies that changes no file outside itself, and replaces no image at all.
+    """Folder of studies that changes no file outside itself and never replaces an image.
 
-    MONAI Label watches the folder in a thread that changes its list while requests do; here one waits for the other.
+    A lock serialises requests and the thread that watches the folder, as both change the list of images.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -26,7 +26,7 @@ class ReadOnlyStudies(LocalDatastore):
         super().__init__(*args, **kwargs)
 
     def refresh(self) -> None:
-        """Bring the list of images and labels up to date with the folder."""
+        """Update the list of images and labels from the folder."""
         with self._changing:
             super().refresh()
 
@@ -34,15 +34,15 @@ class ReadOnlyStudies(LocalDatastore):
         """Add an image under a new name.
 
         Args:
-            image_id: its name; that of the file where it is empty.
+            image_id: name of the image; if empty, that of the file.
             image_filename: file to copy.
-            image_info: what to keep about it.
+            image_info: further information to store.
 
         Returns:
-            Its name.
+            Name of the image.
 
         Raises:
-            HTTPException: the name is taken, or is none; or MONAI Label does not take such files.
+            HTTPException: the name is taken or invalid, or MONAI Label does not support the file format.
         """
         name, suffix = self._to_id(Path(image_filename).name)
         image_id = image_id or name
@@ -56,7 +56,7 @@ class ReadOnlyStudies(LocalDatastore):
         try:
             if image_id in taken:
                 raise FileExistsError
-            place.open("xb").close()  # fails for a file and for a link, whatever came meanwhile
+            place.open("xb").close()  # fails for an existing file or link, without a race
         except FileExistsError:
             raise HTTPException(
                 403, f"There is an image {image_id!r} already, and no request replaces an image; give a new name."
@@ -69,13 +69,13 @@ class ReadOnlyStudies(LocalDatastore):
             raise
 
     def remove_image(self, image_id: str) -> None:
-        """Remove an uploaded image, and its labels.
+        """Remove an uploaded image and its labels.
 
         Args:
-            image_id: its name.
+            image_id: name of the image.
 
         Raises:
-            HTTPException: it was not uploaded but is one of the studies, or there is no such image.
+            HTTPException: there is no such image, or it is an original.
         """
         entry = self._datastore.objects.get(image_id)
         if entry is None:
@@ -87,7 +87,7 @@ class ReadOnlyStudies(LocalDatastore):
             )
         with self._changing:
             super().remove_image(image_id)
-            self.refresh()  # at once, not when the folder's watcher comes to it
+            self.refresh()  # without waiting for the watcher of the folder
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Save a label of an image.
@@ -95,11 +95,11 @@ class ReadOnlyStudies(LocalDatastore):
         Args:
             image_id: name of the image.
             label_filename: file to copy.
-            label_tag: folder for it, below that of the labels.
-            label_info: what to keep about it.
+            label_tag: its folder in the folder of labels.
+            label_info: further information to store.
 
         Returns:
-            Its name.
+            Name of the label.
 
         Raises:
             HTTPException: there is no such image, or the label would be written outside the folder of labels.

@@ -1,6 +1,6 @@
-"""Rules that every request must keep, so that it reaches no file outside the server's own folder.
+"""Rules for requests, which keep them from reaching files outside the folder of the server.
 
-This module stands beside `server` in the app's folder and imports nothing of ours.
+The module is installed next to `server` in the folder of the app and imports no module of the bundle.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-NAMES = frozenset(  # what MONAI Label makes parts of paths from
+NAMES = frozenset(  # parameters that MONAI Label puts into paths
     {"id", "image", "images", "label", "label_tag", "tag", "session_id", "model", "model_filename"}
     | {"method", "result_extension", "run_id", "strategy", "tracking"}
 )
-PLACES = frozenset({"bundle_path", "tracking_uri"})  # folders and addresses that MONAI Label runs or writes to
+PLACES = frozenset(
+    {"bundle_path", "tracking_uri"}
+)  # folders that MONAI Label runs code from, addresses that it writes to
 JSON_FIELDS = frozenset({"info", "params", "wsi"})
 NO = frozenset({"", "0", "f", "false", "n", "no", "off"})
 MAX_BYTES = 200
@@ -35,16 +37,16 @@ def refusal(
     """Find the rule that a request breaks.
 
     Args:
-        method: of the request.
-        path: of its address.
-        path_params: parts of the path by name, such as ``model``.
-        query: parameters of the address.
-        form: fields of a form that are not files.
-        file_names: names of uploaded files; clients send them with folders, of which only the last part is used.
-        body: what a JSON body holds.
+        method: HTTP method.
+        path: path of the URL.
+        path_params: parameters in the path, e.g. ``model``.
+        query: parameters of the query.
+        form: fields of a form, without files.
+        file_names: names of uploaded files; clients may send whole paths, whose last part counts.
+        body: parsed JSON body.
 
     Returns:
-        HTTP status and a sentence, or None.
+        HTTP status and a sentence, or None if the request is allowed.
     """
     query, endpoint = list(query), path.split("/")[1]
     if endpoint == "session" and any(key == "uncompress" and value.lower() not in NO for key, value in query):
@@ -55,18 +57,18 @@ def refusal(
         if ".." in unquote(path).replace("\\", "/").split("/"):
             return 422, "The address must lie below that of the DICOMweb server; got one with '..'."
     must_be_named = endpoint == "datastore"
-    found = (
+    sentences = (
         *(name_error(key, value) for key, value in path_params.items() if key != "path"),
         *(name_error(key, value) for key, value in query if key in NAMES and (value or must_be_named)),
         *(name_error("The name of a file", base_name(name)) for name in file_names if name),
         *(form_error(key, value) for key, value in form),
         settings_error(body),
     )
-    return next(((422, sentence) for sentence in found if sentence), None)
+    return next(((422, sentence) for sentence in sentences if sentence), None)
 
 
 def name_error(key: str, name: str) -> str:
-    """Say why a text is not a plain name, which is one that stays in its folder; an empty string where it is."""
+    """Return why a text is not a plain file name, or an empty string if it is one."""
     kinds = {unicodedata.category(character) for character in name}
     is_plain = name.strip() not in ("", ".", "..") and not {"/", "\\"}.intersection(name)
     if not is_plain or kinds & {"Cc", "Cs", "Zl", "Zp"}:
@@ -77,7 +79,7 @@ def name_error(key: str, name: str) -> str:
 
 
 def form_error(key: str, value: str) -> str:
-    """Say what is wrong with a field of a form; an empty string where nothing is."""
+    """Return what is wrong with a field of a form, or an empty string."""
     if key in NAMES:
         return name_error(key, value) if value else ""
     if key not in JSON_FIELDS or not value:
@@ -92,17 +94,17 @@ def form_error(key: str, value: str) -> str:
 
 
 def settings_error(value: Any, key: str = "") -> str:
-    """Say what is wrong with settings: MONAI runs expressions in them, and MONAI Label makes paths of them.
+    """Return what is wrong with settings: MONAI evaluates expressions, and MONAI Label puts names into paths.
 
     Args:
-        value: as from JSON.
-        key: whose value it is.
+        value: parsed JSON.
+        key: name of the value.
 
     Returns:
-        A sentence, or an empty string where nothing is wrong.
+        A sentence, or an empty string.
     """
     pending = [(key, value)]
-    while pending:  # without recursion, which a deep body would exhaust
+    while pending:  # iterative, as a deeply nested body would exhaust the stack
         key, value = pending.pop()
         if isinstance(value, Mapping):
             if hidden := [each for each in value if each.startswith("_")]:
@@ -121,5 +123,5 @@ def settings_error(value: Any, key: str = "") -> str:
 
 
 def base_name(path: str) -> str:
-    """Return the last part of a path of any system."""
+    """Return the last part of a path of any operating system."""
     return path.replace("\\", "/").rpartition("/")[2]

@@ -1,8 +1,8 @@
-"""MONAI Label's server, which changes nothing outside its own folder, and whose answers say what went wrong.
+"""MONAI Label server that changes no file outside its folder and explains errors in its answers.
 
-As it comes, MONAI Label writes and deletes through links and answers 500 "Internal Server Error" to wrong input. This
-module stands in the app's folder, beside `request_rules` and `scripts.data.dicom`, and is what uvicorn runs. It
-imports nothing else of ours, for each bundle brings its own ``scripts``.
+MONAI Label itself writes and deletes through links, and answers 500 "Internal Server Error" to wrong input. This module
+is run by uvicorn in the folder of the app, next to `request_rules` and `scripts.data.dicom`. It imports no other module
+of the bundle, because each bundle brings its own ``scripts``.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from request_rules import refusal
 
 EMPTY = "Nothing reaches the threshold: the mask is empty, and there is no DICOM SEG without a segment."
 TASKS = {"infer": "models", "train": "trainers"}
-FOLDERS = re.compile(r"(?<![\w./])/(?:[^/\s'\":;](?:[^/\n'\":;]*[^/\s'\":;])?/)+")  # of an absolute path
+FOLDERS = re.compile(r"(?<![\w./])/(?:[^/\s'\":;](?:[^/\n'\":;]*[^/\s'\":;])?/)+")  # in an absolute path
 
 
 async def refuse_unsafe(request: Request) -> None:
-    """Refuse a request that could reach a file outside the server's folder; see `request_rules`."""
+    """Refuse a request that could reach a file outside the folder of the server; see `request_rules`."""
     form, body = [], None
     if "form" in request.headers.get("content-type", ""):
         form = (await request.form()).multi_items()
     elif content := await request.body():
         try:
             body = json.loads(content)
-        except ValueError:  # FastAPI says so where it expects JSON
+        except ValueError:  # FastAPI reports it if the endpoint expects JSON
             body = None
         except RecursionError:
             raise HTTPException(422, "The body is nested too deeply.") from None
@@ -53,9 +53,9 @@ async def refuse_unsafe(request: Request) -> None:
 
 
 def refuse_unknown(request: Request) -> None:
-    """Refuse a request that names a model or an image that is not there, or a series that is not one volume.
+    """Refuse a request for a missing model, a missing image, or a series that is not one volume.
 
-    With a session the image is what was uploaded to it, whatever name the request gives it besides.
+    The image of a session is the uploaded one, whatever name the request gives.
     """
     _, endpoint, *names = request.url.path.split("/")
     if endpoint in TASKS and any(names):
@@ -72,7 +72,7 @@ def refuse_unknown(request: Request) -> None:
     if endpoint != "infer" or not image or request.query_params.get("session_id"):
         return
     if is_remote:
-        headers = headers_of(image, datastore._client)
+        headers = fetch_headers(image, datastore._client)
         is_known, wrong = bool(headers), validate_series(headers) if headers else ""
     else:
         is_known, wrong = image in datastore.list_images(), ""
@@ -82,43 +82,43 @@ def refuse_unknown(request: Request) -> None:
         raise HTTPException(422, f"The series cannot be scored: {wrong}.")
 
 
-def headers_of(series: str, client: DICOMwebClient) -> list[Dataset]:
-    """Fetch the headers of a series of a DICOMweb server; none where there is no such series."""
-    for found in client.search_for_series(search_filters={"SeriesInstanceUID": series}):
-        if found["0020000E"]["Value"] == [series]:  # a server takes * for any
-            study = found["0020000D"]["Value"][0]
+def fetch_headers(series: str, client: DICOMwebClient) -> list[Dataset]:
+    """Fetch the headers of a series from a DICOMweb server; an empty list if it does not exist."""
+    for match in client.search_for_series(search_filters={"SeriesInstanceUID": series}):
+        if match["0020000E"]["Value"] == [series]:  # servers treat * as a wildcard
+            study = match["0020000D"]["Value"][0]
             return [Dataset.from_json(header) for header in client.retrieve_series_metadata(study, series)]
     return []
 
 
-async def say(_: Request, error: Exception) -> JSONResponse:
-    """Answer with the sentence of an error: 422 where the bundle refused its input, otherwise 500."""
+async def explain_error(_: Request, error: Exception) -> JSONResponse:
+    """Answer with the message of an error: status 422 for an `InputError` of the bundle, otherwise 500."""
     cause: BaseException = error
     while not is_input_error(cause) and (inner := cause.__cause__ or cause.__context__):
         cause = inner
-    if isinstance(cause, FileNotFoundError) and cause.filename == "":  # what MONAI Label makes of an empty mask
+    if isinstance(cause, FileNotFoundError) and cause.filename == "":  # MONAI Label's error for an empty mask
         return answer(422, EMPTY)
     if is_input_error(cause):
-        return answer(422, without_folders(str(cause)))
-    reason = without_folders((getattr(cause, "msg", "") or str(cause) or type(cause).__name__)[:1000])
+        return answer(422, remove_folders(str(cause)))
+    reason = remove_folders((getattr(cause, "msg", "") or str(cause) or type(cause).__name__)[:1000])
     return answer(500, f"It failed ({reason}); check the image and the model, and see the server's log.")
 
 
 def is_input_error(error: BaseException) -> bool:
-    """Tell whether this is an `InputError` of any bundle."""
+    """Return whether an error is an `InputError` of any bundle."""
     return type(error).__name__ == "InputError"
 
 
-def without_folders(sentence: str) -> str:
-    """Leave of absolute paths their last part, for folders may be named after patients."""
+def remove_folders(sentence: str) -> str:
+    """Reduce absolute paths to their last part, because folders may be named after patients."""
     return FOLDERS.sub("", sentence)
 
 
 def answer(status: int, detail: str) -> JSONResponse:
-    """Answer in FastAPI's form."""
+    """Make an answer in the format of FastAPI."""
     return JSONResponse({"detail": detail}, status_code=status)
 
 
-app = FastAPI(openapi_url=None, middleware=label_app.user_middleware, exception_handlers={Exception: say})
+app = FastAPI(openapi_url=None, middleware=label_app.user_middleware, exception_handlers={Exception: explain_error})
 app.mount("/static", StaticFiles(directory=static_dir), name="static")
 app.include_router(label_app.router, dependencies=[Depends(refuse_unsafe), Depends(refuse_unknown)])

@@ -3,8 +3,8 @@
 import os
 import sys
 
-# No library reports to its makers that it is used: OpenVINO and NNCF do from the moment they are imported, unless the
-# package that sends is missing; onnxruntime, MLflow and others heed these variables, the first when it is imported.
+# Disable the telemetry of libraries. OpenVINO and NNCF send from their import on unless the sending package is missing;
+# onnxruntime (at its import), MLflow and others read these variables.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -1,4 +1,4 @@
-"""Work shared among processes, and what they have brought together."""
+"""Partition of work among processes, and collection of their results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import InputError
 
 
 def partition(items: Sequence[Any]) -> list[Any]:
-    """The items that are this process's; all where there is one process.
+    """Return every n-th item, starting at the rank of this process, for n processes.
 
     Raises:
         InputError: there are fewer items than processes.
@@ -24,9 +24,9 @@ def partition(items: Sequence[Any]) -> list[Any]:
 
 
 def gather(items: Sequence[Any]) -> list[Any]:
-    """The items of all processes, in the order of the processes; one process has its own."""
+    """Concatenate the items of all processes, in the order of their ranks."""
     if idist.get_world_size() == 1:
         return list(items)
-    of_all: list[Any] = [None] * idist.get_world_size()
-    torch.distributed.all_gather_object(of_all, list(items))
-    return [item for part in of_all for item in part]
+    items_per_process: list[Any] = [None] * idist.get_world_size()
+    torch.distributed.all_gather_object(items_per_process, list(items))
+    return [item for part in items_per_process for item in part]

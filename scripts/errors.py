@@ -1,4 +1,4 @@
-"""How wrong input is said: one sentence to the user, not a page of traceback."""
+"""User input errors, shown as one sentence instead of a traceback."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used.
+    """Invalid input of the user.
 
-    The message is one sentence: what was expected, what came, and what to do.
+    The message is one sentence: what was expected, what was given, and what to do.
     """
 
 
 def reason_of(error: BaseException, length: int = 120) -> str:
-    """What an error of a library says, on one line of at most ``length`` characters."""
+    """Return the message of an error on one line of at most ``length`` characters."""
     return " ".join(str(error).split())[:length]
 
 
 def reason(error: BaseException) -> str:
-    """Return why a file could not be read or written, without its name."""
+    """Return why a file could not be read or written, without the name of the file."""
     return getattr(error, "strerror", None) or reason_of(error)
 
 
 def printable(text: str) -> str:
-    """Replace characters that are not text: controls, marks of direction, bytes that are not UTF-8."""
+    """Replace unprintable characters by ``_``: controls, marks of direction, bytes that are not UTF-8."""
     return "".join(character if character.isprintable() else "_" for character in text)
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The error that the user can act on, among those that ``error`` was raised from.
+    """Find the error that the user can act on, in the chain of causes of an exception.
 
     Args:
-        error: an exception, possibly wrapped by MONAI's transforms or config parser.
+        error: the exception, possibly wrapped by MONAI's transforms or config parser.
 
     Returns:
-        The first `InputError` in the chain, otherwise the innermost exception.
+        The first `InputError` of the chain, otherwise the innermost exception.
     """
     while not isinstance(error, InputError):
         inner = error.__cause__ or error.__context__
@@ -47,7 +47,7 @@ def cause_of(error: BaseException) -> BaseException:
     return error
 
 
-def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     cause = cause_of(error)
     if isinstance(error, KeyboardInterrupt):
         print(str(error) or "Stopped.", file=sys.stderr)
@@ -58,9 +58,9 @@ def _say(kind: type[BaseException], error: BaseException, trace: TracebackType |
         _previous(kind, error, trace)
 
 
-# `python -m monai.bundle run` wraps what its configs raise; this prints the sentence inside. Only an exception that
-# ends the process gets here, so a server that imports the bundle (MONAI Label, MONAI Deploy) is not affected.
-# Label imports it again and again: each time it takes the place of the one before.
+# `python -m monai.bundle run` wraps the errors of configs; the hook prints the inner sentence. It is called only for
+# exceptions that end the process, so servers that import the bundle (MONAI Label, MONAI Deploy) are not affected.
+# MONAI Label imports this module repeatedly; each import replaces the hook of the previous one.
 _previous = getattr(sys.excepthook, "previous", sys.excepthook)
-_say.previous = _previous  # type: ignore[attr-defined]
-sys.excepthook = _say
+_show_error.previous = _previous  # type: ignore[attr-defined]
+sys.excepthook = _show_error

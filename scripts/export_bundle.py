@@ -1,13 +1,12 @@
-"""The command that copies the bundle with a fitted model in it.
+"""Command that exports the bundle with a fitted model, for MONAI Label, MONAI Deploy or another machine.
 
-For MONAI Label, MONAI Deploy or another machine::
+Examples::
 
     python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output shipped/anomaly
     python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output shipped/anomaly --target_fpr 0.002
 
-The copy needs no flags: what a model says of its fit, and any other config ids that are given, stand in its configs.
-What was compiled of the model for faster runtimes, or quantised, goes with it. A
-model does not say its ``spatial_dim``: where slices were not axial, give it.
+The copy needs no flags: its configs hold the settings of the fit and any other given config ids. Compiled and quantised
+encoders of the model are copied too. A model does not store its ``spatial_dim``: give it if the slices are not axial.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ def export_bundle(ckpt_path: str | os.PathLike, output: str | os.PathLike, **set
 
     Args:
         ckpt_path: the fitted model.
-        output: the copy; an older one is replaced where every file in it is as it was written.
-        settings: values of config ids, in place of those that stand in the configs.
+        output: the copy; an older copy is replaced if all of its files are unchanged.
+        settings: values by config id, which replace the values in the configs.
 
     Raises:
-        InputError: no fitted model, an id that the configs do not have, a wrong value, a folder that holds something
-            else, or one that cannot be written.
+        InputError: there is no fitted model, an id is unknown, a value is wrong, or the folder holds something else or
+            cannot be written.
     """
     if not str(output):
         raise InputError("output must name a folder for the copy; got an empty name.")
@@ -66,7 +65,7 @@ def export_bundle(ckpt_path: str | os.PathLike, output: str | os.PathLike, **set
 
 
 def _fill(copy: Path, ckpt_path: str | os.PathLike, configs: dict[str, Any], values: dict[str, Any]) -> None:
-    """Copy the bundle and the model into an empty folder, with values in the configs, and try it."""
+    """Copy the bundle and the model into an empty folder, set values in the configs, and load the model."""
     for name in SHIPPED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -77,17 +76,17 @@ def _fill(copy: Path, ckpt_path: str | os.PathLike, configs: dict[str, Any], val
     if compiled_for(ckpt_path).is_dir():
         shutil.copytree(compiled_for(ckpt_path), compiled_for(copy / "models" / "model.pt"))
     for name, config in configs.items():
-        chosen = {key: value for key, value in values.items() if key.split("#")[0] in config}
-        write_json(with_values(config, chosen), copy / "configs" / f"{name}.json")
+        values_of_config = {key: value for key, value in values.items() if key.split("#")[0] in config}
+        write_json(with_values(config, values_of_config), copy / "configs" / f"{name}.json")
     check(copy)
 
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """Fill a folder that takes the place of an older copy when it is complete.
+    """Fill a folder, then replace an older copy by it.
 
     Raises:
-        InputError: the older copy holds what was not written with it.
+        InputError: the older copy holds a file that is not as `export_bundle` wrote it.
     """
     foreign = _foreign(target) if target.exists() else None
     if foreign is not None:
@@ -111,7 +110,7 @@ def _replacing(target: Path) -> Iterator[Path]:
 
 
 def _restore(target: Path) -> None:
-    """Finish a replacement that was cut off: bring the older copy back, or remove it where the new one came."""
+    """Finish an interrupted replacement: restore the older copy, or remove it if the new one is in place."""
     old = _old(target)
     if has_record(old) and not target.exists():
         os.replace(old, target)
@@ -124,7 +123,7 @@ def _old(target: Path) -> Path:
 
 
 def _foreign(copy: Path) -> str | None:
-    """Name a file in a copy that is not as `export_bundle` wrote it; None where there is none."""
+    """Return the name of a file in a copy that is not as `export_bundle` wrote it, or None."""
     files = read_record(copy)["files"] if has_record(copy) else {}
     for path in _files(copy):
         name = str(path.relative_to(copy))
@@ -134,7 +133,7 @@ def _foreign(copy: Path) -> str | None:
 
 
 def _files(copy: Path) -> list[Path]:
-    """The files in a copy, but for what its use compiles."""
+    """List the files of a copy, without those that its use compiles."""
     compiled = compiled_for(copy / "models" / "model.pt")
     return [
         path
@@ -146,14 +145,14 @@ def _files(copy: Path) -> list[Path]:
 
 
 def is_copy(folder: Path) -> bool:
-    """Whether a folder is a copy of this bundle, and nobody's checkout of it."""
+    """Return whether a folder is a copy of this bundle and not a git checkout of it."""
     metadata = [root / "configs" / "metadata.json" for root in (folder, ROOT)]
     names = [json.loads(file.read_text()).get("name") if file.is_file() else None for file in metadata]
     return names[0] == names[1] and not (folder / ".git").exists()
 
 
 def with_values(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A config with other values at some of its ids."""
+    """Return a config with other values at some of its ids."""
     parser = ConfigParser(config)
     for name, value in values.items():
         parser.set(value, name)
@@ -161,10 +160,10 @@ def with_values(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any
 
 
 def check(bundle: Path) -> None:
-    """Load a copy's model as its inference does.
+    """Load the model of a copy as its inference does.
 
     Raises:
-        InputError: it does not fit the configs.
+        InputError: the model does not fit the configs.
     """
     parser = ConfigParser(json.loads((bundle / "configs" / "inference.json").read_text()))
     load_network(parser.get_parsed_content("network_def#network"), bundle / "models" / "model.pt")

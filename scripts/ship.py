@@ -1,4 +1,4 @@
-"""The former name of `scripts.export_bundle`: ``python -m scripts.ship`` goes on working for a release."""
+"""Deprecated name of `scripts.export_bundle`; ``python -m scripts.ship`` still works in this release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codes for what no public terminology has a word for; a designator that begins with 99 is a private one."""
+"""Private codes (designator 99...) for concepts that public terminologies lack."""
 
 from pydicom.sr.coding import Code
 

@@ -1,4 +1,4 @@
-"""The app: which operator gives what to which."""
+"""The app: operators and their connections."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ logger = logging.getLogger("anomaly_app")
 
 
 class AnomalyApp(Application):
-    """One series of a study through the bundle.
+    """Application of the bundle to one series of a study.
 
     Args:
-        context: says where the study is, and holds the bundle's model.
-        algorithm: how the results name the bundle.
-        results: where the objects go.
+        context: holds the folder of the study and the model of the bundle.
+        algorithm: description of the bundle for the results.
+        results: output folder.
         pattern: see `SeriesReader`.
     """
 
@@ -71,13 +71,13 @@ def run(context: AppContext, bundle_path: Path) -> int:
     """Run the app.
 
     Args:
-        context: says where input and output are.
-        bundle_path: the bundle's folder.
+        context: holds the folders of input and output.
+        bundle_path: folder of the bundle.
 
     Returns:
-        The exit status: 0, or 1 where nothing could be made of the input, which the log says.
+        Exit status: 0, or 1 after an error, which is logged.
     """
-    logging.getLogger("highdicom").setLevel(logging.ERROR)  # it warns of odd names by naming them
+    logging.getLogger("highdicom").setLevel(logging.ERROR)  # its warnings contain names of patients
     settings = Path(os.environ.get("HOLOSCAN_CONFIG_PATH", Path(__file__).with_name("app.yaml")))
     target = Path(context.output_path) / hd.UID()
     try:

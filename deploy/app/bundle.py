@@ -1,4 +1,4 @@
-"""The bundle that the app applies."""
+"""The bundle of the app: its model and its description in the results."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from scripts.models.provenance import provenance
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What stands in every object about where it came from.
+    """Description of the bundle in every written object.
 
     Attributes:
-        manufacturer: who made the bundle.
-        name: the bundle's.
-        version: the bundle's.
-        device_uid: another one for every fit, as IHE's profile for AI results asks.
-        provenance: gives settings, weights and versions as they are by then, see `scripts.models.provenance`.
+        manufacturer: authors of the bundle.
+        name: name of the bundle.
+        version: version of the bundle.
+        device_uid: unique for every fit, as the IHE profile for AI results requires.
+        provenance: returns the current settings, weights and versions; see `scripts.models.provenance`.
     """
 
     manufacturer: str
@@ -37,11 +37,11 @@ class Algorithm:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle with a fitted model.
+    """Bundle with a fitted model.
 
     Attributes:
-        model: the network and the bundle's folder, in the form in which the SDK hands loaded models around.
-        algorithm: how results name it.
+        model: the network and the folder of the bundle, as the SDK represents loaded models.
+        algorithm: description for the results.
     """
 
     model: Model
@@ -49,16 +49,16 @@ class Bundle:
 
     @classmethod
     def load(cls, path: Path) -> Bundle:
-        """Read a bundle's configs and model.
+        """Read the configs and the model of a bundle.
 
         Args:
-            path: its folder.
+            path: folder of the bundle.
 
         Returns:
             The bundle.
 
         Raises:
-            InputError: it has no fitted model, or one fitted under other settings.
+            InputError: there is no fitted model, or its settings differ from the configs.
         """
         parser = ConfigParser()
         parser.read_meta(path / "configs" / "metadata.json")

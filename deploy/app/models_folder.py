@@ -1,10 +1,10 @@
-"""The bundle in the folder of models; nothing of the bundle is imported here."""
+"""Search for the bundle in the folder of models, without imports from the bundle."""
 
 import json
 import re
 from pathlib import Path
 
-OLDEST = (0, 5)  # earlier bundles lay out `scripts` otherwise
+OLDEST = (0, 5)  # the layout of `scripts` differs in earlier bundles
 
 
 def find_bundle(models: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A study's series: which one is taken, and the volume it makes."""
+"""Selection, check and decoding of one series of a study."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ logger = logging.getLogger("anomaly_app")
 Header = pydicom.Dataset
 TAKEN = (MRImageStorage, CTImageStorage)
 EXPECTED = "expected one MR or CT series of one file per slice"
-# What is handed on to the results about patient and study. It may be empty but must be there, and anonymisers tend to
-# remove it or to fill it with what is not allowed.
-HANDED_ON = {
+# Attributes of patient and study that the results copy. They may be empty but must be present; anonymisers tend to
+# remove them or to fill them with invalid values.
+COPIED_ATTRIBUTES = {
     "PatientName": str,
     "PatientID": str,
     "PatientBirthDate": DA,
@@ -38,29 +38,29 @@ HANDED_ON = {
     "ReferringPhysicianName": str,
     "PositionReferenceIndicator": str,
 }
-# Warnings of odd values spell them out, birth dates and names among them.
+# Warnings about invalid values contain them, including birth dates and names.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 warnings.filterwarnings("ignore", message="The string .* is unlikely to represent", category=UserWarning)
 
 
 def read_headers(folder: Path) -> list[Header]:
-    """The headers of all DICOM files below a folder; other files are passed over.
+    """Read the headers of all DICOM files below a folder; other files are skipped.
 
     Args:
-        folder: may hold a whole study.
+        folder: folder of a study.
 
     Returns:
-        Headers, which know their files.
+        Headers, with the names of their files.
 
     Raises:
-        InputError: a file that should be DICOM and cannot be read.
+        InputError: a file that should be DICOM cannot be read.
     """
     headers: list[Header] = []
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     for number, path in enumerate(paths, 1):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
-            kept = "SeriesInstanceUID" in header and header.SOPClassUID and header.SeriesInstanceUID
+            has_series = "SeriesInstanceUID" in header and header.SOPClassUID and header.SeriesInstanceUID
         except (InvalidDicomError, OSError, ValueError, AttributeError) as error:
             if isinstance(error, InvalidDicomError) and path.suffix.lower() != ".dcm":
                 continue
@@ -68,25 +68,25 @@ def read_headers(folder: Path) -> list[Header]:
                 f"file {number} of the {len(paths)} of the input, in the order of their paths, is damaged or no DICOM; "
                 "expected whole files, so send the study again."
             ) from error
-        if kept:
+        if has_series:
             headers.append(header)
     return headers
 
 
 def choose_series(headers: Sequence[Header], pattern: str = "") -> list[Header]:
-    """The series to look at: of all MR and CT series that are no localizers, the one with the most slices.
+    """Choose the MR or CT series with the most slices, without localizers, and log the choice.
 
-    Of two with as many, the one with the lower series number. The log says which it is among how many.
+    Among series of equal length, the one with the lowest series number is chosen.
 
     Args:
-        headers: of a study.
-        pattern: a regular expression that must be found in the SeriesDescription, whatever its case; empty for any.
+        headers: headers of a study.
+        pattern: regular expression to search in the SeriesDescription, ignoring case; empty for any.
 
     Returns:
-        The headers of the series.
+        Headers of the series.
 
     Raises:
-        InputError: there is no such series, or there are several studies.
+        InputError: no series qualifies, or there are several studies.
     """
     n_studies = len({header.get("StudyInstanceUID") for header in headers})
     if n_studies > 1:
@@ -96,12 +96,12 @@ def choose_series(headers: Sequence[Header], pattern: str = "") -> list[Header]:
         series[header.SeriesInstanceUID].append(header)
     images = {uid: slices for uid, slices in series.items() if slices[0].SOPClassUID in TAKEN}
     views = {uid: slices for uid, slices in images.items() if not any(map(is_localizer, slices))}
-    wanted = [
+    candidates = [
         slices
         for slices in views.values()
         if re.search(pattern or "", str(slices[0].get("SeriesDescription", "")), re.IGNORECASE)
     ]
-    if not wanted:
+    if not candidates:
         kinds = Counter(slices[0].get("Modality", "no modality") for slices in series.values())
         enhanced = any(s[0].SOPClassUID in (EnhancedMRImageStorage, EnhancedCTImageStorage) for s in series.values())
         raise InputError(
@@ -109,12 +109,12 @@ def choose_series(headers: Sequence[Header], pattern: str = "") -> list[Header]:
             f"localizer, 0 of them described as {pattern!r}; modalities: {dict(kinds)}); {EXPECTED}"
             + (", so convert the enhanced multi-frame objects." if enhanced else ".")
         )
-    chosen = min(wanted, key=lambda s: (-len(s), _number(s[0]), s[0].SeriesInstanceUID))
+    choice = min(candidates, key=lambda s: (-len(s), _number(s[0]), s[0].SeriesInstanceUID))
     logger.info(
-        f"series {chosen[0].SeriesInstanceUID} with {len(chosen)} slices is taken, "
-        f"out of {len(wanted)} that could be and {len(series)} in the input"
+        f"series {choice[0].SeriesInstanceUID} with {len(choice)} slices is taken, "
+        f"out of {len(candidates)} that could be and {len(series)} in the input"
     )
-    return chosen
+    return choice
 
 
 def _number(header: Header) -> int:
@@ -123,18 +123,18 @@ def _number(header: Header) -> int:
 
 
 def is_localizer(header: Header) -> bool:
-    """Whether a slice says that it belongs to a localizer."""
+    """Return whether the ImageType of a slice is that of a localizer."""
     return "LOCALIZER" in str(header.get("ImageType", "")).upper()
 
 
 def check_series(headers: Sequence[Header]) -> None:
-    """Refuse what makes no volume of grey values.
+    """Check that a series is one volume of grey values.
 
     Args:
-        headers: of one series.
+        headers: headers of one series.
 
     Raises:
-        InputError: slices without a place, in colour, missing, doubled, of several sizes or orientations.
+        InputError: slices lack a position, are in colour, missing, duplicate, or differ in size or orientation.
     """
     if len(headers) < 2:
         raise InputError("the series has a single slice, whose thickness nothing tells for certain; expected a volume.")
@@ -152,9 +152,9 @@ def check_series(headers: Sequence[Header]) -> None:
         raise InputError(f"{wrong}.")
 
 
-def empty_what_is_not_allowed(data: pydicom.Dataset) -> None:
-    """Put nothing where something about patient or study is missing or has a value that DICOM does not know."""
-    for keyword, kind in HANDED_ON.items():
+def clear_invalid_attributes(data: pydicom.Dataset) -> None:
+    """Set attributes of patient and study to empty if they are missing or invalid, in place."""
+    for keyword, kind in COPIED_ATTRIBUTES.items():
         try:
             kind(data.get(keyword, ""))
         except ValueError:
@@ -164,21 +164,21 @@ def empty_what_is_not_allowed(data: pydicom.Dataset) -> None:
 
 
 def read_volume(headers: Sequence[Header]) -> tuple[list[pydicom.Dataset], hd.Volume]:
-    """Decode a series, with its rescale slope and intercept applied as ITK does for the bundle.
+    """Decode a series and apply rescale slope and intercept, as ITK does for the bundle.
 
     Args:
-        headers: of one series, in any order.
+        headers: headers of one series, in any order.
 
     Returns:
         The slices in the order of the volume, and the volume ``[D,H,W]``, float32.
 
     Raises:
-        InputError: pixels that cannot be decoded, or slices that do not stack up to a box.
+        InputError: pixels cannot be decoded, or the slices do not form one volume.
     """
     slices = [pydicom.dcmread(header.filename) for header in headers]
     syntax = slices[0].file_meta.TransferSyntaxUID.name
     for index, data in enumerate(slices, 1):
-        empty_what_is_not_allowed(data)
+        clear_invalid_attributes(data)
         try:
             _ = data.pixel_array
         except Exception as error:
@@ -199,7 +199,7 @@ def read_volume(headers: Sequence[Header]) -> tuple[list[pydicom.Dataset], hd.Vo
         )
     except ValueError as error:
         raise InputError(f"the slices of the series do not make one volume ({error}); {EXPECTED}.") from error
-    # upwards along the normal as ITK has it, for slices to have the bundle's own numbers
+    # along the slice normal, as in ITK, so that slices are numbered as in the bundle
     volume = volume.flip_spatial(0)
     origins = np.array([data.ImagePositionPatient for data in slices], dtype=float)
     places = volume.map_reference_to_indices(origins)[:, 0]

@@ -1,4 +1,4 @@
-"""The settings: their description, the check of every run, the page made of it."""
+"""Settings: their description, the check of every run, and the reference page."""
 
 from .check import check_config
 

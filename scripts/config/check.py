@@ -11,7 +11,9 @@ from typing import Any
 from monai.bundle import ConfigComponent, ConfigExpression, ConfigParser, ReferenceResolver
 
 from ..errors import InputError, cause_of, reason_of
-from .settings import MONAI_IDS, SECTIONS, Settings, check_setting, typed_text, unknown_id
+from .ids import MONAI_IDS, SECTIONS, unknown_id
+from .settings import Settings, check_setting
+from .value_types import typed_text
 
 logger = logging.getLogger(__name__)
 
@@ -19,15 +21,15 @@ SEPARATOR = ReferenceResolver.sep
 
 
 def check_config() -> None:
-    """Check all ids and settings of the config that this component stands in.
+    """Check all ids and settings of the config that contains this component.
 
-    It is the first item of every run, and replaces the values of settings by those of the right type: None for ``off``,
-    the path that was typed for the number that was made of it.
+    It is the first item of every run. It replaces the values of settings by values of the right type: None for ``off``,
+    the typed path for the number that `fire` made of it.
 
     Raises:
-        InputError: an id that does not exist and that nothing refers to, an argument that a component of ours does not
-            have, or a value of a wrong type or out of its range.
-        RuntimeError: it was not called by MONAI's `ConfigParser`.
+        InputError: an unknown id that nothing refers to, an argument that a component of this bundle does not have, or
+            a value of a wrong type or out of its range.
+        RuntimeError: the caller is not MONAI's `ConfigParser`.
     """
     parser = running_parser()
     config = parser.get()
@@ -45,10 +47,10 @@ def check_config() -> None:
 def running_parser() -> ConfigParser:
     """Find the parser that is instantiating the component that calls this.
 
-    MONAI hands a component its arguments alone, so the parser, which has all ids, is found among the calling frames.
+    MONAI passes only arguments to a component, so the parser, which has all ids, is searched in the calling frames.
 
     Raises:
-        RuntimeError: it is not there.
+        RuntimeError: there is no parser.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -60,14 +62,14 @@ def running_parser() -> ConfigParser:
 
 
 def find_references(config: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Find the references of a config.
+    """Find the references in a config.
 
     Args:
-        config: the config, or what stands at a place in it.
-        place: the id of that place.
+        config: the config or a part of it.
+        place: id of the part.
 
     Yields:
-        Id of what refers, and id that it refers to.
+        Pairs of ids: the referring one and its target.
     """
     if isinstance(config, str):
         for target in ReferenceResolver.match_refs_pattern(config):
@@ -78,7 +80,7 @@ def find_references(config: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def is_used(name: str, references: list[tuple[str, str]]) -> bool:
-    """Return whether anything outside an id refers to it, to what it is part of, or to a part of it."""
+    """Return whether anything outside an id refers to it, to one of its parents or to one of its parts."""
     return any(
         not _is_within(place, name) and (_is_within(name, target) or _is_within(target, name))
         for place, target in references
@@ -89,7 +91,7 @@ def check_ids(config: dict[str, Any], references: list[tuple[str, str]]) -> None
     """Check that every id is known or used.
 
     Raises:
-        InputError: one is neither, so that it would change nothing.
+        InputError: an id is neither, so it would have no effect.
     """
     known = {*Settings.model_fields, *SECTIONS, *MONAI_IDS}
     sections = {name.partition(SEPARATOR)[0] for name in SECTIONS if SEPARATOR in name}
@@ -100,10 +102,10 @@ def check_ids(config: dict[str, Any], references: list[tuple[str, str]]) -> None
 
 
 def check_arguments(config: Any, place: str = "") -> None:
-    """Check that the components of this bundle have the arguments that a config gives them.
+    """Check that a config gives the components of this bundle no unknown arguments.
 
     Raises:
-        InputError: one does not.
+        InputError: an argument is unknown.
     """
     if not isinstance(config, dict | list):
         return
@@ -113,18 +115,20 @@ def check_arguments(config: Any, place: str = "") -> None:
         arguments = inspect.signature(component).parameters
         if not any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values()):
             for name in sorted(set(config) - set(arguments) - ConfigComponent.non_arg_keys):
-                raise unknown_id(f"{place}{SEPARATOR}{name}", {f"{place}{SEPARATOR}{each}" for each in arguments})
+                raise unknown_id(
+                    f"{place}{SEPARATOR}{name}", {f"{place}{SEPARATOR}{argument}" for argument in arguments}
+                )
     for _, inner, content in ReferenceResolver.iter_subconfigs(place, config):
         check_arguments(content, inner)
 
 
 def settle(name: str, parser: ConfigParser, settled: set[str]) -> None:
-    """Check a setting, after those that it refers to, and put its right value in place of what was given.
+    """Replace a setting by its checked value, after the settings that it refers to.
 
     Args:
         name: id of the setting.
         parser: the parser of the config.
-        settled: ids that are done, to which those done here are added.
+        settled: ids of checked settings; extended in place.
 
     Raises:
         InputError: the value cannot be evaluated, has a wrong type or is out of its range.

@@ -1,4 +1,4 @@
-"""The command that writes docs/reference.md, the table of all settings: ``python -m scripts.config.reference``."""
+"""Command ``python -m scripts.config.reference``, which writes the table of all settings to docs/reference.md."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ This page is written by `python -m scripts.config.reference`.
 
 
 def reference_page() -> str:
-    """Write the page of all settings, in Markdown."""
+    """Return the page of all settings, in Markdown."""
     names = {name for group in COMMANDS for name in group}
     configs = {name: json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in names}
     whole = {name: content for config in configs.values() for name, content in config.items()}
@@ -64,7 +64,7 @@ def reference_page() -> str:
 
 
 def default_value(setting: str, config: dict[str, Any]) -> str:
-    """Show what a config has for a setting, with paths in the bundle's folder."""
+    """Return the default of a setting in a config, in Markdown, with paths relative to the bundle."""
     raw = config[setting]
     if isinstance(raw, str) and "@" in raw:
         raw = ConfigParser(config).get_parsed_content(setting)

@@ -2,95 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
-import errno
-import re
-import sys
 from collections.abc import Collection, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import torch
-from fire.parser import DefaultParseValue
-from monai.bundle import ReferenceResolver
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic import BaseModel, Field, ValidationError
 
 from ..errors import InputError
-
-EXPRESSION = ("$", "@", "%")  # begin values that MONAI evaluates
-OFF = ("off", "none", "null")
-
-T = TypeVar("T")
-
-
-def typed_text(name: str) -> str | None:
-    """Return what stands after ``--name`` on the command line, before `fire` makes numbers, tuples and None of it."""
-    text = None
-    arguments = sys.argv[1:]
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
-        flag, equals, value = argument.partition("=")
-        if not _is_flag(flag) or flag.lstrip("-").replace("-", "_") != name:
-            continue
-        text = value if equals else None if _is_flag(following) else following
-    return text
-
-
-def _is_flag(argument: str) -> bool:
-    return re.match("--|-[a-zA-Z]", argument) is not None
-
-
-def _as_typed(value: Any, info: ValidationInfo) -> Any:
-    """Restore a name of which `fire` made something else: a number, a tuple, or what stands before a ``#``."""
-    text = typed_text(str(info.field_name))
-    if value is not None and text is not None and not text.startswith((*EXPRESSION, "'", '"')):
-        made = DefaultParseValue(text)
-        made = ReferenceResolver.normalize_id(made) if isinstance(made, str) else made
-        if type(value) is type(made) and value == made:
-            return text
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, str) and ReferenceResolver.sep in value:
-        raise ValueError(f"{info.field_name} must have no '#' or '::' in its name, which MONAI does not tell apart")
-    return value
-
-
-def _none_if_off(value: Any) -> Any:
-    return None if isinstance(value, str) and value.lower() in OFF else value
-
-
-def _as_list(value: Any) -> Any:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _check_path(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("a path must have no null character in it")
-    try:
-        Path(value).stat()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise ValueError(f"{value[:40]}... is too long for the file system; give a shorter path") from error
-    return value
-
-
-def _check_device(value: Any) -> Any:
-    try:
-        torch.empty(0, device=value)
-    except (AssertionError, RuntimeError, TypeError) as error:
-        raise ValueError(f"device must be one that is there, such as cpu or cuda:0; got {str(value)!r}") from error
-    return torch.device(value)
-
-
-OrOff = Annotated[T | None, BeforeValidator(_none_if_off)]
-ListOf = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1)]
-Text = Annotated[str, BeforeValidator(_as_typed), Field(strict=True)]
-PathText = Annotated[Text, AfterValidator(_check_path), Field(json_schema_extra={"format": "path"})]
-FilePath = Annotated[PathText, Field(min_length=1)]
-Pattern = Annotated[Text, Field(min_length=1, json_schema_extra={"format": "pattern"})]
-Device = Annotated[Any, BeforeValidator(_check_device), Field(json_schema_extra={"format": "device"})]
-Integer = Annotated[int, Field(strict=True)]
-Positive = Annotated[int, Field(strict=True, ge=1)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+from .ids import unknown_id
+from .value_types import (
+    EXPRESSION,
+    Device,
+    FilePath,
+    Integer,
+    ListOf,
+    Number,
+    OrOff,
+    PathText,
+    Pattern,
+    Positive,
+)
 
 FORMATS = {
     "path": "a path",
@@ -100,7 +31,7 @@ FORMATS = {
 
 
 class Settings(BaseModel, validate_assignment=True):
-    """What may be set; the defaults stand in the configs."""
+    """Settings of all runs; the configs hold the defaults."""
 
     bundle_root: FilePath = Field(description="folder of the bundle, where the command is run from another one")
     dataset_dir: PathText = Field(description="normal images to fit on, or cases to segment")
@@ -231,33 +162,15 @@ class Settings(BaseModel, validate_assignment=True):
     calibrated_path: FilePath = Field(description="where the model with new limits goes")
 
 
-# Ids of the configs that are no settings, and what stands in sections that nothing refers to as a whole.
-# fmt: off
-SECTIONS = frozenset((
-    "_meta_", "imports", "initialize", "finalize", "check", "inference", "training", "run", "evaluation",
-    "calibrate", "quantize", "displayable_configs", "displayable_configs::threshold",
-    "displayable_configs::smoothing_mm", "encoder", "pretrained_encoder", "mixture", "network_def", "network",
-    "fitted_network", "quantized_network", "traceable_network", "inferer", "intensities",
-    "preprocessing", "postprocessing", "cases", "normals", "split", "labels", "dataset", "embedding_cache",
-    "fit_settings", "run_settings", "results", "remaining", "loader", "fit_output", "case_writer",
-    "handlers", "evaluator", "calibrator", "recalibration", "limits",
-    "report_failed", "is_not_rank0", "train", "train::dataset", "train::inferer", "train::embeddings",
-    "train::dataloader", "train::tracker", "train::handlers", "train::trainer", "validate", "validate::dataset",
-    "validate::embeddings", "validate::dataloader", "validate::evaluator", "validate::handlers",
-))
-# fmt: on
-MONAI_IDS = frozenset({"tracking_uri", "experiment_name", "run_name", "save_execute_config"})  # of --tracking
-
-
 def check_setting(name: str, value: Any) -> Any:
     """Check the value of a setting.
 
     Args:
         name: a field of `Settings`.
-        value: what came from the command line or a config.
+        value: the value from the command line or a config.
 
     Returns:
-        The value in its right type: None for ``off``, a list for one number, the text that was typed for a path.
+        The value in the right type: None for ``off``, a list for one number, the typed text for a path.
 
     Raises:
         InputError: it has a wrong type or is out of its range.
@@ -274,17 +187,17 @@ def check_setting(name: str, value: Any) -> Any:
 
 
 def check_settings(values: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Check values for ids of a config that nobody evaluates yet.
+    """Check values for the ids of a config without evaluating it.
 
     Args:
-        values: ids, with ``#`` between their parts, and their values.
+        values: values by id, with ``#`` between the parts of an id.
         known: ids at the top of the config.
 
     Returns:
-        The values as JSON has them, those of settings in their right types; expressions as they are.
+        The values for JSON: settings in their right types, expressions unchanged.
 
     Raises:
-        InputError: an id that does not exist, or see `check_setting`.
+        InputError: an id does not exist; see also `check_setting`.
     """
     checked = {}
     for name, value in values.items():
@@ -298,32 +211,14 @@ def check_settings(values: Mapping[str, Any], known: Collection[str]) -> dict[st
 
 
 def expected_value(name: str) -> str:
-    """Describe the type and range of a setting, such as ``a whole number of at least 1, or off``."""
+    """Describe the type and range of a setting, e.g. ``a whole number of at least 1, or off``."""
     return _describe(Settings.model_json_schema()["properties"][name])
 
 
 def label_options() -> list[str]:
     """List the settings that MONAI Label offers as options of a model."""
     properties = Settings.model_json_schema()["properties"].items()
-    return [name for name, schema in properties if any(each.get("label_option") for each in _alternatives(schema))]
-
-
-def unknown_id(name: str, known: Collection[str]) -> InputError:
-    """Make the sentence for an id that does not exist.
-
-    Args:
-        name: the id, with ``::`` between its parts.
-        known: ids that exist.
-    """
-    others = sorted(set(known) - {name})
-    last = name.rpartition(ReferenceResolver.sep)[2]
-    close = [*difflib.get_close_matches(name, others, n=1), *difflib.get_close_matches(last, others, n=1)]
-    advice = f"did you mean {_shown(close[0])!r}?" if close else "docs/reference.md lists those that there are."
-    return InputError(f"There is no id {_shown(name)!r}; {advice}")
-
-
-def _shown(name: str) -> str:
-    return name.replace(ReferenceResolver.sep, "#")
+    return [name for name, schema in properties if any(option.get("label_option") for option in _alternatives(schema))]
 
 
 def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
@@ -332,7 +227,7 @@ def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _describe(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
-        return ", or ".join(_describe(each) for each in schema["anyOf"])
+        return ", or ".join(_describe(option) for option in schema["anyOf"])
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}"
     if "format" in schema:
@@ -348,5 +243,5 @@ def _describe(schema: dict[str, Any]) -> str:
         "maximum": "at most",
         "exclusiveMaximum": "below",
     }
-    limits = [f"{word} {schema[bound]}" for bound, word in bounds.items() if bound in schema]
-    return " ".join([words[kind], " and ".join(limits)]).strip()
+    ranges = [f"{word} {schema[bound]}" for bound, word in bounds.items() if bound in schema]
+    return " ".join([words[kind], " and ".join(ranges)]).strip()

@@ -14,7 +14,9 @@ from monai.bundle import ConfigExpression, ConfigParser, ConfigWorkflow
 
 from scripts.config import reference
 from scripts.config.check import check_config
-from scripts.config.settings import SECTIONS, Settings, check_setting, expected_value, label_options, typed_text
+from scripts.config.ids import SECTIONS
+from scripts.config.settings import Settings, check_setting, expected_value, label_options
+from scripts.config.value_types import typed_text
 from scripts.errors import InputError, cause_of
 from scripts.inference.measurements import IMAGE_SCORES
 from scripts.models.encoder import _TIMM_NAMES

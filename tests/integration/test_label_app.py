@@ -13,8 +13,8 @@ import pytest
 
 from label import __main__ as command
 from label import app_folder
-from label.__main__ import check_port, linked_studies, serve, ship_once
-from label.app_folder import copy_bundles, link_normals, link_studies, make_app, opened_output
+from label.__main__ import check_port, export_once, link_all_studies, serve
+from label.app_folder import copy_bundles, link_normals, link_studies, make_app, open_output
 from scripts.errors import InputError
 from scripts.files import LOCK, RECORD, RecordedDirectory
 from tests.tiny_bundle import TINY
@@ -33,7 +33,7 @@ def digests(folder):
 @pytest.fixture
 def output(tmp_path):
     """Open the folder of a server."""
-    with opened_output(str(tmp_path / "served")) as output:
+    with open_output(str(tmp_path / "served")) as output:
         yield output
 
 
@@ -87,21 +87,21 @@ class TestShipOnce:
     def test_other_model_or_settings_raise(self, shipped, tmp_path, output):
         model = tmp_path / "model.pt"
         shutil.copy(shipped / "models" / "model.pt", model)
-        trained = ship_once(str(model), output, TINY) / "models" / "model.pt"
+        trained = export_once(str(model), output, TINY) / "models" / "model.pt"
         trained.write_bytes(b"trained since")
-        ship_once(str(model), output, TINY)
+        export_once(str(model), output, TINY)
         with pytest.raises(InputError, match="other settings"):
-            ship_once(str(model), output, {**TINY, "target_fpr": 0.05})
+            export_once(str(model), output, {**TINY, "target_fpr": 0.05})
         model.write_bytes(b"another")
         with pytest.raises(InputError, match="another model"):
-            ship_once(str(model), output, TINY)
+            export_once(str(model), output, TINY)
         assert trained.read_bytes() == b"trained since"
 
     def test_copy_of_unknown_model_is_kept(self, shipped, tmp_path, output):
         shutil.copytree(shipped, output.path / "anomaly")
         before = digests(output.path / "anomaly")
         with pytest.raises(InputError, match="delete it to begin"):
-            ship_once(str(shipped / "models" / "model.pt"), output, TINY)
+            export_once(str(shipped / "models" / "model.pt"), output, TINY)
         assert digests(output.path / "anomaly") == before
 
 
@@ -126,7 +126,7 @@ class TestServe:
         opened = []
         monkeypatch.setattr(command, "check_port", lambda port: None)
         monkeypatch.setattr(
-            command, "opened_output", lambda output_dir: opened.append(output_dir) or RecordedDirectory("")
+            command, "open_output", lambda output_dir: opened.append(output_dir) or RecordedDirectory("")
         )
         for name in ("2024", "1e3", "a,b", "[1]", "None"):
             with pytest.raises(InputError, match="empty name"):
@@ -145,30 +145,30 @@ class TestOpenedOutput:
         (tmp_path / "study" / "app").mkdir(parents=True)
         (tmp_path / "study" / "app" / "main.py").write_text("somebody's")
         before = digests(tmp_path)
-        with pytest.raises(InputError, match="did not write, such as 'app'"), opened_output(str(tmp_path / "study")):
+        with pytest.raises(InputError, match="did not write, such as 'app'"), open_output(str(tmp_path / "study")):
             pass
         assert digests(tmp_path) == before
 
     def test_folder_that_cannot_be_made_raises(self, tmp_path):
         (tmp_path / "file").write_text("")
         for path in (tmp_path / "file", tmp_path / "file" / "below"):
-            with pytest.raises(InputError, match="output_dir"), opened_output(str(path)):
+            with pytest.raises(InputError, match="output_dir"), open_output(str(path)):
                 pass
 
     def test_second_server_raises(self, tmp_path):
-        with opened_output(str(tmp_path / "served")) as output:
+        with open_output(str(tmp_path / "served")) as output:
             (output.path / ".dpmm_partial-server").mkdir()
-            with pytest.raises(InputError, match="Another run"), opened_output(str(tmp_path / "served")):
+            with pytest.raises(InputError, match="Another run"), open_output(str(tmp_path / "served")):
                 pass
             assert (output.path / ".dpmm_partial-server").is_dir()
-        with opened_output(str(tmp_path / "served")) as output:
+        with open_output(str(tmp_path / "served")) as output:
             assert not (output.path / ".dpmm_partial-server").exists()  # left by a server that was killed
 
     def test_labels_of_version_0_4_are_kept(self, shipped, tmp_path):
         images, served = tmp_path / "images", tmp_path / "served"
         save(images / "ill.nii.gz", brain(1))
-        with opened_output(str(tmp_path / "later")) as output:
-            studies = linked_studies(output, images, None).name
+        with open_output(str(tmp_path / "later")) as output:
+            studies = link_all_studies(output, images, None).name
         (served / "app").mkdir(parents=True)
         (served / "app" / "server.py").write_text("class Refusals:\n    pass\n")
         drawn = served / studies / "labels" / "final" / "ill.nii.gz"
@@ -181,9 +181,9 @@ class TestOpenedOutput:
         origin = {"model": hashlib.sha256(Path(model).read_bytes()).hexdigest(), "settings": TINY}
         (served / "anomaly_origin.json").write_text(json.dumps(origin))
         before = digests(served)
-        with opened_output(str(served)) as output:
-            assert linked_studies(output, images, None) == drawn.parents[2]
-            ship_once(model, output, TINY)
+        with open_output(str(served)) as output:
+            assert link_all_studies(output, images, None) == drawn.parents[2]
+            export_once(model, output, TINY)
         after = digests(served)
         gone = {served / "app" / "server.py", served / studies / "old.nii.gz"}
         assert {path: after.get(path) for path in before if path not in gone} == {
@@ -236,7 +236,7 @@ class TestCopyBundles:
             copy_bundles(output, [bundle])
 
     def test_bundles_that_cannot_be_copied_raise(self, shipped, tmp_path, monkeypatch):
-        with opened_output(str(tmp_path / "served")) as output:
+        with open_output(str(tmp_path / "served")) as output:
             with pytest.raises(InputError, match="There is no bundle in"):
                 copy_bundles(output, [tmp_path / "nothing"])
             with pytest.raises(InputError, match="same name"):
@@ -248,7 +248,7 @@ class TestCopyBundles:
             monkeypatch.setattr(shutil, "copytree", full)
             with pytest.raises(InputError, match="No space left"):
                 copy_bundles(output, [shipped])
-        with opened_output(str(shipped / "served")) as output:
+        with open_output(str(shipped / "served")) as output:
             try:
                 with pytest.raises(InputError, match="lies in the bundle"):
                     copy_bundles(output, [shipped])
@@ -296,8 +296,8 @@ class TestLinkStudies:
     def test_output_among_the_studies_is_no_study(self, tmp_path):
         save(tmp_path / "cases" / "a.nii.gz", brain(1))
         for _ in range(2):
-            with opened_output(str(tmp_path / "cases" / "served")) as output:
-                studies = linked_studies(output, tmp_path / "cases", None)
+            with open_output(str(tmp_path / "cases" / "served")) as output:
+                studies = link_all_studies(output, tmp_path / "cases", None)
                 assert sorted(path.name for path in studies.glob("*.nii.gz")) == ["a.nii.gz"]
 
     def test_names_are_printable(self, tmp_path):

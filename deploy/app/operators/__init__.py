@@ -1,1 +1,1 @@
-"""The operators of the app, each named after what it writes or hands on."""
+"""Operators of the app, named after their outputs."""

@@ -1,4 +1,4 @@
-"""Hands on the mask, the map, the measurements and a picture."""
+"""Operator for inference: mask, map, measurements and preview."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger("anomaly_app")
 
 
 class AnomalyInference(MonaiBundleInferenceOperator):
-    """The SDK's operator for bundles, and what it has no way out for: it makes every output whole numbers.
+    """The SDK's operator for bundles with further outputs, as it converts all of its outputs to integers.
 
     Named input:
         image: an `Image` ``[W,H,D]``.
@@ -25,13 +25,13 @@ class AnomalyInference(MonaiBundleInferenceOperator):
         pred: the mask as an `Image` ``[D,H,W]``.
         map: the calibrated map as an `Image` ``[D,H,W]``, float32.
         measurements: see `scripts.inference.measurements.measurements`.
-        preview: a PNG file.
+        preview: bytes of a PNG file.
 
     Args:
         fragment: the app.
-        args: for `Operator`.
-        app_context: with the bundle's model.
-        kwargs: for `Operator`.
+        args: arguments of `Operator`.
+        app_context: holds the model of the bundle.
+        kwargs: keyword arguments of `Operator`.
     """
 
     def __init__(self, fragment: Fragment, *args: Any, app_context: AppContext, **kwargs: Any) -> None:
@@ -45,28 +45,28 @@ class AnomalyInference(MonaiBundleInferenceOperator):
         )
 
     def setup(self, spec: OperatorSpec) -> None:
-        """Name the ports."""
+        """Declare the ports."""
         super().setup(spec)
         for name in ("map", "measurements", "preview"):
             spec.output(name)
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Score the image."""
+        """Score the image and emit the outputs."""
         super().compute(op_input, op_output, context)
         image, anomaly_map, mask = (self.processed[key].cpu() for key in ("image", "map", "pred"))
         scores = anomaly_map[0].numpy().astype(np.float32)
-        found = self.processed["result"]
-        logger.info(f"image score {found['image_score']:.2f}, {found['n_regions']} regions")
-        if found["outside_fitted_range"]:
-            logger.warning(outside_warning(found))
+        measurements = self.processed["result"]
+        logger.info(f"image score {measurements['image_score']:.2f}, {measurements['n_regions']} regions")
+        if measurements["outside_fitted_range"]:
+            logger.warning(outside_warning(measurements))
         picture = overlay_png(
-            SliceView.of(image, anomaly_map, mask, self._inferer.spatial_dim), caption("anomaly map", found)
+            SliceView.of(image, anomaly_map, mask, self._inferer.spatial_dim), caption("anomaly map", measurements)
         )
         op_output.emit(Image(scores.swapaxes(0, 2)), "map")
-        op_output.emit(found, "measurements")
+        op_output.emit(measurements, "measurements")
         op_output.emit(picture, "preview")
 
     def post_process(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """The bundle's postprocessing, whose results stay at hand as they are."""
+        """Apply the postprocessing of the bundle and keep its results."""
         self.processed = super().post_process(data, *args, **kwargs)
         return self.processed

@@ -1,4 +1,4 @@
-"""Writes the measurements, as a DICOM structured report and as JSON."""
+"""Writer of the measurements: a DICOM structured report and JSON."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from scripts.models.provenance import NOTE
 
 
 class MeasurementWriter(ResultWriter):
-    """Writes ``measurements.json`` and a structured report; see `scripts.inference.measurements.measurements`."""
+    """Write ``measurements.json`` and a structured report; see `scripts.inference.measurements.measurements`."""
 
     result = "measurements"
 
-    def write(self, found: Mapping[str, Any], slices: list[Dataset]) -> None:
+    def write(self, result: Mapping[str, Any], slices: list[Dataset]) -> None:
         """Write the measurements of a series."""
-        self.save(structured_report(found, slices, self.algorithm))
+        self.save(structured_report(result, slices, self.algorithm))
         content = {
             "note": NOTE,
             "study_instance_uid": slices[0].StudyInstanceUID,
             "series_instance_uid": slices[0].SeriesInstanceUID,
-            **found,
+            **result,
             "bundle": self.algorithm.name,
             **self.algorithm.provenance(),
         }
@@ -37,14 +37,14 @@ class MeasurementWriter(ResultWriter):
 
 
 def structured_report(
-    found: Mapping[str, Any], slices: Sequence[Dataset], algorithm: Algorithm
+    measurements: Mapping[str, Any], slices: Sequence[Dataset], algorithm: Algorithm
 ) -> hd.sr.Comprehensive3DSR:
-    """The measurement report (TID 1500) of a series.
+    """Make the measurement report (TID 1500) of a series.
 
     Args:
-        found: see `scripts.inference.measurements.measurements`.
-        slices: what was measured.
-        algorithm: what measured.
+        measurements: see `scripts.inference.measurements.measurements`.
+        slices: the measured slices.
+        algorithm: description of the bundle.
 
     Returns:
         The object.
@@ -68,14 +68,14 @@ def structured_report(
             manufacturer=algorithm.manufacturer,
         ),
         measurements=[
-            Measurement(ANOMALY_SCORE, found["image_score"], codes.UCUM.NoUnits),
-            Measurement(codes.SCT.Volume, found["anomalous_volume_ml"], MILLILITRE),
-            Measurement(BEYOND_LIMIT, 100 * found["fraction_beyond_limit"], codes.UCUM.Percent),
-            Measurement(N_REGIONS, found["n_regions"], codes.UCUM.NoUnits),
+            Measurement(ANOMALY_SCORE, measurements["image_score"], codes.UCUM.NoUnits),
+            Measurement(codes.SCT.Volume, measurements["anomalous_volume_ml"], MILLILITRE),
+            Measurement(BEYOND_LIMIT, 100 * measurements["fraction_beyond_limit"], codes.UCUM.Percent),
+            Measurement(N_REGIONS, measurements["n_regions"], codes.UCUM.NoUnits),
         ],
         qualitative_evaluations=[
             hd.sr.QualitativeEvaluation(
-                OUTSIDE_FITTED_RANGE, codes.SCT.Yes if found["outside_fitted_range"] else codes.SCT.No
+                OUTSIDE_FITTED_RANGE, codes.SCT.Yes if measurements["outside_fitted_range"] else codes.SCT.No
             )
         ],
         source_images=[hd.sr.SourceImageForMeasurementGroup(data.SOPClassUID, data.SOPInstanceUID) for data in slices],

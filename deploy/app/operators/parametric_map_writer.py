@@ -1,4 +1,4 @@
-"""Writes the map as a DICOM Parametric Map."""
+"""Writer of the map: a DICOM Parametric Map."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from operators.result_writer import ResultWriter
 
 
 class ParametricMapWriter(ResultWriter):
-    """Writes the calibrated map as 32-bit floating point numbers, on the slices that it was made of."""
+    """Write the calibrated map, float32, on the slices of its series."""
 
     result = "map"
 
-    def write(self, found: Image, slices: list[Dataset]) -> None:
+    def write(self, result: Image, slices: list[Dataset]) -> None:
         """Write the map ``[D,H,W]`` of a series of D slices."""
-        self.save(parametric_map(found.asnumpy(), slices, self.algorithm))
+        self.save(parametric_map(result.asnumpy(), slices, self.algorithm))
 
 
 def parametric_map(scores: np.ndarray, slices: list, algorithm: Algorithm) -> hd.pm.ParametricMap:
-    """The DICOM object of a map.
+    """Make the DICOM object of a map.
 
     Args:
         scores: calibrated map ``[D,H,W]``: 0 a typical normal patch, 1 the decision threshold.
         slices: the D source images, in order.
-        algorithm: what made the map.
+        algorithm: description of the bundle.
 
     Returns:
         The object.
@@ -43,7 +43,7 @@ def parametric_map(scores: np.ndarray, slices: list, algorithm: Algorithm) -> hd
         intercept=0.0,
         quantity_definition=ANOMALY_SCORE,
     )
-    written = hd.pm.ParametricMap(
+    dataset = hd.pm.ParametricMap(
         slices,
         scores,
         series_instance_uid=hd.UID(),
@@ -60,6 +60,6 @@ def parametric_map(scores: np.ndarray, slices: list, algorithm: Algorithm) -> hd
         content_label="ANOMALY_MAP",
         content_description="Anomaly score in units of the decision threshold",
     )
-    written.Laterality = slices[0].get("Laterality", "")  # must be there for a paired part of the body
-    written.SeriesDescription = "Anomaly map, not for diagnosis"
-    return written
+    dataset.Laterality = slices[0].get("Laterality", "")  # required for paired body parts
+    dataset.SeriesDescription = "Anomaly map, not for diagnosis"
+    return dataset

@@ -1,4 +1,4 @@
-"""Writes the picture."""
+"""Writer of the preview."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from monai.deploy.core import Fragment, Operator, OperatorSpec
 
 
 class PreviewWriter(Operator):
-    """Writes ``preview.png``.
+    """Write ``preview.png``.
 
     Named input:
-        preview: a PNG file.
+        preview: bytes of a PNG file.
 
     Args:
         fragment: the app.
-        args: for `Operator`.
-        folder: gets the file.
-        kwargs: for `Operator`.
+        args: arguments of `Operator`.
+        folder: output folder.
+        kwargs: keyword arguments of `Operator`.
     """
 
     def __init__(self, fragment: Fragment, *args: Any, folder: Path, **kwargs: Any) -> None:
@@ -26,7 +26,7 @@ class PreviewWriter(Operator):
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
-        """Name the port."""
+        """Declare the port."""
         spec.input("preview")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the writers of DICOM objects have in common."""
+"""Base class of the writers of DICOM objects."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pydicom import Dataset
 
 
 class ResultWriter(Operator):
-    """Writes into a folder what one result of a series becomes.
+    """Write one result of a series into a folder.
 
-    Named inputs, of which the first is named by ``result``:
-        result: what is written.
-        study_selected_series_list: with the series, its slices in order.
+    Named inputs; the attribute ``result`` names the first:
+        result: the result.
+        study_selected_series_list: holds the series, its slices in order.
 
     Args:
         fragment: the app.
-        args: for `Operator`.
-        algorithm: what made the result.
-        folder: gets the files.
-        kwargs: for `Operator`.
+        args: arguments of `Operator`.
+        algorithm: description of the bundle.
+        folder: output folder, which must not exist.
+        kwargs: keyword arguments of `Operator`.
     """
 
     result: str
@@ -34,21 +34,21 @@ class ResultWriter(Operator):
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
-        """Name the ports."""
+        """Declare the ports."""
         spec.input(self.result)
         spec.input("study_selected_series_list")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Write the files."""
-        found = op_input.receive(self.result)
+        result = op_input.receive(self.result)
         series = op_input.receive("study_selected_series_list")[0].selected_series[0].series
         self.folder.mkdir()
-        self.write(found, [instance.get_native_sop_instance() for instance in series.get_sop_instances()])
+        self.write(result, [instance.get_native_sop_instance() for instance in series.get_sop_instances()])
 
     @abstractmethod
-    def write(self, found: Any, slices: list[Dataset]) -> None:
-        """Write a result of a series of these slices."""
+    def write(self, result: Any, slices: list[Dataset]) -> None:
+        """Write the result of a series with these slices."""
 
-    def save(self, written: Dataset) -> None:
+    def save(self, dataset: Dataset) -> None:
         """Write a DICOM object under its UID."""
-        written.save_as(self.folder / f"{written.SOPInstanceUID}.dcm")
+        dataset.save_as(self.folder / f"{dataset.SOPInstanceUID}.dcm")

@@ -1,4 +1,4 @@
-"""Writes the mask as a DICOM Segmentation."""
+"""Writer of the mask: a DICOM Segmentation."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pydicom.sr.codedict import codes
 
 
 def segmentation_writer(fragment: Fragment, algorithm: Algorithm, folder: Path) -> DICOMSegmentationWriterOperator:
-    """The SDK's writer, told what the mask means.
+    """Make the SDK's writer for the mask.
 
     Args:
         fragment: the app.
-        algorithm: what made the mask.
-        folder: gets the file.
+        algorithm: description of the bundle.
+        folder: output folder.
 
     Returns:
-        An operator with the inputs ``study_selected_series_list`` and ``seg_image``.
+        Operator with the inputs ``study_selected_series_list`` and ``seg_image``.
     """
     anomaly = SegmentDescription(
         segment_label="Anomaly",

@@ -1,4 +1,4 @@
-"""Hands on one series of a study as a volume."""
+"""Reader of one series of a study as a volume."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from series import check_series, choose_series, read_headers, read_volume
 
 
 class SeriesReader(Operator):
-    """Reads, chooses, checks and decodes a series.
+    """Choose, check and decode a series.
 
-    The SDK has three operators for it, of which this takes the place: they drop slices that share a position without a
-    word, take the two pixel spacings the wrong way round in the affine, give all slices the type of the first one's
-    values, and log descriptions.
+    It replaces three operators of the SDK, which silently drop slices that share a position, swap the two pixel
+    spacings in the affine, use the value type of the first slice for all, and log descriptions.
 
     Named outputs:
         study_selected_series_list: the series, its slices in the order of the volume, for the writers.
@@ -25,10 +24,10 @@ class SeriesReader(Operator):
 
     Args:
         fragment: the app.
-        args: for `Operator`.
-        folder: with DICOM files.
-        pattern: what the SeriesDescription must match, see `choose_series`.
-        kwargs: for `Operator`.
+        args: arguments of `Operator`.
+        folder: folder of DICOM files.
+        pattern: pattern for the SeriesDescription, see `choose_series`.
+        kwargs: keyword arguments of `Operator`.
     """
 
     def __init__(self, fragment: Fragment, *args: Any, folder: Path, pattern: str, **kwargs: Any) -> None:
@@ -37,15 +36,15 @@ class SeriesReader(Operator):
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
-        """Name the ports."""
+        """Declare the ports."""
         spec.output("study_selected_series_list")
         spec.output("image")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Read.
+        """Read the series and emit it.
 
         Raises:
-            InputError: the study has nothing that can be looked at.
+            InputError: the study has no usable series.
         """
         headers = choose_series(read_headers(self.folder), self.pattern)
         check_series(headers)
