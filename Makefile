@@ -1,4 +1,4 @@
-# Thin: it sets up the environments and prints the commands that do the work, so that they can be run without it.
+# Sets up the environments and runs the commands below, which also work without make.
 PYTHON ?= python3
 LABEL_PYTHON ?= $(PYTHON)
 BIN := .venv/bin
@@ -11,10 +11,10 @@ COMPILE := $(BIN)/uv pip compile --universal --python-version 3.10 --no-annotate
 .DEFAULT_GOAL := help
 .PHONY: help venv weights demo picture label deploy map test test-fast test-label test-deploy fuzz check format benchmark requirements clean
 
-help: ## what there is
+help: ## list of the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
 
-venv: .venv/installed ## the environment in .venv
+venv: .venv/installed ## environment of the bundle in .venv
 
 .venv/installed: requirements-dev.txt
 	$(PYTHON) -m venv .venv
@@ -32,47 +32,47 @@ venv: .venv/installed ## the environment in .venv
 	$(BIN)/uv pip install --quiet --python $(DEPLOY) -r requirements-deploy.txt
 	touch $@
 
-weights: venv ## the encoder's weights in models/
+weights: venv ## download the weights of the encoder to models/
 	$(BIN)/python -m scripts.download_weights
 
-demo: weights ## fit on built-in normals, segment unseen cases, leave masks, overlays and a table
+demo: weights ## fit on a built-in population and segment unseen cases: masks, overlays and a table
 	$(BIN)/python -m demo
 
-picture: demo ## the README's picture, a case of the demo
+picture: demo ## update the picture of the README from the demo
 	cp demo_output/results/lesion-01/lesion-01_overlay.png docs/images/example.png
 
 demo_output/model.pt: | weights
 	$(BIN)/python -m demo
 
-label: .venv-label/installed demo_output/model.pt ## MONAI Label on the demo's cases, for 3D Slicer
+label: .venv-label/installed demo_output/model.pt ## MONAI Label server with the cases of the demo, for 3D Slicer
 	$(LABEL) -m label --target_fpr 0.002 --normals demo_output/data/normal
 
 deploy_output/models: demo_output/model.pt $(BUNDLE)
 	$(BIN)/python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output $@/anomaly --target_fpr 0.002 --show_progress False
 	touch $@
 
-deploy: .venv-deploy/installed deploy_output/models ## the MONAI Deploy app on a sample DICOM series
+deploy: .venv-deploy/installed deploy_output/models ## run the MONAI Deploy app on a sample DICOM series
 	$(BIN)/python -m demo.dicom_series demo_output/data/unseen/lesion-01.nii.gz deploy_output/study
 	rm -rf deploy_output/results
 	$(DEPLOY) deploy/app -i deploy_output/study -o deploy_output/results -m deploy_output/models
 	@find deploy_output/results -type f
 
-map: .venv-deploy/installed deploy_output/models ## the MONAI Application Package, or without docker what it is made of
+map: .venv-deploy/installed deploy_output/models ## MONAI Application Package; without docker, its build context
 	$(DEPLOY) deploy/package.py --models deploy_output/models --context deploy_output/map_context
 
-test: weights .venv-label/installed .venv-deploy/installed check ## everything that is checked
+test: weights .venv-label/installed .venv-deploy/installed check ## all tests and checks
 	$(BIN)/python -m pytest
 
-test-fast: venv ## the tests of single parts, in .venv alone and without weights
+test-fast: venv ## unit tests, which need only .venv and no weights
 	$(BIN)/python -m pytest -m "not slow and not real_weights and not label and not deploy"
 
-test-label: weights .venv-label/installed ## what runs a MONAI Label server, and Orthanc where it is installed
+test-label: weights .venv-label/installed ## tests with a MONAI Label server, and with Orthanc if installed
 	$(BIN)/python -m pytest -m label
 
-test-deploy: weights .venv-deploy/installed ## what runs the MONAI Deploy app
+test-deploy: weights .venv-deploy/installed ## tests with the MONAI Deploy app
 	$(BIN)/python -m pytest -m deploy
 
-fuzz: venv ## new attacks on the bundle, for MINUTES=10
+fuzz: venv ## new random attacks, for MINUTES=10
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 check: venv ## format, lint, types
@@ -80,7 +80,7 @@ check: venv ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: venv ## bring the code into form
+format: venv ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -88,9 +88,9 @@ benchmark: weights ## speed and memory of inference, and of a fit on the demo's 
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.fit
 
-requirements: venv ## pin the dependencies and extras of pyproject.toml anew
+requirements: venv ## update the pins of the dependencies and extras in pyproject.toml
 	$(COMPILE) -o requirements.txt pyproject.toml
 	for extra in fast dev label deploy; do $(COMPILE) --extra $$extra -o requirements-$$extra.txt pyproject.toml || exit; done
 
-clean: ## all but the weights and label_output, which holds what people drew
+clean: ## remove environments and outputs, except the weights and label_output with its labels
 	rm -rf .venv .venv-label .venv-deploy demo_output deploy_output
