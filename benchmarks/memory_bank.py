@@ -1,31 +1,69 @@
-"""Every patch of the normals, searched exactly for the nearest: AnomalyDINO without its augmentations."""
+"""A memory bank of all patches of the normals: AnomalyDINO without its augmentations.
+
+`python -m benchmarks.memory_bank JSON` measures a search in a process of its own; JSON has the arguments of `measure`.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable
+from functools import partial
 
 import faiss
 import numpy as np
 
+from .cost import median_seconds, peak_mb
+
+CHUNK = 20000  # random patches made at once
+
 
 class MemoryBank:
-    """Patches that are kept.
+    """Exact nearest-neighbour search among stored patches.
 
     Args:
-        parts: l2-normalised patches, ``[N,D]`` each.
+        chunks: l2-normalised patches, ``[N,D]`` each.
         n_features: D.
     """
 
-    def __init__(self, parts: Iterable[np.ndarray], n_features: int) -> None:
+    def __init__(self, chunks: Iterable[np.ndarray], n_features: int) -> None:
         self.index = faiss.IndexFlatIP(n_features)
-        for part in parts:
-            self.index.add(part)
+        for chunk in chunks:
+            self.index.add(chunk)
 
     @property
     def n_numbers(self) -> int:
-        """How many numbers are kept."""
+        """Number of stored values."""
         return self.index.ntotal * self.index.d
 
     def distances(self, patches: np.ndarray) -> np.ndarray:
-        """Cosine distances ``[N]`` of l2-normalised patches ``[N,D]`` to the nearest that is kept."""
+        """Compute cosine distances ``[N]`` of l2-normalised patches ``[N,D]`` to their nearest neighbours."""
         return 1 - self.index.search(patches, 1)[0][:, 0]
+
+
+def measure(n_stored: int, n_patches: int, n_features: int, min_run_time: float = 30) -> dict[str, float]:
+    """Search for random patches: the cost of an exact search does not depend on the values.
+
+    Args:
+        n_stored: number of patches in the bank.
+        n_patches: number of patches of a slice.
+        n_features: length of an embedding.
+        min_run_time: see `median_seconds`.
+
+    Returns:
+        Seconds of the ``search`` for a slice, ``bank_mb`` and the ``peak_mb`` of the process.
+    """
+    generator = np.random.default_rng(0)
+
+    def directions(n: int) -> np.ndarray:
+        x = generator.standard_normal((n, n_features), dtype=np.float32)
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    chunks = (directions(min(CHUNK, n_stored - start)) for start in range(0, n_stored, CHUNK))
+    bank = MemoryBank(chunks, n_features)
+    search = median_seconds(partial(bank.distances, directions(n_patches)), min_run_time)
+    return {"search": search, "bank_mb": 4 * bank.n_numbers / 1e6, "peak_mb": peak_mb()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(**json.loads(sys.argv[1]))))

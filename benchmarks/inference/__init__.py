@@ -1,1 +1,1 @@
-"""What inference costs: `python -m benchmarks.inference`."""
+"""The cost of inference: `python -m benchmarks.inference`."""

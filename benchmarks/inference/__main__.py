@@ -1,35 +1,39 @@
-"""What inference costs: `python -m benchmarks.inference` measures whole processes and writes ``docs/performance.md``.
+"""The cost of inference: `python -m benchmarks.inference` measures it and writes ``docs/benchmarks/performance.md``.
 
-Rows that have no figures yet are measured, so that an interrupted measurement goes on.
+Without --rows, rows that have no figures yet are measured: an interrupted measurement continues.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import time
+from collections.abc import Callable
 from fnmatch import fnmatch
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from scripts.files import write_json
 
 from .images import find_images
-from .machine import machine
-from .models import Models
 from .page import write_page
-from .processes import RowError
-from .results import Results
-from .rows import Plan, Row
+from .rows import ROOT, Benchmark, Figures, RowError, slug
 
-ROOT = Path(__file__).resolve().parents[2]
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")
+PACKAGES = ("torch", "openvino", "nncf", "onnxruntime", "tensorrt", "faiss-cpu", "monai")
 
 
 def main() -> None:
-    """Measure what is asked for, and write the page from all figures there are."""
+    """Measure rows, and write the page from all figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__)
-    parser.add_argument("--rows", nargs="+", help="tables or rows to measure anew, such as bank or 'runtimes/torch-*'")
+    parser.add_argument("--rows", nargs="+", help="tables or rows to measure again, such as bank or 'runtimes/torch-*'")
     parser.add_argument("--page_only", action="store_true", help="write the page from the figures, measure nothing")
     parser.add_argument("--output", type=Path, default=ROOT / "performance_output", help="figures, models and maps")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks" / "performance.md")
     parser.add_argument("--model", type=Path, help="fitted with the default settings; without it one is fitted")
     parser.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared" / "data", help="a folder with brain_t1 and ms_flair"
@@ -38,42 +42,59 @@ def main() -> None:
     if options.model and not options.model.is_file():
         parser.error(f"there is no model {options.model}; expected the model.pt of a fit")
     output: Path = options.output.resolve()
-    results = Results(output / "figures")
+    path = output / "figures.json"
+    figures: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if not options.page_only:
         images = find_images(options.data.resolve(), output)
         try:
-            models = Models(images, output / "models", options.model)
+            tables = Benchmark(images, output, figures, options.model).rows()
         except ValueError as error:
             parser.error(str(error))
-        rows = list(Plan(images, models, results, output))
+        addresses = {f"{table}/{slug(name)}": (table, name) for table in tables for name in tables[table]}
         for pattern in options.rows or []:
-            if not any(asked_for(row, [pattern]) for row in rows):
-                parser.error(f"no row {pattern!r}; there are {', '.join(row.address for row in rows)}")
-        names = {"volume": images.volume_name, "images": images.name}
-        write_json({**machine(), **names}, results.folder / "machine.json")
-        for place, row in enumerate(rows):
-            missing = not results.path(row.table, row.name).is_file()
-            if asked_for(row, options.rows) if options.rows else missing:
-                measure(row, place, len(rows), results)
-    write_page(results, options.page)
+            if not any(matches(address, [pattern]) for address in addresses):
+                parser.error(f"no row {pattern!r}; there are {', '.join(addresses)}")
+        figures["machine"] = {**machine(), "volume": images.volume_name, "images": images.evaluation_name}
+        for number, (address, (table, name)) in enumerate(addresses.items(), 1):
+            rows = figures.setdefault(table, {})
+            if matches(address, options.rows) if options.rows else name not in rows:
+                print(f"[{number}/{len(addresses)}] {address:32s}", end="", flush=True)
+                rows[name] = measure(tables[table][name])
+                figures[table] = {row: rows[row] for row in tables[table] if row in rows}
+                write_json(figures, path)
+    write_page(figures, options.page)
     print(options.page)
 
 
-def asked_for(row: Row, patterns: list[str]) -> bool:
-    """Whether one of the patterns names the row or its table."""
-    return any(fnmatch(row.address, pattern) or row.table == pattern for pattern in patterns)
+def matches(address: str, patterns: list[str]) -> bool:
+    """Return whether one of the patterns names a row or its table."""
+    return any(fnmatch(address, pattern) or fnmatch(address, f"{pattern}/*") for pattern in patterns)
 
 
-def measure(row: Row, place: int, n_rows: int, results: Results) -> None:
-    """Measure a row and keep its figures, or why it has none."""
-    print(f"[{place + 1}/{n_rows}] {row.address:32s}", end="", flush=True)
+def measure(row: Callable[[], Figures]) -> Figures:
+    """Measure a row, and return its figures or the ``error`` that prevented them."""
     begin = time.perf_counter()
     try:
-        figures = row.measure()
+        figures = row()
     except RowError as error:
         figures = {"error": str(error)}
-    results.keep(row.table, row.name, place, figures)
     print(f"{time.perf_counter() - begin:6.0f} s  {figures.get('error', '')}", flush=True)
+    return figures
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine without its name: processor, cores, relevant instruction sets, GPU and versions."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    processor = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    installed = {package.name: package.version for package in distributions()}
+    return {
+        "processor": processor.get("model name", "an unknown processor"),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "flags": [flag for flag in FLAGS if flag in processor.get("flags", "").split()],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {name: installed[name] for name in PACKAGES if name in installed},
+    }
 
 
 if __name__ == "__main__":

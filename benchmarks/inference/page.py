@@ -1,58 +1,75 @@
-"""The page of all figures: tables, plots, and whether what was to be reached was."""
+"""The page of all figures, from a template, and plots beside it."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader
 
 from scripts.files import atomic_write
 
-from . import tables
-from .plots import plots
-from .results import Results
-from .rows import PLAIN, REFERENCE
-from .targets import BOUNDS, targets
+from .plots import PARTS, write_plots
+from .rows import DEFAULT, METRICS, PLAIN, REFERENCE, UNQUANTIZED, Figures
 
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+)
 TABLES = ("runtimes", "accuracy", "bank", "slices", "normals")
 
 
-def write_page(results: Results, page: Path) -> None:
+class Row(dict):
+    """Figures of a row with its ``name`` and ``title``; one that was not measured is NaN, and a dash on the page."""
+
+    def __init__(self, name: str, figures: Figures) -> None:
+        selected = f": {figures['backend_name']}" if name.startswith(DEFAULT) and "backend_name" in figures else ""
+        super().__init__({key: value for key, value in figures.items() if value is not None})
+        self.update(name=name, title=name + selected, parts=defaultdict(float, figures.get("parts", {})))
+
+    def __missing__(self, key: str) -> float:
+        return math.nan
+
+
+def write_page(figures: Mapping[str, Any], page: Path) -> None:
     """Write the page, and its plots beside it.
 
     Args:
-        results: all figures.
+        figures: rows of each table by name, and ``machine``.
         page: a Markdown file.
     """
-    drawn = {name: (f"{page.stem}_{name}.png", png) for name, png in plots(results).items()}
-    for file, png in drawn.values():
-        with atomic_write(page.with_name(file)) as partial:
-            partial.write_bytes(png)
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+    tables = {table: [Row(name, row) for name, row in figures.get(table, {}).items()] for table in TABLES}
+    runs, metrics = ({row["name"]: row for row in tables[name]} for name in ("runtimes", "accuracy"))
+    missing = Row("", {})
+    reference = runs.get(REFERENCE, missing)
+    compared = [runs[name] for name in (DEFAULT, UNQUANTIZED, REFERENCE) if "run" in runs.get(name, {})]
+
+    def metric_text(row: Figures, metric: str) -> str:
+        difference = row[metric] - metrics.get(REFERENCE, missing)[metric]
+        if row["name"] == REFERENCE or math.isnan(difference):
+            return f"{row[metric]:.4f}"
+        percent = 100 * difference / (row[metric] - difference)
+        return (
+            f"{row[metric]:.4f} ({difference:+.4f})"
+            if metric == "pixel_auroc"
+            else f"{row[metric]:.4f} ({percent:+.1f} %)"
+        )
+
+    text = TEMPLATES.get_template("performance.md.j2").render(
+        **tables,
+        machine=figures.get("machine", {}),
+        plain=runs.get(PLAIN, missing),
+        reference=reference,
+        compared=compared,
+        speed_ups=[f"speed-up of {run['title']}" for run in compared],
+        part_names=list(PARTS),
+        metrics=METRICS,
+        metric_text=metric_text,
+        times=lambda ratio: f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}",
+        plots=write_plots(tables, page),
     )
-    found = {name: results.table(name) for name in TABLES}
-    runs = found["runtimes"]
-    text = templates.get_template("performance.md.j2").render(
-        machine=results.machine(),
-        names={"plain": PLAIN, "reference": REFERENCE},
-        bounds=BOUNDS,
-        targets=targets(results),
-        plots={name: file for name, (file, _) in drawn.items()},
-        failed={
-            name: {row: figures["error"] for row, figures in table.items() if "error" in figures}
-            for name, table in found.items()
-        },
-        slice=tables.one_slice(runs),
-        volume=tables.volume(runs),
-        accuracy=tables.accuracies(found["accuracy"]),
-        bank=tables.memory_bank(found["bank"], runs),
-        slices=tables.more_slices(found["slices"]),
-        normals=tables.more_normals(found["normals"]),
-    )
-    with atomic_write(page) as partial:
-        partial.write_text(text, encoding="utf-8")
+    with atomic_write(page) as unfinished:
+        unfinished.write_text(re.sub(r"\bnan( %| s| MB| GB)?", "-", text), encoding="utf-8")

@@ -2,92 +2,88 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from scripts.files import atomic_write
 from scripts.report.figures import ACCENT, MUTED
 
-from .results import Results, Table, measured
 from .rows import PLAIN, REFERENCE
-from .tables import PARTS, title
 
-COLOURS = ("#8a8f98", "#b8bcc4", ACCENT, "#7fb3e6", "#d0582f", "#6a9f58", "#c9a227", "#8e6bbf")  # of the parts
+WARM = "#d0582f"
+PARTS = {  # of a run, in order
+    **{"load": MUTED, "preprocess": "#b8bcc4", "encode": ACCENT, "resize": "#7fb3e6"},
+    **{"score": WARM, "postprocess": "#6a9f58", "write": "#c9a227", "report": "#8e6bbf"},
+}
 STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "font.size": 9}
 
-
-def plots(results: Results) -> dict[str, bytes]:
-    """PNG files by name; those for which there are figures."""
-    runs, banks, slices = (measured(results.table(name)) for name in ("runtimes", "bank", "slices"))
-    drawn = {}
-    runs = {title(name, row): row for name, row in runs.items()}
-    if runs:
-        height = 0.8 + 0.28 * len(runs)
-        drawn["encoder"] = _png(lambda axes: encoder_bars(axes, runs), (6.4, height))
-        drawn["parts"] = _png(lambda axes: part_bars(axes, runs), (6.4, height + 0.4))
-    if banks and REFERENCE in runs:
-        drawn["bank"] = _png(lambda axes: bank_curve(axes, banks, runs), (4.8, 3.0))
-    if slices:
-        drawn["slices"] = _png(lambda axes: slice_curves(axes, slices), (4.8, 3.0))
-    return drawn
+Rows = Sequence[Mapping[str, Any]]
 
 
-def encoder_bars(axes: Axes, runs: Table) -> None:
-    """Time of a slice inside the encoder."""
-    values = {name: 1000 * row["encoder"] for name, row in runs.items() if name != PLAIN}
-    bars = axes.barh(list(values), list(values.values()), color=ACCENT)
+def write_plots(tables: Mapping[str, Rows], page: Path) -> dict[str, str]:
+    """Write a PNG beside the page for each plot that has figures, and return the files by name."""
+    measured = {table: [row for row in rows if "error" not in row] for table, rows in tables.items()}
+    runs, height = measured["runtimes"], 0.8 + 0.28 * len(measured["runtimes"])
+    plots: tuple[tuple[str, Callable[[Axes, Rows], None], Rows, tuple[float, float]], ...] = (
+        ("encoder", encoder_bars, [row for row in runs if row["name"] != PLAIN], (6.4, height)),
+        ("parts", part_bars, runs, (6.4, height + 0.4)),
+        ("bank", partial(bank_curve, runs=runs), measured["bank"], (4.8, 3.0)),
+        ("slices", slice_curves, measured["slices"], (4.8, 3.0)),
+    )
+    files = {name: f"{page.stem}_{name}.png" for name, _, rows, _ in plots if rows}
+    for name, draw, rows, size in plots:
+        if rows:
+            with matplotlib.rc_context(STYLE), atomic_write(page.with_name(files[name])) as unfinished:
+                figure = Figure(figsize=size, dpi=100, layout="constrained")
+                draw(figure.subplots(), rows)
+                figure.savefig(unfinished, format="png", metadata={"Software": None})
+    return files
+
+
+def encoder_bars(axes: Axes, rows: Rows) -> None:
+    """Draw the time of a slice inside the encoder."""
+    bars = axes.barh([row["title"] for row in rows], [1000 * row["encoder"] for row in rows], color=ACCENT)
     axes.bar_label(bars, fmt="%.0f", padding=3)
     axes.invert_yaxis()
     axes.set(xlabel="ms inside the encoder, one slice")
 
 
-def part_bars(axes: Axes, runs: Table) -> None:
-    """Time inside each part of a run on the volume, one after the other."""
-    left = [0.0] * len(runs)
-    for part, colour in zip(PARTS, COLOURS, strict=True):
-        seconds = [row["parts"].get(part, 0) for row in runs.values()]
-        axes.barh(list(runs), seconds, left=left, color=colour, label=part)
+def part_bars(axes: Axes, rows: Rows) -> None:
+    """Draw the time inside each part of a run on the volume, one after the other."""
+    titles, left = [row["title"] for row in rows], [0.0] * len(rows)
+    for part, colour in PARTS.items():
+        seconds = [row["parts"][part] for row in rows]
+        axes.barh(titles, seconds, left=left, color=colour, label=part)
         left = [start + length for start, length in zip(left, seconds, strict=True)]
-    axes.plot([row["run"] for row in runs.values()], list(runs), "|", color="black", markersize=12, label="run")
+    axes.plot([row["run"] for row in rows], titles, "|", color="black", markersize=12, label="run")
     axes.invert_yaxis()
     axes.set(xlabel="seconds, the whole volume")
     axes.figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8)
 
 
-def bank_curve(axes: Axes, banks: Table, runs: Table) -> None:
-    """Search of a slice against the size of the bank."""
-    sizes = [int(name.replace(",", "")) for name in banks]
-    axes.loglog(
-        sizes, [1000 * row["search"] for row in banks.values()], "o-", color="#d0582f", label="search of the bank"
-    )
-    for what, style, label in (("encoder", "--", "encoder, fp32"), ("score", "-", "score of the mixture")):
-        axes.axhline(
-            1000 * runs[REFERENCE][what], color=ACCENT if what == "score" else MUTED, linestyle=style, label=label
-        )
-    axes.set(xlabel="patches in the bank", ylabel="ms a slice")
+def bank_curve(axes: Axes, rows: Rows, runs: Rows) -> None:
+    """Draw the search for the patches of a slice against the size of the bank."""
+    sizes, search = [int(row["name"].replace(",", "")) for row in rows], [1000 * row["search"] for row in rows]
+    axes.loglog(sizes, search, "o-", color=WARM, label="search of the bank")
+    for row in runs:
+        if row["name"] == REFERENCE:
+            axes.axhline(1000 * row["encoder"], color=MUTED, linestyle="--", label="encoder, fp32")
+            axes.axhline(1000 * row["score"], color=ACCENT, label="score of the mixture")
+    axes.set(xlabel="patches in the bank", ylabel="ms per slice")
     axes.legend(frameon=False, fontsize=8)
 
 
-def slice_curves(axes: Axes, slices: Table) -> None:
-    """Run time and memory against the number of slices that the encoder saw."""
-    numbers = [row["n_slices"] for row in slices.values()]
-    axes.plot(numbers, [row["run"] for row in slices.values()], "o-", color=ACCENT)
-    axes.set(xlabel="slices scored", ylabel="run, s", ylim=(0, None), xlim=(0, None))
-    axes.yaxis.label.set_color(ACCENT)
-    right = axes.twinx()
-    right.plot(numbers, [row["peak_mb"] / 1000 for row in slices.values()], "s--", color="#d0582f")
-    right.set(ylabel="peak memory, GB", ylim=(0, None))
-    right.yaxis.label.set_color("#d0582f")
-
-
-def _png(draw: Callable[[Axes], None], size: tuple[float, float]) -> bytes:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size, dpi=100, layout="constrained")
-        draw(figure.subplots())
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+def slice_curves(axes: Axes, rows: Rows) -> None:
+    """Draw the time of a run and its peak memory against the number of scored slices."""
+    curves = ((axes, "run", 1, "run, s", ACCENT, "o-"), (axes.twinx(), "peak_mb", 1e-3, "peak memory, GB", WARM, "s--"))
+    for side, figure, unit, label, colour, line in curves:
+        side.plot([row["n_slices"] for row in rows], [unit * row[figure] for row in rows], line, color=colour)
+        side.set(ylabel=label, ylim=(0, None))
+        side.yaxis.label.set_color(colour)
+    axes.set(xlabel="slices scored", xlim=(0, None))
