@@ -1,7 +1,7 @@
-"""What safety costs: `python -m benchmarks.safety OTHER`, where OTHER is a checkout of the bundle before it.
+"""The cost of the safety checks: `python -m benchmarks.safety OTHER`, with a checkout of the bundle before them.
 
-An inference over 20 small volumes, by each of the two checkouts in turn, with one model; and the median ratio. ``git
-worktree add OTHER COMMIT`` makes OTHER. Whole processes are measured, with their start.
+Both checkouts run inference over 20 small volumes in turn, with one model; the result is the median ratio.
+``git worktree add OTHER COMMIT`` makes OTHER. Whole processes are measured, with their start.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE, N_NORMALS = (96, 112, 6), 4
-SETTINGS = {"image_size": "224", "n_components": "32"}
+SETTINGS = {"image_size": 224, "n_components": 32}
 
 
 class Cost(NamedTuple):
-    """What a process cost.
+    """Cost of a process.
 
     Attributes:
         wall: seconds from start to end.
@@ -38,7 +38,7 @@ class Cost(NamedTuple):
 
 
 def main() -> None:
-    """Measure and print."""
+    """Print the cost of each round and the median ratio."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.safety", description=__doc__)
     parser.add_argument("other", type=Path, help="a checkout of the bundle to compare with")
     parser.add_argument("--rounds", type=int, default=5)
@@ -61,17 +61,17 @@ def main() -> None:
                 f"CPU {before.cpu:.2f} s before, {now.cpu:.2f} s now ({ratios[-1].cpu:.3f})",
                 flush=True,
             )
-    wall, cpu = (statistics.median(each) for each in zip(*ratios, strict=True))
+    wall, cpu = map(statistics.median, zip(*ratios, strict=True))
     print(f"median ratio: wall {wall:.3f}, CPU {cpu:.3f}")
 
 
 def save_volumes(folder: Path, number: int, first: int) -> None:
-    """Write small volumes that look a little like heads.
+    """Write small volumes that resemble heads into a new folder.
 
     Args:
-        folder: is made.
-        number: of volumes.
-        first: seed of the first.
+        folder: the folder.
+        number: number of volumes.
+        first: seed of the first volume.
     """
     folder.mkdir()
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE[:2]), indexing="ij")
@@ -83,52 +83,47 @@ def save_volumes(folder: Path, number: int, first: int) -> None:
 
 
 def fit(checkout: Path, folder: Path) -> None:
-    """Fit a model on the normals, by the older code: what it leaves the newer one reads."""
+    """Fit a model on the normals with the older code; the newer code reads it."""
     paths = {"dataset_dir": folder / "normals", "output_dir": folder / "fit", "ckpt_path": folder / "model.pt"}
-    settings = {"max_epochs": "2", "weights_path": str(weights_path()), **SETTINGS}
-    run(checkout, "training", "train", {**settings, **{name: str(path) for name, path in paths.items()}})
+    run(checkout, "training", "train", max_epochs=2, weights_path=weights_path(), **SETTINGS, **paths)
 
 
 def infer(checkout: Path, folder: Path, number: int) -> Cost:
     """Measure an inference over the cases, into a folder of its own."""
     output = folder / f"results-{number}"
     paths = {"dataset_dir": folder / "cases", "output_dir": output, "ckpt_path": folder / "model.pt"}
-    settings = {"runtime": "torch", "precision": "fp32", **SETTINGS}
-    cost = run(checkout, "inference", "inference", {**settings, **{name: str(path) for name, path in paths.items()}})
+    cost = run(checkout, "inference", "inference", runtime="torch", precision="fp32", **SETTINGS, **paths)
     shutil.rmtree(output)
     return cost
 
 
-def run(checkout: Path, run_id: str, config: str, settings: dict[str, str]) -> Cost:
+def run(checkout: Path, run_id: str, config: str, **settings: Any) -> Cost:
     """Run the bundle of a checkout in a process of its own.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: the run failed.
     """
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", f"configs/{config}.json"]
-    command += [
-        "--show_progress",
-        "False",
-        *(word for name, value in settings.items() for word in (f"--{name}", value)),
-    ]
-    with tempfile.TemporaryFile() as said:
+    for name, value in {"show_progress": False, **settings}.items():
+        command += [f"--{name}", str(value)]
+    with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=checkout, stdout=said, stderr=said)
+        process = subprocess.Popen(command, cwd=checkout, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            said.seek(0)
-            sys.exit(f"{run_id} of {checkout} failed:\n{said.read().decode(errors='replace')[-3000:]}")
+            log.seek(0)
+            sys.exit(f"{run_id} of {checkout} failed:\n{log.read().decode(errors='replace')[-3000:]}")
     return Cost(wall, usage.ru_utime + usage.ru_stime)
 
 
 def weights_path() -> Path:
     """Return the encoder's weights in ``models/``, for a checkout that lacks them."""
-    found = sorted((ROOT / "models").glob("dinov2_vits14*.pth"))
-    if not found:
+    weights = sorted((ROOT / "models").glob("dinov2_vits14*.pth"))
+    if not weights:
         sys.exit("There are no weights of the encoder in models/; run `make weights`.")
-    return found[0].resolve()
+    return weights[0].resolve()
 
 
 if __name__ == "__main__":
