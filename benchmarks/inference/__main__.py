@@ -51,24 +51,24 @@ def main() -> None:
         except ValueError as error:
             parser.error(str(error))
         addresses = {f"{table}/{slug(name)}": (table, name) for table in tables for name in tables[table]}
+        selected: set[str] = set()
         for pattern in options.rows or []:
-            if not any(matches(address, [pattern]) for address in addresses):
+            matches = {
+                address for address in addresses if fnmatch(address, pattern) or address.startswith(f"{pattern}/")
+            }
+            if not matches:
                 parser.error(f"no row {pattern!r}; there are {', '.join(addresses)}")
+            selected |= matches
         figures["machine"] = {**machine(), "volume": images.volume_name, "images": images.evaluation_name}
         for number, (address, (table, name)) in enumerate(addresses.items(), 1):
             rows = figures.setdefault(table, {})
-            if matches(address, options.rows) if options.rows else name not in rows:
+            if address in selected if options.rows else name not in rows:
                 print(f"[{number}/{len(addresses)}] {address:32s}", end="", flush=True)
                 rows[name] = measure(tables[table][name])
                 figures[table] = {row: rows[row] for row in tables[table] if row in rows}
                 write_json(figures, path)
     write_page(figures, options.page)
     print(options.page)
-
-
-def matches(address: str, patterns: list[str]) -> bool:
-    """Return whether one of the patterns names a row or its table."""
-    return any(fnmatch(address, pattern) or fnmatch(address, f"{pattern}/*") for pattern in patterns)
 
 
 def measure(row: Callable[[], Figures]) -> Figures:

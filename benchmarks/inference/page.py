@@ -42,27 +42,21 @@ def write_page(figures: Mapping[str, Any], page: Path) -> None:
         page: a Markdown file.
     """
     tables = {table: [Row(name, row) for name, row in figures.get(table, {}).items()] for table in TABLES}
-    runs, metrics = ({row["name"]: row for row in tables[name]} for name in ("runtimes", "accuracy"))
+    runs = {row["name"]: row for row in tables["runtimes"]}
     missing = Row("", {})
-    reference = runs.get(REFERENCE, missing)
+    baseline = next((row for row in tables["accuracy"] if row["name"] == REFERENCE), missing)
     compared = [runs[name] for name in (DEFAULT, UNQUANTIZED, REFERENCE) if "run" in runs.get(name, {})]
 
     def metric_text(row: Figures, metric: str) -> str:
-        difference = row[metric] - metrics.get(REFERENCE, missing)[metric]
-        if row["name"] == REFERENCE or math.isnan(difference):
-            return f"{row[metric]:.4f}"
-        percent = 100 * difference / (row[metric] - difference)
-        return (
-            f"{row[metric]:.4f} ({difference:+.4f})"
-            if metric == "pixel_auroc"
-            else f"{row[metric]:.4f} ({percent:+.1f} %)"
-        )
+        difference = row[metric] - baseline[metric]
+        change = f"{difference:+.4f}" if metric == "pixel_auroc" else f"{100 * difference / baseline[metric]:+.1f} %"
+        return f"{row[metric]:.4f}" + ("" if row is baseline or math.isnan(difference) else f" ({change})")
 
     text = TEMPLATES.get_template("performance.md.j2").render(
         **tables,
         machine=figures.get("machine", {}),
         plain=runs.get(PLAIN, missing),
-        reference=reference,
+        reference=runs.get(REFERENCE, missing),
         compared=compared,
         speed_ups=[f"speed-up of {run['title']}" for run in compared],
         part_names=list(PARTS),

@@ -88,15 +88,11 @@ class Benchmark:
         n_normals: int | None = None,
         fill_background: bool = False,
     ) -> Figures:
-        """Measure an inference run on the volume; see `benchmarks.inference.run.measure`."""
+        """Measure an inference run on middle slices of the volume; see `middle_slices` and `run.measure`."""
         case = middle_slices(self.images.volume, n_slices, self.output / "volumes", fill_background)
-        return measure_in_child(
-            "benchmarks.inference.run",
-            settings={**settings, "ckpt_path": str(self.model(settings, n_normals))},
-            case=str(case),
-            output_dir=str(self.output / "runs"),
-            process_start=time.time(),
-        )
+        settings = {**settings, "ckpt_path": str(self.model(settings, n_normals))}
+        paths = {"case": str(case), "output_dir": str(self.output / "runs")}
+        return measure_in_child("benchmarks.inference.run", settings=settings, **paths, process_start=time.time())
 
     def bank(self, n_stored: int) -> Figures:
         """Measure the search of a memory bank; see `benchmarks.memory_bank.measure`."""
