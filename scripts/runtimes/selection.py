@@ -28,7 +28,7 @@ RUNTIMES = ("auto", "torch", "openvino", "onnxruntime", "tensorrt")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 QUANTIZE = "python -m monai.bundle run quantize --config_file \"['configs/train.json','configs/quantize.json']\""
 
-# Supported combinations on each kind of device, fastest first; on the CPU as measured (docs/performance.md).
+# Supported combinations on each kind of device, fastest first; on the CPU as measured (docs/benchmarks/performance.md).
 FASTEST_FIRST = {
     "cpu": (
         ("openvino", "int8"),
