@@ -11,7 +11,7 @@ import pytest
 from scripts.distributed import gather, partition
 from scripts.errors import InputError
 from tests.metrics.test_handler import run_evaluation
-from tests.tiny_bundle import ROOT, TINY
+from tests.tiny_bundle import ROOT, TINY, run_bundle
 from tests.tiny_cases import brain, save
 
 pytestmark = pytest.mark.slow
@@ -20,16 +20,18 @@ LESION = (slice(14, 22), slice(24, 32), slice(1, 3))
 
 
 @pytest.fixture(scope="module")
-def data(shipped, tmp_path_factory):
+def data(tmp_path_factory):
     """Make a model, four cases with labels, and one without contrast."""
     folder = tmp_path_factory.mktemp("data")
     label = np.zeros((40, 46, 5), np.uint8)
     label[LESION] = 1
     for seed in range(4):
+        save(folder / "normals" / f"{seed}.nii.gz", brain(seed))
         save(folder / "cases" / f"{seed}.nii.gz", brain(10 + seed, lesion=LESION if seed else None))
         save(folder / "labels" / f"{seed}.nii.gz", label * np.uint8(seed > 0))
     save(folder / "cases" / "flat.nii.gz", np.full(label.shape, 7, np.int16))
-    (folder / "model.pt").symlink_to(shipped / "models" / "model.pt")
+    paths = {"dataset_dir": "normals", "output_dir": "fit", "ckpt_path": "model.pt"}
+    run_bundle("training", **{name: str(folder / path) for name, path in paths.items()}, log_dir=None)
     return folder
 
 
