@@ -166,7 +166,7 @@ def check(bundle: Path) -> None:
         InputError: the model does not fit the configs.
     """
     parser = ConfigParser(json.loads((bundle / "configs" / "inference.json").read_text()))
-    load_network(parser.get_parsed_content("network_def#network"), bundle / "models" / "model.pt")
+    load_network(parser.get_parsed_content("network_def"), bundle / "models" / "model.pt")
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ def _unfitted() -> Any:
     parser = ConfigParser()
     parser.read_config(str(ROOT / "configs" / "inference.json"))
     parser.update(TINY)
-    return parser.get_parsed_content("network_def#network")
+    return parser.get_parsed_content("network_def")
 
 
 @functools.cache

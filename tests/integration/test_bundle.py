@@ -342,7 +342,6 @@ class TestConfigs:
             json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference")
         )
         assert train["network_def"].pop("encoder") == "@pretrained_encoder"
-        inference["network_def"] = inference["network_def"]["network"]
         assert inference["network_def"].pop("encoder") == "@encoder"
         shared = set(train) & set(inference)
         assert {"network_def", "mixture", "encoder", "inferer", "preprocessing", "image_size"} <= shared

@@ -198,7 +198,7 @@ class TestProperties:
             assert [name for name in required if workflow.properties[name]["id"] not in workflow.parser] == []
 
 
-def verify(bundle, net_id="network_def", **arguments):
+def verify(bundle, net_id="network", **arguments):
     verify_net_in_out(
         net_id=net_id,
         meta_file=str(bundle / "configs" / "metadata.json"),
@@ -222,11 +222,11 @@ class TestVerifyNetInOut:
 
     def test_unfitted_network_raises(self, bundle):
         with pytest.raises(RuntimeError, match=r"not fitted and calibrated. Run `python -m monai\.bundle run training"):
-            verify(bundle, net_id="network_def#network")
+            verify(bundle, net_id="network_def")
 
 
 class TestTorchScript:
-    @pytest.mark.parametrize("net_id", ["network_def", "fitted_network"])
+    @pytest.mark.parametrize("net_id", ["network_def", "network", "fitted_network"])
     def test_ckpt_export(self, bundle, tmp_path, net_id):
         ckpt_export(
             net_id=net_id,

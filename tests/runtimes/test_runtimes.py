@@ -401,7 +401,7 @@ def judged(shared, real_quantised):
 
     def judge(runtime, precision):
         if (runtime, precision) not in found:
-            network = load_network(config.get_parsed_content("network_def#network", instantiate=True), real_quantised)
+            network = load_network(config.get_parsed_content("network_def", instantiate=True), real_quantised)
             select_runtime(network, real_quantised, runtime, precision)
             with torch.no_grad():
                 scores = np.concatenate([inferer(volume, network).numpy().ravel() for volume in volumes])
