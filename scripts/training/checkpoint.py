@@ -34,7 +34,7 @@ class FitCheckpoint:
 
     Args:
         network: its mixture is fitted.
-        tracker: holds the history and the best epoch so far.
+        tracker: holds the history and the best epoch so far; attached by this handler.
         output: directory of the state, ``last_epoch.pt``.
         train: training set.
         validation: validation set, which decides the best epoch.
@@ -64,7 +64,8 @@ class FitCheckpoint:
         self.resume = resume
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer, after the initialiser of the mixture and the tracker."""
+        """Attach to a trainer together with the tracker, after the initialiser of the mixture and the validation."""
+        self.tracker.attach(engine)  # MONAI Label takes no reference among the handlers of a config
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 

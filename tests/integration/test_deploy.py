@@ -250,7 +250,10 @@ class TestApp:
         assert f"series {uid} with 6 slices is taken, out of 2 that could be and 6 in the input" in runs["several"].log
 
     def test_no_identity_leaks_and_no_stray_files(self, runs):
-        logs = "".join(run.log for run in runs.values())
+        def without_uids(text):  # the digits of which may be those of the patient by chance
+            return re.sub(r"[\d.]{20,}", "UID", text)
+
+        logs = without_uids("".join(run.log for run in runs.values()))
         assert "Doe" not in logs and "4711" not in logs
         for name in GOOD:
             files = {
@@ -266,7 +269,7 @@ class TestApp:
                 "preview.png",
                 "segmentation/UID.dcm",
             ]
-            readable = (runs[name].results() / "measurements" / "measurements.json").read_text()
+            readable = without_uids((runs[name].results() / "measurements" / "measurements.json").read_text())
             assert "Doe" not in readable and "4711" not in readable
         assert {path.name for path in (runs["axial"].output.parent).iterdir()} <= set(runs)
 
