@@ -26,7 +26,13 @@ def find_bundle(models: Path) -> Path:
             f"The models folder {models} holds {len(bundles)} bundles; expected one, so write it there with "
             "`python -m scripts.export_bundle`, and say with -m where it is."
         )
-    version = str(json.loads((bundles[0] / "configs" / "metadata.json").read_text()).get("version"))
+    metadata = bundles[0] / "configs" / "metadata.json"
+    try:
+        version = str(json.loads(metadata.read_text())["version"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{metadata} names no version; export the model again with `python -m scripts.export_bundle`."
+        ) from error
     release = re.match(r"(\d+)\.(\d+)", version)
     if release is None or (int(release[1]), int(release[2])) < OLDEST:
         raise ValueError(

@@ -243,6 +243,7 @@ class PatchAnomalyNetwork(nn.Module):
         self._check_settings(state_dict.get("_extra_state"))
         weights_digest = check_fitted(state_dict, {**self._tensors(), "_extra_state": None})
         loaded = super().load_state_dict(state_dict, strict, assign)
+        self.encoder.backend = None  # its int8 form has other decision thresholds than the state
         self.encoder.weights_digest = weights_digest
         return loaded
 

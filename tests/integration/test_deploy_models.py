@@ -45,3 +45,10 @@ def test_no_bundle_or_several_are_refused(tmp_path):
 
 def test_the_bundle_of_this_repository_is_taken():
     assert models_folder.find_bundle(ROOT) == ROOT
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "null"])
+def test_metadata_without_a_version_are_refused(tmp_path, content):
+    (make_bundle(tmp_path / "anomaly", "0.5.0") / "configs" / "metadata.json").write_text(content)
+    with pytest.raises(ValueError, match=r"metadata\.json names no version; export the model again"):
+        models_folder.find_bundle(tmp_path)

@@ -198,7 +198,7 @@ class TestProperties:
             assert [name for name in required if workflow.properties[name]["id"] not in workflow.parser] == []
 
 
-def verify(bundle, net_id="network", **arguments):
+def verify(bundle, net_id="fitted_network", **arguments):
     verify_net_in_out(
         net_id=net_id,
         meta_file=str(bundle / "configs" / "metadata.json"),

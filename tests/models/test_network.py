@@ -8,7 +8,7 @@ import torch
 
 from scripts.digests import tensor_digest
 from scripts.errors import InputError
-from scripts.models.encoder import DINOv2PatchEncoder
+from scripts.models.encoder import DINOv2PatchEncoder, EncoderBackend
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.network import PatchAnomalyNetwork
 from scripts.runtimes.export import ExportableNetwork
@@ -316,6 +316,13 @@ class TestArguments:
     def test_target_out_of_range_raises(self, tiny_encoder):
         with pytest.raises(InputError, match="target_fpr"):
             PatchAnomalyNetwork(tiny_encoder, DirichletProcessMixture(4, 32), target_fpr=0.6)
+
+
+class TestBackend:
+    def test_loading_a_state_resets_it(self, fitted_network):
+        fitted_network.encoder.backend = EncoderBackend("int8, which has other decision thresholds")
+        fitted_network.load_state_dict(fitted_network.state_dict())
+        assert fitted_network.encoder.backend is None
 
 
 class TestScorePatches:
