@@ -43,6 +43,8 @@ def main() -> None:
         parser.error(f"there is no model {options.model}; expected the model.pt of a fit")
     output: Path = options.output.resolve()
     path = output / "figures.json"
+    if options.page_only and not path.is_file():
+        parser.error(f"there are no figures in {path}; measure first")
     figures: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if not options.page_only:
         images = find_images(options.data.resolve(), output)

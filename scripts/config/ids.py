@@ -26,6 +26,8 @@ SECTIONS = frozenset((
 ))
 # fmt: on
 MONAI_IDS = frozenset({"tracking_uri", "experiment_name", "run_name", "save_execute_config"})  # of --tracking
+# Former names, for a release.
+RENAMED = {"running_network": "network", "store": "embedding_cache", "train::keeper": "train::tracker"}
 
 
 def unknown_id(name: str, known: Collection[str]) -> InputError:
@@ -35,6 +37,8 @@ def unknown_id(name: str, known: Collection[str]) -> InputError:
         name: the id, with ``::`` between its parts.
         known: the ids that exist.
     """
+    if name in RENAMED:
+        return InputError(f"There is no id {_shown(name)!r} since 0.5; it is {_shown(RENAMED[name])!r} now.")
     others = sorted(set(known) - {name})
     last = name.rpartition(ReferenceResolver.sep)[2]
     close = [*difflib.get_close_matches(name, others, n=1), *difflib.get_close_matches(last, others, n=1)]

@@ -46,7 +46,7 @@ class LoadImageFiled(LoadImaged):
         allow_missing_keys: whether a key may be missing.
     """
 
-    identity = "scripts.image_files.LoadImageFiled"
+    cache_identity = "scripts.image_files.LoadImageFiled"
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys=allow_missing_keys)

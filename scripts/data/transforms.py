@@ -26,7 +26,7 @@ class CheckImaged(MapTransform):
         allow_missing_keys: whether a key may be missing.
     """
 
-    identity = "scripts.transforms.CheckImaged"
+    cache_identity = "scripts.transforms.CheckImaged"
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Check the images of a case; ``n_files``, if present, is the expected number of slices.
@@ -49,7 +49,7 @@ class OrientUprightd(Orientationd):
         allow_missing_keys: whether a key may be missing.
     """
 
-    identity = "scripts.transforms.OrientUprightd"
+    cache_identity = "scripts.transforms.OrientUprightd"
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, axcodes=UPRIGHT, labels=None, allow_missing_keys=allow_missing_keys)
@@ -79,7 +79,7 @@ class ScaleForegroundPercentilesd(MapTransform):
         InputError: percentiles or a headroom out of range.
     """
 
-    identity = "scripts.transforms.ScaleForegroundPercentilesd"
+    cache_identity = "scripts.transforms.ScaleForegroundPercentilesd"
 
     def __init__(
         self,

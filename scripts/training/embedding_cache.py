@@ -171,7 +171,7 @@ def file_identity(path: str | os.PathLike) -> list[Any]:
 def describe(thing: Any) -> Any:
     """Describe a transform by its class and its attributes.
 
-    A class is named by its module, or by its ``identity`` if it has one: transforms of the bundle keep theirs when
+    A class is named by its module, or by its ``cache_identity`` if it has one. Transforms of the bundle keep theirs when
     they move to another module, so that embeddings cached before are found again.
 
     Args:
@@ -189,7 +189,7 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, set | frozenset):
         return sorted(json.dumps(describe(value), sort_keys=True) for value in thing)
     if isinstance(thing, type) or hasattr(thing, "__code__"):  # a class or a function
-        name = vars(thing).get("identity") or f"{thing.__module__}.{thing.__qualname__}"
+        name = vars(thing).get("cache_identity") or f"{thing.__module__}.{thing.__qualname__}"
         return name if isinstance(thing, type) or "<" not in name else [name, *_describe_lambda(thing)]
     if hasattr(thing, "tolist"):  # an array
         return [describe(type(thing)), describe(thing.tolist())]

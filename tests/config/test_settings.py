@@ -236,6 +236,8 @@ class TestIds:
         ("configs", "name", "expected"),
         [
             (("inference",), "treshold", "There is no id 'treshold'; did you mean 'threshold'?"),
+            (("inference",), "running_network", "There is no id 'running_network' since 0.5; it is 'network' now."),
+            (("train",), "train#keeper", "There is no id 'train#keeper' since 0.5; it is 'train#tracker' now."),
             (("train",), "n_componets", "did you mean 'n_components'?"),
             (("train", "calibrate"), "calibrated_pth", "did you mean 'calibrated_path'?"),
             (("inference", "evaluate"), "labeldir", "did you mean 'label_dir'?"),

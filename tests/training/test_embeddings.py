@@ -16,8 +16,8 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, Lambdad
 
+from scripts.data import CheckImaged, LoadImageFiled, OrientUprightd, ScaleForegroundPercentilesd
 from scripts.data.cases import CaseDataset
-from scripts.data.transforms import ScaleForegroundPercentilesd
 from scripts.errors import InputError
 from scripts.files import LOCK, RECORD, RecordedDirectory
 from scripts.inference.inferer import DPMMInferer
@@ -436,3 +436,10 @@ class TestDescribe:
         assert of_config(2) == of_config(2) != of_config(3)
         assert describe(np.arange(3)) == describe(np.arange(3)) != describe(np.arange(4))
         assert describe(torch.ones(2)) != describe(torch.zeros(2))
+        assert json.dumps(describe(np.log1p)) != json.dumps(describe(np.sqrt))  # their class has an attribute identity
+
+    def test_transforms_of_the_bundle_keep_their_name(self):
+        assert describe(CheckImaged) == "scripts.transforms.CheckImaged"  # as in keys of 0.4
+        assert describe(OrientUprightd) == "scripts.transforms.OrientUprightd"
+        assert describe(ScaleForegroundPercentilesd) == "scripts.transforms.ScaleForegroundPercentilesd"
+        assert describe(LoadImageFiled) == "scripts.image_files.LoadImageFiled"
