@@ -171,8 +171,8 @@ def file_identity(path: str | os.PathLike) -> list[Any]:
 def describe(thing: Any) -> Any:
     """Describe a transform by its class and its attributes.
 
-    A class is named by its module, or by its ``cache_identity`` if it has one. Transforms of the bundle keep theirs when
-    they move to another module, so that embeddings cached before are found again.
+    A class is named by its module, or by its ``cache_identity`` if it has one. Transforms of the bundle keep theirs
+    when they move to another module, so that embeddings cached before are found again.
 
     Args:
         thing: a transform, or a value of one of its attributes.
