@@ -98,12 +98,12 @@ def snapshot(folder: Path) -> dict[str, str]:
     Returns:
         SHA-256 of a file, target of a link, or kind of the entry, by path relative to the folder.
     """
-    files = {}
+    described = {}
     for place, folders, files in os.walk(folder):
         for name in folders + files:
             path = Path(place, name)
-            files[str(path.relative_to(folder))] = _describe(path)
-    return files
+            described[str(path.relative_to(folder))] = _describe(path)
+    return described
 
 
 def judge_sources(before: dict[str, str], folder: Path) -> list[str]:
