@@ -1,0 +1,82 @@
+"""Regions of an anomaly map: detected by their peak, outlined relative to it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from skimage.measure import label
+
+
+class Regions(NamedTuple):
+    """Connected components of a map, those with the highest peak first.
+
+    Attributes:
+        labels: number of the region of each voxel, from 1; 0 outside. The shape is that of the map.
+        peaks: highest score of each region ``[R]``, falling.
+        sizes: number of voxels of each region ``[R]``.
+    """
+
+    labels: np.ndarray
+    peaks: np.ndarray
+    sizes: np.ndarray
+
+    def reaching(self, limit: float) -> Regions:
+        """Select the regions whose peak reaches a limit."""
+        n_detected = int(np.count_nonzero(self.peaks >= limit))
+        labels = np.where(self.labels <= n_detected, self.labels, 0)
+        return Regions(labels, self.peaks[:n_detected], self.sizes[:n_detected])
+
+
+def find_regions(
+    scores: np.ndarray, foreground: np.ndarray | None = None, min_voxels: int = 1, threshold: float = 1.0
+) -> Regions:
+    """Find the connected components of a map, through faces, edges and corners.
+
+    Args:
+        scores: calibrated map of an image or a volume.
+        foreground: the same shape, true where a region may be; None for everywhere.
+        min_voxels: smaller components are left out.
+        threshold: score that the voxels of a region reach.
+
+    Returns:
+        The regions.
+    """
+    reaching = scores >= threshold if foreground is None else (scores >= threshold) & foreground
+    labels = np.zeros(scores.shape, np.int32)
+    box = _bounding_box(reaching)
+    components, n_components = label(reaching[box], return_num=True)
+    numbers, values = components[reaching[box]], scores[box][reaching[box]]
+    sizes = np.bincount(numbers, minlength=n_components + 1)
+    peaks = np.full(n_components + 1, -np.inf)
+    np.maximum.at(peaks, numbers, values)
+    kept = 1 + np.flatnonzero(sizes[1:] >= min_voxels)
+    kept = kept[np.argsort(-peaks[kept], kind="stable")]
+    renumbered = np.zeros(n_components + 1, np.int32)
+    renumbered[kept] = np.arange(1, len(kept) + 1)
+    labels[box] = renumbered[components]
+    return Regions(labels, peaks[kept], sizes[kept])
+
+
+def outlined(scores: np.ndarray, regions: Regions, extent: float, threshold: float = 1.0) -> Regions:
+    """Restrict each region to the voxels that reach a share of its peak, as a SUV isocontour does.
+
+    Args:
+        scores: calibrated map.
+        regions: regions of it.
+        extent: share of the peak, between 0 and 1.
+        threshold: score that the voxels reach whatever the share.
+
+    Returns:
+        The same regions with fewer voxels.
+    """
+    limits = np.concatenate([[np.inf], np.maximum(threshold, extent * regions.peaks)])
+    labels = np.where(scores >= limits[regions.labels], regions.labels, 0)
+    return regions._replace(labels=labels, sizes=np.bincount(labels.ravel(), minlength=len(limits))[1:])
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Return the smallest box that holds all true voxels; an empty one without any."""
+    axes = range(mask.ndim)
+    projections = [np.flatnonzero(mask.any(tuple(other for other in axes if other != axis))) for axis in axes]
+    return tuple(slice(line[0], line[-1] + 1) if len(line) else slice(0, 0) for line in projections)
