@@ -49,7 +49,7 @@ class ReportWriter:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.threshold = float(results.settings["threshold"])
+        self.threshold = float(results.settings["threshold"] or 1.0)
         self._metrics_path = results.directory.path / "metrics.json"
 
     def attach(self, engine: Engine) -> None:
