@@ -18,10 +18,12 @@ from monai.utils import evenly_divisible_all_gather
 
 from ..distributed import gather
 from ..errors import InputError, reason
+from ..files import PARTIAL
 from ..inference.regions import find_regions
 from ..models.calibration import normalize_scores
 from ..models.checkpoint import save_network
 from ..models.detection import DetectionLimits
+from ..models.encoder import PATCH_SIZE
 from ..models.mixture import SCORE_KINDS
 from ..models.network import PatchAnomalyNetwork
 from .cross_fit import CrossFit, HeldOut
@@ -52,12 +54,15 @@ class HeldOutScores:
     Args:
         network: its mixture has the score kinds and its encoder the patch grid.
         parts: cases and the mixtures that score them; of several processes each scores some of the cases.
+        within: parent of the temporary folder: a `RecordedDirectory`, which clears the files that a killed run left.
     """
 
-    def __init__(self, network: PatchAnomalyNetwork, parts: Iterable[HeldOut]) -> None:
+    def __init__(
+        self, network: PatchAnomalyNetwork, parts: Iterable[HeldOut], within: str | os.PathLike | None = None
+    ) -> None:
         self.network = network
         self.kinds = network.mixture.score_kinds
-        self._folder = tempfile.TemporaryDirectory(prefix="dpmm-scores-")
+        self._folder = tempfile.TemporaryDirectory(prefix=PARTIAL, dir=within)
         self.cases: list[ScoredCase] = []
         for mixture, embeddings in parts:
             for index in range(idist.get_rank(), embeddings.n_used, idist.get_world_size()):
@@ -123,7 +128,7 @@ class HeldOutScores:
         """Make the map ``[S,H,W]`` of calibrated patch scores ``[s,h*w]``, as inference does."""
         anomaly_map = np.zeros(geometry.foreground.shape, np.float32)
         height, width = geometry.foreground.shape[1:]
-        grid = [-(-length // 14) for length in self.network.resized(height, width)]
+        grid = [-(-length // PATCH_SIZE) for length in self.network.resized(height, width)]
         for index, patches in zip(geometry.nonempty, scores, strict=True):
             anomaly_map[index] = self.network.to_pixels(patches.view(1, 1, *grid), height, width)[0, 0].numpy()
         return anomaly_map
@@ -138,6 +143,7 @@ class ThresholdCalibrator:
         cross_fit: where these are few, fits that hold out every normal case in turn; the network then gets a mixture
             fitted on all of them.
         min_region_mm3: volume of the smallest region; in pixels for images.
+        within: see `HeldOutScores`.
 
     Attributes:
         report: number of cases and folds, seconds, and detection limits of the last calibration.
@@ -149,11 +155,13 @@ class ThresholdCalibrator:
         embeddings: CachedEmbeddings,
         cross_fit: CrossFit | None = None,
         min_region_mm3: float = 0.0,
+        within: str | os.PathLike | None = None,
     ) -> None:
         self.network = network
         self.embeddings = embeddings
         self.cross_fit = cross_fit
         self.min_region_mm3 = min_region_mm3
+        self.within = within
         self.report: dict[str, Any] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -167,14 +175,14 @@ class ThresholdCalibrator:
         if folds is None:
             self.calibrate(self.scores())
         else:
-            scores = HeldOutScores(self.network, folds.held_out())
+            scores = HeldOutScores(self.network, folds.held_out(), self.within)
             folds.refit()
             self.calibrate(scores)
         self.report.update(folds=folds.n_folds if folds else 0, seconds=round(time.perf_counter() - begin, 3))
 
     def scores(self) -> HeldOutScores:
         """Score the held-out cases."""
-        return HeldOutScores(self.network, [HeldOut(self.network.mixture, self.embeddings)])
+        return HeldOutScores(self.network, [HeldOut(self.network.mixture, self.embeddings)], self.within)
 
     def calibrate(self, scores: HeldOutScores) -> None:
         """Calibrate the network on the scores of held-out cases."""
