@@ -16,7 +16,7 @@ SECTIONS = frozenset((
     "_meta_", "imports", "initialize", "finalize", "check", "inference", "training", "run", "evaluation",
     "calibrate", "quantize", "displayable_configs", "displayable_configs::false_regions",
     "displayable_configs::extent", "displayable_configs::min_region_mm3", "displayable_configs::smoothing_mm",
-    "detection_limits", "encoder", "pretrained_encoder", "mixture", "network_def", "network",
+    "displayable_configs::threshold", "detection_limits", "encoder", "pretrained_encoder", "mixture", "network_def", "network",
     "fitted_network", "quantized_network", "traceable_network", "inferer", "intensities",
     "preprocessing", "postprocessing", "cases", "normals", "split", "labels", "dataset", "embedding_cache",
     "fit_settings", "run_settings", "results", "remaining", "loader", "fit_output", "case_writer",

@@ -137,8 +137,8 @@ class Settings(BaseModel, validate_assignment=True):
         description="volume of the smallest region; in pixels for pictures"
     )
     case_alpha: Annotated[Number, Field(gt=0, lt=1)] = Field(description="share of normal cases that may be flagged")
-    threshold: OrOff[Annotated[Number, Field(ge=0)]] = Field(
-        description="what the map must reach to be in the mask, instead of the rules for regions; `off` takes these"
+    threshold: Annotated[Number, Field(ge=0, json_schema_extra={"label_option": True})] = Field(
+        description="what the map must reach to be in the mask, instead of the rules for regions; 0 takes these"
     )
     smoothing_mm: OrOff[Annotated[Number, Field(ge=0, json_schema_extra={"label_option": True})]] = Field(
         description="standard deviation in mm of a Gaussian over the map"

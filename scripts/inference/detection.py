@@ -16,6 +16,8 @@ from .measurements import affine_of
 from .regions import find_regions, min_voxels_of, outlined
 from .visualization import foreground_mask
 
+MAX_NUMBER = 1e12
+
 
 class DetectRegionsd(MapTransform):
     """Make masks of maps: a region counts if its peak is high enough, and extends as far as a share of its peak.
@@ -33,7 +35,7 @@ class DetectRegionsd(MapTransform):
         false_regions: false regions in a normal case, on average.
         extent: share of its peak that the voxels of a region reach, at most 1; never below a score of 1.
         min_region_mm3: volume of the smallest region in mm³; in pixels for images.
-        threshold: score that all voxels of the mask reach, instead of the rules above; None for these rules.
+        threshold: score that all voxels of the mask reach, instead of the rules above; 0 for these rules.
         image_key: image of the map, for its foreground.
         allow_missing_keys: whether a key may be missing.
 
@@ -48,7 +50,7 @@ class DetectRegionsd(MapTransform):
         false_regions: float = 0.5,
         extent: float = 0.65,
         min_region_mm3: float = 0.0,
-        threshold: float | None = None,
+        threshold: float = 0.0,
         image_key: str = "image",
         allow_missing_keys: bool = False,
     ) -> None:
@@ -56,11 +58,11 @@ class DetectRegionsd(MapTransform):
         for name, value, highest in (
             ("false_regions", false_regions, MAX_FALSE_REGIONS),
             ("extent", extent, 1.0),
-            ("min_region_mm3", min_region_mm3, np.inf),
+            ("min_region_mm3", min_region_mm3, MAX_NUMBER),
+            ("threshold", threshold, MAX_NUMBER),
         ):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= highest:
-                bound = f" and at most {highest:g}" if np.isfinite(highest) else ""
-                raise InputError(f"{name} must be a number of at least 0{bound}; got {value!r}.")
+                raise InputError(f"{name} must be a number from 0 to {highest:g}; got {value!r}.")
         self.limits = limits
         self.false_regions = false_regions
         self.extent = extent
@@ -76,13 +78,11 @@ class DetectRegionsd(MapTransform):
         voxel_mm3 = abs(float(np.linalg.det(affine_of(image)[:3, :3]))) if foreground.ndim == 3 else 1.0
         for key in self.key_iterator(detected):
             scores = detected[key][0].cpu().numpy()
-            if self.threshold is None:
-                regions = find_regions(scores, foreground, min_voxels_of(self.min_region_mm3, voxel_mm3))
+            min_voxels = min_voxels_of(self.min_region_mm3, voxel_mm3)
+            regions, limit = find_regions(scores, foreground, min_voxels, self.threshold or 1.0), -np.inf
+            if self.limits is not None and not self.threshold:
                 regions = outlined(scores, regions, self.extent)
-            else:
-                regions = find_regions(scores, foreground, threshold=self.threshold)
-            is_bare = self.threshold is not None or self.limits is None
-            limit = -np.inf if is_bare or self.limits is None else self.limits.peak_limit(self.false_regions)
+                limit = self.limits.peak_limit(self.false_regions)
             mask = (regions.reaching(limit).labels > 0).astype(np.uint8)
             detected[key] = convert_to_dst_type(mask[None], detected[key], dtype=np.uint8)[0]
             detected["regions"], detected["peak_limit"] = regions, limit
