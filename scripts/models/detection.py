@@ -1,7 +1,5 @@
 """Detection of regions and cases: peaks of the regions of held-out normal cases, and the limits that they set."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
