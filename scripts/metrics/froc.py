@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 FALSE_REGION_RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)  # of LUNA16 (Setio et al., 2017, Med. Image Anal. 42)
@@ -43,7 +45,7 @@ def froc_curve(
 
 
 def sensitivities_at(
-    rates: np.ndarray, sensitivities: np.ndarray, wanted: tuple[float, ...] = FALSE_REGION_RATES
+    rates: np.ndarray, sensitivities: np.ndarray, wanted: Sequence[float] | np.ndarray = FALSE_REGION_RATES
 ) -> np.ndarray:
     """Read an FROC curve, linearly between its points, and as its last point beyond it; NaN without points.
 
