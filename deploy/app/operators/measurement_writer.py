@@ -65,9 +65,9 @@ def structured_report(
             model_name=algorithm.name,
         ),
     )
-    p_value = measurements["p_value"]
+    p_value = measurements.get("p_value")
     decisions = [(OUTSIDE_FITTED_RANGE, measurements["outside_fitted_range"])]
-    if measurements["flagged"] is not None:
+    if measurements.get("flagged") is not None:
         decisions.append((FLAGGED, measurements["flagged"]))
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier="Anomaly"),
