@@ -37,7 +37,17 @@ def command(normals, folder, *overrides, configs=("train",), launcher=()):
         *("--ckpt_path", str(folder / "model.pt"), "--embedding_store", str(normals.parent / "store")),
         *("--pretrained_encoder", "@encoder", "--encoder#vit_options", "{'depth':2,'embed_dim':32,'num_heads':2}"),
         *("--image_size", "56", "--layers", "[-1]", "--n_components", "6", "--batch_slices", "5"),
-        *("--max_epochs", str(EPOCHS), "--patience", "None", "--show_progress", "False", *overrides),
+        *(
+            "--max_epochs",
+            str(EPOCHS),
+            "--calibration_folds",
+            "2",
+            "--patience",
+            "None",
+            "--show_progress",
+            "False",
+            *overrides,
+        ),
     ]
 
 
