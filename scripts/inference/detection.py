@@ -48,7 +48,7 @@ class DetectRegionsd(MapTransform):
         keys: KeysCollection,
         limits: DetectionLimits | None,
         false_regions: float = 0.5,
-        extent: float = 0.65,
+        extent: float = 0.5,
         min_region_mm3: float = 0.0,
         threshold: float = 0.0,
         image_key: str = "image",

@@ -99,7 +99,7 @@ class TestDetectRegionsd:
         foreground = np.ones_like(scores, bool)
         foreground[:3] = False
         regions = find_regions(scores, foreground)
-        expected = outlined(scores, regions, 0.65).reaching(1.75)
+        expected = outlined(scores, regions, 0.5).reaching(1.75)
         np.testing.assert_array_equal(done["pred"][0], expected.labels > 0)
         assert done["pred"].dtype == torch.uint8 and isinstance(done["pred"], MetaTensor)
         assert len(done["regions"].peaks) == len(regions.peaks) > done["result"]["n_regions"] == len(expected.peaks) > 0
