@@ -45,10 +45,10 @@ demo_output/model.pt: | weights
 	$(BIN)/python -m demo
 
 label: .venv-label/installed demo_output/model.pt ## MONAI Label server with the cases of the demo, for 3D Slicer
-	$(LABEL) -m label --target_fpr 0.002 --normals demo_output/data/normal
+	$(LABEL) -m label --normals demo_output/data/normal
 
 deploy_output/models: demo_output/model.pt $(BUNDLE)
-	$(BIN)/python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output $@/anomaly --target_fpr 0.002 --show_progress False
+	$(BIN)/python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output $@/anomaly --show_progress False
 	touch $@
 
 deploy: .venv-deploy/installed deploy_output/models ## run the MONAI Deploy app on a sample DICOM series
