@@ -66,7 +66,7 @@ def serve(
         port: port of the server.
         output_dir: folder for the app, copies of bundles, links to studies, labels, uploads and files fetched from a
             DICOMweb server. New, empty, or from an earlier start.
-        settings: values by config id for the export, e.g. ``--target_fpr 0.002``.
+        settings: values by config id for the export, e.g. ``--false_regions 0.1``.
 
     Raises:
         InputError: a model, bundle or folder cannot be used, or another server uses ``output_dir``.

@@ -3,8 +3,8 @@
 Examples::
 
     python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output shipped/anomaly
-    python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output shipped/anomaly --target_fpr 0.002
-
+    python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output shipped/anomaly
+    python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output shipped/anomaly --false_regions 0.1
 The copy needs no flags: its configs hold the settings of the fit and any other given config ids. Compiled and quantised
 encoders of the model are copied too. A model does not store its ``spatial_dim``: give it if the slices are not axial.
 """

@@ -14,14 +14,16 @@ from ..errors import InputError
 # fmt: off
 SECTIONS = frozenset((
     "_meta_", "imports", "initialize", "finalize", "check", "inference", "training", "run", "evaluation",
-    "calibrate", "quantize", "displayable_configs", "displayable_configs::threshold",
-    "displayable_configs::smoothing_mm", "encoder", "pretrained_encoder", "mixture", "network_def", "network",
-    "fitted_network", "quantized_network", "traceable_network", "inferer", "intensities",
+    "calibrate", "quantize", "displayable_configs", "displayable_configs::false_regions",
+    "displayable_configs::extent", "displayable_configs::min_region_mm3", "displayable_configs::smoothing_mm",
+    "displayable_configs::threshold", "detection_limits", "encoder", "pretrained_encoder", "mixture",
+    "network_def", "network", "fitted_network", "quantized_network", "traceable_network", "inferer", "intensities",
     "preprocessing", "postprocessing", "cases", "normals", "split", "labels", "dataset", "embedding_cache",
     "fit_settings", "run_settings", "results", "remaining", "loader", "fit_output", "case_writer",
     "handlers", "evaluator", "calibrator", "recalibration", "limits",
     "report_failed", "is_not_rank0", "train", "train::dataset", "train::inferer", "train::embeddings",
-    "train::dataloader", "train::tracker", "train::handlers", "train::trainer", "validate", "validate::dataset",
+    "train::dataloader", "train::tracker", "train::cross_fit", "train::calibrator", "train::handlers",
+    "train::trainer", "validate", "validate::dataset",
     "validate::embeddings", "validate::dataloader", "validate::evaluator", "validate::handlers",
 ))
 # fmt: on

@@ -98,6 +98,10 @@ class Settings(BaseModel, validate_assignment=True):
     weights_path: OrOff[FilePath] = Field(
         description="file of the encoder's weights; `off` finds it in `models/`; inference has them in `ckpt_path`"
     )
+    calibration_folds: OrOff[Annotated[int, Field(strict=True, ge=2)]] = Field(
+        description="fits that hold out every normal image in turn for calibration, where fewer than 30 are held out; "
+        "`off` calibrates on these ([cost](thresholds.md))"
+    )
     max_epochs: Positive = Field(description="epochs after which a fit ends")
     patience: OrOff[Positive] = Field(
         description="epochs without a better validation log-likelihood after which a fit ends; `off` makes all"
@@ -122,8 +126,19 @@ class Settings(BaseModel, validate_assignment=True):
     )
     log_dir: OrOff[FilePath] = Field(description="where TensorBoard's files go; `off` writes none")
 
+    false_regions: Annotated[Number, Field(ge=0, le=16, json_schema_extra={"label_option": True})] = Field(
+        description="false regions in a normal case, on average; lower it to ask for stronger evidence "
+        "([how](thresholds.md))"
+    )
+    extent: Annotated[Number, Field(ge=0, le=1, json_schema_extra={"label_option": True})] = Field(
+        description="share of its peak that the voxels of a region reach; never below the decision threshold"
+    )
+    min_region_mm3: Annotated[Number, Field(ge=0, json_schema_extra={"label_option": True})] = Field(
+        description="volume of the smallest region; in pixels for pictures"
+    )
+    case_alpha: Annotated[Number, Field(gt=0, lt=1)] = Field(description="share of normal cases that may be flagged")
     threshold: Annotated[Number, Field(ge=0, json_schema_extra={"label_option": True})] = Field(
-        description="what the map must reach to be in the mask; raise it to ask for stronger evidence"
+        description="what the map must reach to be in the mask, instead of the rules for regions; 0 takes these"
     )
     smoothing_mm: OrOff[Annotated[Number, Field(ge=0, json_schema_extra={"label_option": True})]] = Field(
         description="standard deviation in mm of a Gaussian over the map"

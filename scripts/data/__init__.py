@@ -2,10 +2,11 @@
 
 from .cases import CaseDataset, NormalDataset, find_cases, raise_failed, split_cases
 from .images import LoadImageFiled
-from .labels import CaseLabels
+from .labels import AddGroundTruthd, CaseLabels
 from .transforms import CheckImaged, OrientUprightd, ScaleForegroundPercentilesd, SmoothMapd
 
 __all__ = [
+    "AddGroundTruthd",
     "CaseDataset",
     "CaseLabels",
     "CheckImaged",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
-from monai.transforms import LoadImage, Orientation
+from monai.transforms import LoadImage, Orientation, Transform
 
 from ..errors import InputError
 from .cases import UNREADABLE, find_cases, sentence
@@ -93,6 +93,25 @@ class CaseLabels:
             mask = read_label(self.labels[case], image)
             return GroundTruth(bool(mask.any()), mask)
         return GroundTruth(False, np.zeros(image.shape[1:], bool)) if is_healthy else GroundTruth(None, None)
+
+
+class AddGroundTruthd(Transform):
+    """Add the ground truth of a case as ``truth``.
+
+    Args:
+        labels: labels of the cases.
+    """
+
+    def __init__(self, labels: CaseLabels) -> None:
+        self.labels = labels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Read the ground truth of ``case`` onto its ``image`` ``[C,...]`` in the orientation of the file.
+
+        Raises:
+            InputError: the label cannot be used.
+        """
+        return {**data, "truth": self.labels.truth(data["case"], data["image"])}
 
 
 def read_label(label: Mapping[str, Any], image: MetaTensor) -> np.ndarray:

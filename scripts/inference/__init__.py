@@ -1,5 +1,6 @@
 """Inference: slices to maps, maps to masks, measurements, pictures and a summary."""
 
+from .detection import DetectRegionsd
 from .evaluator import CaseEvaluator
 from .inferer import DPMMInferer
 from .loader import AnomalyMapLoader
@@ -12,6 +13,7 @@ __all__ = [
     "AnomalyMapLoader",
     "CaseEvaluator",
     "DPMMInferer",
+    "DetectRegionsd",
     "MeasureAnomalyd",
     "PredictionWriter",
     "RemainingCases",

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import Transform
-from skimage.measure import label
+from scipy.ndimage import find_objects
 
+from ..models.detection import DetectionLimits
+from .regions import Regions
 from .visualization import foreground_mask, slice_axis
 
 # Lesions left at most 0.08 of the foreground beyond the decision threshold, another contrast all of it
@@ -23,17 +25,28 @@ class MeasureAnomalyd(Transform):
 
     Args:
         spatial_dim: axis of the oriented volume across which slices were taken.
+        limits: detection limits of the fitted model; None if it has none.
+        case_alpha: highest p-value of a case that is flagged.
     """
 
-    def __init__(self, spatial_dim: int = 2) -> None:
+    def __init__(self, spatial_dim: int = 2, limits: DetectionLimits | None = None, case_alpha: float = 0.05) -> None:
         self.spatial_dim = spatial_dim
+        self.limits = limits
+        self.case_alpha = case_alpha
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Measure a case with ``image``, ``map`` and ``pred``, all in the orientation of the input."""
+        """Measure a case with ``image``, ``map``, ``pred`` and what `DetectRegionsd` adds, as the input is oriented."""
         image = data["image"]
         scores, mask = (data[key][0].cpu().numpy() for key in ("map", "pred"))
         foreground = foreground_mask(image.cpu().numpy())
-        numbers = measurements(scores, mask > 0, foreground, affine_of(image), self.spatial_dim)
+        affine = affine_of(image)
+        detected = data["regions"].reaching(data["peak_limit"])
+        numbers = {
+            **decision(detected, self.limits, self.case_alpha),
+            **measurements(scores, mask > 0, foreground, affine, self.spatial_dim),
+            "n_regions": len(detected.peaks),
+            "regions": region_entries(detected, scores, affine, self.limits),
+        }
         return {**data, "result": numbers}
 
 
@@ -62,7 +75,7 @@ def measurements(
         ``image_score`` (mean of the highest 1 % of the map within the foreground), ``anomalous_volume_ml`` (None for an
         image, which has no thickness), ``anomalous_fraction`` (of the foreground), ``fraction_beyond_limit`` (of the
         foreground, above 1.0 whatever the threshold of the mask), ``outside_fitted_range`` (whether that fraction is
-        larger than a lesion explains), ``n_regions`` (connected through faces, edges and corners), and for a volume
+        larger than a lesion explains), and for a volume
         ``slices`` (indices, from 0, of the slices with anomalous voxels along ``slice_axis`` of the array).
     """
     beyond = float((scores[foreground] > 1).mean())
@@ -72,7 +85,6 @@ def measurements(
         "anomalous_fraction": float(mask[foreground].mean()),
         "fraction_beyond_limit": beyond,
         "outside_fitted_range": beyond > OUTSIDE_SHARE,
-        "n_regions": int(label(mask, return_num=True)[1]),
         "shape": list(scores.shape),
     }
     if scores.ndim == 3:
@@ -82,6 +94,60 @@ def measurements(
         numbers["slice_axis"] = axis
         numbers["slices"] = np.flatnonzero(mask.any(others)).tolist()
     return numbers
+
+
+def decision(detected: Regions, limits: DetectionLimits | None, case_alpha: float) -> dict[str, Any]:
+    """Decide about a case by its highest detected peak.
+
+    Args:
+        detected: detected regions of the case.
+        limits: detection limits of the fitted model; None if it has none.
+        case_alpha: highest p-value of a case that is flagged.
+
+    Returns:
+        ``p_value``, see `DetectionLimits.p_values` (1 without a region, None without limits); ``flagged``, whether it
+        is at most ``case_alpha`` (None if the held-out normal cases are too few for that); and ``held_out_cases``,
+        their number.
+    """
+    if limits is None:
+        return {"p_value": None, "flagged": None, "held_out_cases": 0}
+    p_value = float(limits.p_values(detected.peaks[0])) if len(detected.peaks) else 1.0
+    flagged = p_value <= case_alpha if limits.can_flag(case_alpha) else None
+    return {"p_value": p_value, "flagged": flagged, "held_out_cases": limits.n_cases}
+
+
+def region_entries(
+    detected: Regions, scores: np.ndarray, affine: np.ndarray, limits: DetectionLimits | None
+) -> list[dict[str, Any]]:
+    """Describe the detected regions of a case, those with the highest peak first.
+
+    Args:
+        detected: detected regions, outlined.
+        scores: calibrated map.
+        affine: of both, ``[4,4]``, in mm.
+        limits: detection limits of the fitted model; None if it has none.
+
+    Returns:
+        For each region its ``peak``, ``p_value`` (None without limits), ``n_voxels``, ``volume_ml`` (None for an image)
+        and ``peak_voxel``, the indices of its peak in the array.
+    """
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000 if scores.ndim == 3 else None
+    entries = []
+    for number, (peak, size, place) in enumerate(
+        zip(detected.peaks, detected.sizes, find_objects(detected.labels), strict=True), 1
+    ):
+        inside = np.where(detected.labels[place] == number, scores[place], -np.inf)
+        highest = np.unravel_index(inside.argmax(), inside.shape)
+        entries.append(
+            {
+                "peak": float(peak),
+                "p_value": None if limits is None else float(limits.p_values(peak)),
+                "n_voxels": int(size),
+                "volume_ml": None if voxel_ml is None else float(size * voxel_ml),
+                "peak_voxel": [int(side.start + index) for side, index in zip(place, highest, strict=True)],
+            }
+        )
+    return entries
 
 
 def image_score(scores: np.ndarray, foreground: np.ndarray, kind: str = "top_1_percent_mean") -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,11 @@ def outlined(scores: np.ndarray, regions: Regions, extent: float, threshold: flo
     limits = np.concatenate([[np.inf], np.maximum(threshold, extent * regions.peaks)])
     labels = np.where(scores >= limits[regions.labels], regions.labels, 0)
     return regions._replace(labels=labels, sizes=np.bincount(labels.ravel(), minlength=len(limits))[1:])
+
+
+def min_voxels_of(min_region_mm3: float, voxel_mm3: float) -> int:
+    """Return the number of voxels of the smallest region, at least 1; for images both sizes are in pixels."""
+    return max(1, math.ceil(min_region_mm3 / voxel_mm3 - 1e-6))
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:

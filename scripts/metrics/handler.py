@@ -11,39 +11,43 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 
-from ..data.labels import CaseLabels
 from ..distributed import gather
 from ..errors import InputError
 from ..files import RecordedDirectory, write_csv
-from ..inference.measurements import IMAGE_SCORES, image_score
+from ..inference.measurements import IMAGE_SCORES, affine_of, image_score
 from ..inference.visualization import foreground_mask
 from ..models.network import PatchAnomalyNetwork
 from ..models.provenance import NOTE, provenance
 from .bootstrap import case_weights, interval
-from .functional import binning_errors, case_metrics, curves, pixel_metrics
-from .histograms import bin_edges, coarse_bins, count_pixels, count_regions
+from .cases import COUNTS, LISTS, THIRDS, CaseTable, case_metrics, count_metrics
+from .functional import binning_errors, curves, pixel_metrics, thinned
+from .histograms import ANOMALOUS, NORMAL, NORMAL_FOREGROUND, bin_edges, coarse_bins, count_pixels
+from .matching import count_mask, match_regions
 
 logger = logging.getLogger(__name__)
 
 REPORTED_FPRS = (0.1, 0.05, 0.01)
 NO_LABEL = "there is no label of its name in label_dir, and normal_pattern does not say that it is healthy"
 
+NOT_DEFINED = {  # reasons if there are lesions
+    "precision_of_mask": "all masks are empty",
+    "region_precision": "no region is detected",
+    **{f"lesion_sensitivity_{third}": "no lesion is of this size" for third in THIRDS},
+}
+
 
 class MapEvaluation:
-    """Compare maps with labels during an inference run.
+    """Compare maps, masks and regions with labels during an inference run.
 
     Writes ``metrics.json``, ``metrics.csv`` (pooled) and ``metrics_per_case.csv`` at the end. Until then it keeps
     sums over cases and one row of numbers per case. Several processes have disjoint cases.
 
     Args:
-        labels: labels of the cases.
         network: network whose calibration gives the thresholds for 10, 5 and 1 % of normal patches.
         directory: directory of the files.
         settings: settings of the run, for ``metrics.json``.
-        threshold: threshold of the mask.
         image_score: see `scripts.inference.measurements.image_score`.
         fpr_limit: largest false-positive rate of AUPRO.
         n_resamplings: number of resamplings of the cases for 95 % confidence intervals; 0 for no intervals.
@@ -51,10 +55,10 @@ class MapEvaluation:
 
     Attributes:
         thresholds: calibrated thresholds, by the suffix of their metrics.
-        counts: `count_pixels` summed over the cases ``[3,B]``.
-        resampled: the same sums of each resampling, in coarser bins ``[R,3,C]``.
+        counts: `count_pixels` summed over the cases ``[4,B]``.
+        resampled: the same sums of each resampling, in coarser bins ``[R,4,C]``.
         rows: numbers of each case.
-        unlabelled: reason of each missing label, by case.
+        unlabelled: reason of each missing label, by case; a case whose label cannot be used has failed before.
 
     Raises:
         InputError: an argument is out of range.
@@ -62,11 +66,9 @@ class MapEvaluation:
 
     def __init__(
         self,
-        labels: CaseLabels,
         network: PatchAnomalyNetwork,
         directory: RecordedDirectory,
         settings: Mapping[str, Any],
-        threshold: float = 1.0,
         image_score: str = "top_1_percent_mean",
         fpr_limit: float = 0.3,
         n_resamplings: int = 500,
@@ -78,11 +80,9 @@ class MapEvaluation:
             raise InputError(f"fpr_limit must be above 0 and at most 1; got {fpr_limit}.")
         if n_resamplings < 0:
             raise InputError(f"n_resamplings must be 0 or more; got {n_resamplings}.")
-        self.labels = labels
         self.network = network
         self.directory = directory
         self.settings = dict(settings)
-        self.threshold = threshold
         self.image_score = image_score
         self.fpr_limit = fpr_limit
         self.n_resamplings = n_resamplings
@@ -99,14 +99,11 @@ class MapEvaluation:
 
     def start(self, engine: Engine) -> None:
         """Reset the sums, and take the thresholds from the network."""
-        self.thresholds = {
-            **{f"at_fpr_{rate:g}": patch_threshold(self.network, rate) for rate in REPORTED_FPRS},
-            "of_mask": float(self.threshold),
-        }
+        self.thresholds = {f"at_fpr_{rate:g}": patch_threshold(self.network, rate) for rate in REPORTED_FPRS}
         self.edges = bin_edges(self.thresholds.values())
         self.coarse = coarse_bins(self.edges, self.thresholds.values())
-        self.counts = np.zeros((3, len(self.edges)))
-        self.resampled = np.zeros((self.n_resamplings, 3, len(self.coarse)))
+        self.counts = np.zeros((4, len(self.edges)))
+        self.resampled = np.zeros((self.n_resamplings, 4, len(self.coarse)))
         self.rows: list[dict[str, Any]] = []
         self.unlabelled: dict[str, str] = {}
 
@@ -114,11 +111,7 @@ class MapEvaluation:
         """Compare the cases of an iteration with their labels."""
         state: Any = engine.state
         for batch, output in zip(state.batch, state.output, strict=True):
-            try:
-                batch["compared"] = self.compare(batch["case"], output["image"], output["map"], output["pred"])
-            except InputError as error:
-                self.unlabelled[batch["case"]] = str(error)
-                raise
+            batch["compared"] = self.compare(batch["case"], output)
 
     def add_finished(self, engine: Engine) -> None:
         """Add the cases of an iteration after their results are written."""
@@ -126,37 +119,39 @@ class MapEvaluation:
         for batch in state.batch or []:
             self.add(*batch["compared"])
 
-    def compare(
-        self, case: str, image: MetaTensor, anomaly_map: MetaTensor, mask: MetaTensor
-    ) -> tuple[dict[str, Any], np.ndarray]:
+    def compare(self, case: str, output: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
         """Compare a case with its label.
 
         Args:
             case: name of the case.
-            image: the scored image ``[C,...]`` in [0,1], in the orientation of the input.
-            anomaly_map: calibrated map ``[1,...]`` in the same orientation.
-            mask: mask ``[1,...]`` in the same orientation.
+            output: what postprocessing leaves of it, in the orientation of the input: ``image`` ``[C,...]`` in [0,1],
+                calibrated ``map`` ``[1,...]``, mask ``pred`` ``[1,...]``, candidate ``regions`` (see `Regions`), the
+                ``peak_limit`` of the detected ones, and ``truth`` (see `GroundTruth`).
 
         Returns:
-            The numbers of the case, and its histograms ``[3,B]`` (see `count_pixels`), zeros without a pixel label.
-
-        Raises:
-            InputError: the label cannot be used.
+            The numbers of the case, and its histograms ``[4,B]`` (see `count_pixels`), zeros without a pixel label.
         """
-        is_anomalous, label = self.labels.truth(case, image)
+        is_anomalous, label = output["truth"]
         if is_anomalous is None:
             self.unlabelled[case] = NO_LABEL
             logger.warning(f"{case} is not evaluated: {NO_LABEL}")
-        scores = anomaly_map[0].cpu().numpy()
-        score = image_score(scores, foreground_mask(image.cpu().numpy()), self.image_score)
+        image, scores = output["image"], output["map"][0].cpu().numpy()
+        foreground = foreground_mask(image.cpu().numpy())
+        score = image_score(scores, foreground, self.image_score)
+        voxel_ml = abs(np.linalg.det(affine_of(image)[:3, :3])) / 1000
+        unit, voxel_size = ("mL", voxel_ml) if scores.ndim == 3 else ("pixels", 1.0)
         counts = np.zeros_like(self.counts)
-        regions: dict[str, int | None] = dict.fromkeys(["lesions", "missed_lesions", "false_regions"])
+        found: dict[str, Any] = dict.fromkeys([*COUNTS, *LISTS])
         if label is not None:
-            counts = count_pixels(scores, label, self.edges)
-            regions.update(count_regions(label, mask[0].cpu().numpy() > 0))
-        metrics = pixel_metrics(counts, self.edges, self.thresholds, self.fpr_limit)
-        row = {"case": case, "image_score": score, "is_anomalous": is_anomalous, **regions, **_without_nan(metrics)}
-        return row, counts
+            counts = count_pixels(scores, label, self.edges, foreground)
+            found.update(count_mask(label, output["pred"][0].cpu().numpy() > 0))
+            found.update(match_regions(label, output["regions"], output["peak_limit"], voxel_size))
+        metrics = {
+            **count_metrics(np.array([found[name] for name in COUNTS], float)),
+            **pixel_metrics(counts, self.edges, self.thresholds, self.fpr_limit),
+        }
+        about = {"case": case, "image_score": score, "is_anomalous": is_anomalous, "size_unit": unit}
+        return {**about, **found, **_without_nan(metrics)}, counts
 
     def add(self, row: dict[str, Any], counts: np.ndarray) -> None:
         """Add a case; see `compare`."""
@@ -179,30 +174,40 @@ class MapEvaluation:
         self.merge()
         failed = dict(gather([*getattr(engine, "failed", {}).items()]))
         if idist.get_rank() == 0:
-            pooled = self.pooled()
+            table = CaseTable.of(self.rows)
+            pooled = self.pooled(table)
+            froc = [thinned(points).tolist() for points in table.froc(np.ones(len(self.rows)))]
             report = {
                 "note": NOTE,
                 "pooled": pooled,
                 "thresholds": self.thresholds,
+                "lesion_size_limits": table.size_limits,
                 "cases": self.rows,
                 "unlabelled": self.unlabelled,
                 "failed": failed,
-                "curves": curves(self.counts, self.edges),
+                "curves": {
+                    **curves(self.counts, self.edges),
+                    "froc": dict(zip(("false_regions_per_case", "lesion_sensitivity"), froc, strict=True)),
+                },
                 **provenance(self.network, self.settings),
             }
             columns = ["metric", "value", "low", "high", "binning_error", "reason"]
             with self.directory.write("metrics.csv") as partial:
                 write_csv([{"metric": name, **entry} for name, entry in pooled.items()], columns, partial)
             with self.directory.write("metrics_per_case.csv") as partial:
-                write_csv(self.rows, [*self.rows[0]] if self.rows else ["case"], partial)
+                rows = [{name: value for name, value in row.items() if name not in LISTS} for row in self.rows]
+                write_csv(rows, [*rows[0]] if rows else ["case"], partial)
             self.directory.write_json(report, "metrics.json")
             logger.info(
                 "\n".join(["evaluation:", *_table(pooled), f"all of it: {self.directory.path / 'metrics.json'}"])
             )
         idist.barrier()
 
-    def pooled(self) -> dict[str, dict[str, Any]]:
+    def pooled(self, table: CaseTable) -> dict[str, dict[str, Any]]:
         """Compute each metric over all cases.
+
+        Args:
+            table: numbers of the cases.
 
         Returns:
             By metric its ``value``, the ends ``low`` and ``high`` of its 95 % interval over cases, ``binning_error``
@@ -211,7 +216,7 @@ class MapEvaluation:
         weights = np.array([case_weights(row["case"], self.n_resamplings, self.seed) for row in self.rows])
         weights = weights.reshape(len(self.rows), 1 + self.n_resamplings)
         samples = [
-            {**pixel_metrics(counts, edges, self.thresholds, self.fpr_limit), **case_metrics(self.rows, column)}
+            {**case_metrics(table, column), **pixel_metrics(counts, edges, self.thresholds, self.fpr_limit)}
             for counts, edges, column in zip(
                 [self.counts, *self.resampled],
                 [self.edges, *[self.edges[self.coarse]] * self.n_resamplings],
@@ -226,19 +231,24 @@ class MapEvaluation:
             low, high = interval(np.array([sample[name] for sample in samples[1:] if len(self.rows) > 1]))
             entries[name] = _without_nan({"value": value, "low": low, "high": high})
             if math.isnan(value):
-                reason = self._why_no_cases() if name.startswith("image") else self._why_no_pixels()
-                entries[name] = {"value": None, "low": None, "high": None, "reason": reason}
+                entries[name] = {"value": None, "low": None, "high": None, "reason": self._why_undefined(name)}
             elif name in errors:
                 entries[name]["binning_error"] = errors[name]
         return entries
 
-    def _why_no_pixels(self) -> str:
-        n_normal, n_anomalous, _ = self.counts.sum(1)
+    def _why_undefined(self, metric: str) -> str:
+        if metric.startswith("image"):
+            return self._why_no_cases()
+        n_normal, n_anomalous, n_inside = self.counts[[NORMAL, ANOMALOUS, NORMAL_FOREGROUND]].sum(1)
         if not n_normal and not n_anomalous:
             return "no case has a label of its pixels"
         if not n_anomalous:
             return "no labelled case has an anomalous pixel"
-        return "no labelled case has a normal pixel" if not n_normal else "no pixel reaches the threshold"
+        if metric in NOT_DEFINED:
+            return NOT_DEFINED[metric]
+        if not n_normal:
+            return "no labelled case has a normal pixel"
+        return "no normal pixel is in the foreground" if not n_inside else "no pixel reaches the threshold"
 
     def _why_no_cases(self) -> str:
         known = [row["is_anomalous"] for row in self.rows if row["is_anomalous"] is not None]
@@ -267,7 +277,7 @@ def _table(pooled: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Format the main metrics as lines of text."""
     lines = []
     for name, entry in pooled.items():
-        if name.startswith(("sensitivity", "precision", "false_positive_rate")):
+        if "_at_" in name or name.startswith(("sensitivity", "precision", "false_positive_rate")):
             continue
         if entry["value"] is None:
             lines.append(f"  {name:32} -       {entry['reason']}")

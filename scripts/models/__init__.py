@@ -1,6 +1,6 @@
 """Encoder, mixture and calibration, the network they form, and its checkpoint."""
 
-from .checkpoint import load_network
+from .checkpoint import load_detection_limits, load_network
 from .encoder import DINOv2PatchEncoder
 from .mixture import DirichletProcessMixture
 from .network import PatchAnomalyNetwork
@@ -10,6 +10,7 @@ __all__ = [
     "DINOv2PatchEncoder",
     "DirichletProcessMixture",
     "PatchAnomalyNetwork",
+    "load_detection_limits",
     "load_encoder_weights",
     "load_network",
 ]

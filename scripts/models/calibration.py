@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from .detection import DetectionLimits, RegionCalibration
 from .mixture import SCORE_KINDS
 
 # False-positive rates whose quantiles are stored for every score kind; rates in between are interpolated.
@@ -17,12 +18,13 @@ CALIBRATION_FPRS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 class ScoreCalibration(nn.Module):
     """Map raw patch scores to calibrated ones: 0 is a typical normal patch, 1 the decision threshold.
 
-    Upper quantiles of the scores of held-out normal patches are buffers, for every score kind, so that another kind or
-    another target false-positive rate needs no new fit.
+    Upper quantiles of the scores of held-out normal patches and the peaks of their regions are buffers, for every score
+    kind, so that another kind or another false-positive rate needs no new fit.
 
     Attributes:
         rates: false-positive rates ``[L]``, falling; they include the target of the calibration.
         quantiles: ``(1 - rate)`` quantiles ``[kinds, L]`` of raw scores, NaN where not calibrated.
+        regions: peaks of the regions of held-out normal cases.
     """
 
     rates: torch.Tensor
@@ -33,6 +35,7 @@ class ScoreCalibration(nn.Module):
         n_rates = len(CALIBRATION_FPRS) + 1
         self.register_buffer("rates", torch.full((n_rates,), math.nan))
         self.register_buffer("quantiles", torch.full((len(SCORE_KINDS), n_rates), math.nan))
+        self.regions = RegionCalibration()
 
     def fit(self, scores: Mapping[str, np.ndarray], target_fpr: float) -> None:
         """Compute the quantiles of normal scores.
@@ -61,6 +64,10 @@ class ScoreCalibration(nn.Module):
             quantiles[SCORE_KINDS.index(kind)] = torch.from_numpy(kind_quantiles)
         self.rates.copy_(torch.from_numpy(rates))
         self.quantiles.copy_(quantiles)
+
+    def thresholds(self) -> dict[str, torch.Tensor]:
+        """Return the part of the state dict that holds the decision thresholds of patches."""
+        return {"rates": self.rates, "quantiles": self.quantiles}
 
     def is_fitted(self, kind: int) -> bool:
         """Return whether the score kind with this index in ``SCORE_KINDS`` was calibrated."""
@@ -106,6 +113,16 @@ class ScoreCalibration(nn.Module):
         if bool(threshold <= median):
             raise RuntimeError("The decision threshold is the median of the normal scores: give a lower target_fpr.")
         return median, threshold
+
+    def detection_limits(self, kind: int, target_fpr: float) -> DetectionLimits | None:
+        """Return the limits of regions and cases as calibrated scores; None if there are none.
+
+        Args:
+            kind: index in ``SCORE_KINDS``.
+            target_fpr: false-positive rate per patch on normal images, between 0.001 and 0.5.
+        """
+        median, threshold = self.score_range(kind, target_fpr)
+        return self.regions.limits(kind, float(median), float(threshold))
 
     def forward(self, raw: torch.Tensor, kind: int, target_fpr: float) -> torch.Tensor:
         """Calibrate scores, see `score_range` and `normalize_scores`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -11,8 +12,13 @@ import torch
 
 from ..errors import InputError, reason, reason_of
 from ..files import atomic_write
-from .fitted_state import FIT, is_extra_state
+from .calibration import ScoreCalibration
+from .detection import DetectionLimits
+from .fitted_state import CALIBRATION, FIT, is_extra_state
+from .mixture import SCORE_KINDS
 from .network import PatchAnomalyNetwork
+
+logger = logging.getLogger(__name__)
 
 
 def save(content: Any, path: str | os.PathLike) -> None:
@@ -88,6 +94,40 @@ def load_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> Patch
     if not network.calibration.is_fitted(network.score_index):
         raise InputError(f"{path} is not calibrated for the score {network.score!r}; {FIT}.")
     return network
+
+
+def load_detection_limits(path: str | os.PathLike, score: str, target_fpr: float) -> DetectionLimits | None:
+    """Load the detection limits of a checkpoint, and nothing else of it.
+
+    Args:
+        path: the file, see `save_network`.
+        score: kind of anomaly score of the maps.
+        target_fpr: share of normal patches that reach the decision threshold of the maps.
+
+    Returns:
+        The limits as calibrated scores; None if the file is missing or was written by version 0.5 or earlier.
+
+    Raises:
+        InputError: the file is no checkpoint, or not calibrated for the score.
+    """
+    if not Path(path).is_file():
+        logger.warning(f"There is no {path}, whose detection limits are needed; the mask is the map at 1 and above.")
+        return None
+    state_dict = read_network(path)
+    calibration = ScoreCalibration()
+    calibration.load_state_dict(
+        {name.removeprefix(CALIBRATION): value for name, value in state_dict.items() if name.startswith(CALIBRATION)}
+    )
+    kind = SCORE_KINDS.index(score)
+    if not calibration.is_fitted(kind):
+        raise InputError(f"{path} is not calibrated for the score {score!r}; {FIT}.")
+    limits = calibration.detection_limits(kind, target_fpr)
+    if limits is None:
+        logger.warning(
+            f"{path} was calibrated by version 0.5 or earlier and has no detection limits: the mask is the map at 1 "
+            "and above, and no case can be flagged; run `calibrate` on normal images (docs/thresholds.md)."
+        )
+    return limits
 
 
 def read_network(path: str | os.PathLike) -> dict[str, Any]:

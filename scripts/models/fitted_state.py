@@ -14,6 +14,8 @@ from ..errors import InputError
 
 ENCODER = "encoder.vit."
 CALIBRATION = "calibration."  # NaN there marks a score kind that is not calibrated
+# One column per held-out case or region; models of 0.5 and earlier have none.
+REGION_PEAKS = ("calibration.regions.case_peaks", "calibration.regions.region_peaks")
 FIT = "fit it with `python -m monai.bundle run training --config_file configs/train.json --dataset_dir NORMALS`"
 REMEDY = f"take another copy, or {FIT}"
 
@@ -90,7 +92,8 @@ def check_fitted(state_dict: Mapping[str, Any], expected: Mapping[str, Any], wha
     Raises:
         InputError: the state is of another network, or was modified after it was saved.
     """
-    check_tensors(state_dict, expected, what)
+    check_tensors(state_dict, _with_columns_of(state_dict, expected), what)
+    check_region_peaks(state_dict, what)
     check_calibration(state_dict["calibration.rates"], state_dict["calibration.quantiles"], what)
     return check_digests(state_dict, what)
 
@@ -135,6 +138,40 @@ def check_calibration(rates: torch.Tensor, quantiles: torch.Tensor, what: str, r
     rises = bool(calibrated.isfinite().all()) and bool((calibrated.diff() >= 0).all())
     if not (is_empty or (falls and rises)):
         raise InputError(f"{what} has impossible decision thresholds: its calibration is damaged; {remedy}.")
+
+
+def check_region_peaks(state_dict: Mapping[str, Any], what: str, remedy: str = REMEDY) -> None:
+    """Check the peaks of held-out normal cases.
+
+    Args:
+        state_dict: that of a `PatchAnomalyNetwork`; without peaks if it was fitted with 0.5 or earlier.
+        what: name of the file, for the message.
+        remedy: advice, for the message.
+
+    Raises:
+        InputError: peaks are infinite or do not fall.
+    """
+    for name in REGION_PEAKS:
+        for row in state_dict.get(name, ()):
+            peaks = row[~row.isnan()]
+            if (
+                not bool(peaks.isfinite().all())
+                or bool((peaks.diff() > 0).any())
+                or bool(row[: len(peaks)].isnan().any())
+            ):
+                raise InputError(f"{what} has impossible detection limits: its calibration is damaged; {remedy}.")
+
+
+def _with_columns_of(state_dict: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the expected peaks of regions the number of columns that a state dict has."""
+    adapted = dict(expected)
+    for name in REGION_PEAKS:
+        saved = state_dict.get(name) if isinstance(state_dict, Mapping) else None
+        if saved is None:
+            adapted.pop(name, None)
+        elif name in adapted and isinstance(saved, torch.Tensor) and saved.ndim == 2:
+            adapted[name] = adapted[name].new_empty(len(adapted[name]), saved.shape[1])
+    return adapted
 
 
 def is_extra_state(value: Any) -> bool:

@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..metrics.froc import FALSE_REGION_RATES, sensitivities_at
+
 INK, ACCENT, MUTED = "#010203", "#2f81d0", "#8a8f98"  # INK is replaced by the text colour of the page
 STYLE: Any = {
     **{name: INK for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")},
@@ -34,6 +36,11 @@ NOT_IN_HTML = (  # parts of a standalone SVG file
     (r"\s*\n\s*", " "),
 )
 CURVES = {  # title, horizontal and vertical axis of each curve of an evaluation
+    "froc": (
+        "Lesions found (FROC)",
+        ("false_regions_per_case", "false regions per case"),
+        ("lesion_sensitivity", "lesion sensitivity"),
+    ),
     "roc": ("ROC", ("fpr", "false-positive rate"), ("tpr", "true-positive rate")),
     "pr": ("Precision and recall", ("recall", "recall"), ("precision", "precision")),
     "pro": ("Overlap per region (PRO)", ("fpr", "false-positive rate"), ("pro", "mean overlap")),
@@ -88,7 +95,10 @@ def curve_svgs(curves: Mapping[str, Mapping[str, Sequence[Any]]], threshold: flo
             continue
 
         def draw(axes: Axes, name=name, points=points, title=title, labels=(x_label, y_label)) -> None:
-            axes.plot(*points, color=ACCENT)
+            if name == "froc":
+                _draw_froc(axes, *points)
+            else:
+                axes.plot(*points, color=ACCENT)
             if name == "roc":
                 axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1)
             if name == "dice":
@@ -97,6 +107,17 @@ def curve_svgs(curves: Mapping[str, Mapping[str, Sequence[Any]]], threshold: flo
 
         drawn.append(_svg(draw, (3.4, 2.9), left=0.16, right=0.97, bottom=0.17, top=0.9))
     return drawn
+
+
+def _draw_froc(axes: Axes, rates: np.ndarray, sensitivities: np.ndarray) -> None:
+    """Draw an FROC curve over the reported rates on a logarithmic axis, with a marker at each."""
+    ends = FALSE_REGION_RATES[0], FALSE_REGION_RATES[-1]
+    between = np.union1d(FALSE_REGION_RATES, rates[(rates > ends[0]) & (rates < ends[1])])
+    axes.plot(between, sensitivities_at(rates, sensitivities, between), color=ACCENT)
+    at_rates = sensitivities_at(rates, sensitivities)
+    axes.plot(FALSE_REGION_RATES, at_rates, color=ACCENT, linestyle="", marker="o", markersize=4)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(FALSE_REGION_RATES, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
 
 
 def _svg(draw: Any, size: tuple[float, float], **margins: float) -> str:

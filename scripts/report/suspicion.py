@@ -43,11 +43,9 @@ def flagging(entries: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) 
     decisions = [entry["flagged"] for entry in entries if entry.get("flagged") is not None]
     if decisions:
         return {"flagged": f"{sum(decisions)} of {len(decisions)}", "why_not": None, "case_alpha": case_alpha}
-    if any(entry.get("p_value") is not None for entry in entries):
+    if n_cases := max((entry.get("held_out_cases", 0) for entry in entries), default=0):
         n_needed = math.ceil(round(1 / case_alpha, 6)) - 1
-        why_not = f"this takes {n_needed} held-out normal cases, and the model has fewer"
-    elif settings["threshold"] is not None:
-        why_not = "the mask is a cut of the map at a threshold, whose regions have no p-values"
+        why_not = f"this takes {n_needed} held-out normal cases, and the model has {n_cases}"
     else:
         why_not = "the model has no regions of held-out normal cases to compare with, so calibrate it or fit it anew"
     return {"flagged": None, "why_not": why_not, "case_alpha": case_alpha}

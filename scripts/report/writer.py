@@ -52,7 +52,7 @@ class ReportWriter:
             lstrip_blocks=True,
         )
         self.templates.filters["p_value_text"] = p_value_text
-        self.threshold: float | None = results.settings["threshold"]
+        self.threshold = float(results.settings["threshold"] or 0.0)
         self._metrics_path = results.directory.path / "metrics.json"
 
     def attach(self, engine: Engine) -> None:
@@ -82,9 +82,9 @@ class ReportWriter:
             return
         view = self.results.view(output)
         patches = CasePatches.of(batch["patches"], view, self.results.network)
-        limits = {"decision threshold": 1.0} if self.threshold is None else {"threshold": self.threshold}
-        if math.isfinite(peak_limit := output.get("peak_limit", -math.inf)):
-            limits["peak of a region from"] = round(peak_limit, 2)
+        limits = {"threshold": self.threshold} if self.threshold else {"decision threshold": 1.0}
+        if math.isfinite(output["peak_limit"]):
+            limits["peak of a region from"] = round(output["peak_limit"], 2)
         content = case_content(view, patches, self.results.network, limits)
         template = self.templates.get_template("case.html.j2")
         best = content["slices"][content["best"]]
@@ -137,7 +137,7 @@ class ReportWriter:
         if _stamp(self._metrics_path) in (None, self._metrics_before):
             return {"metrics": None}
         metrics = json.loads(self._metrics_path.read_text())
-        drawn = curve_svgs(metrics.get("curves", {}), 1.0 if self.threshold is None else self.threshold)
+        drawn = curve_svgs(metrics.get("curves", {}), self.threshold or 1.0)
         return {
             "metrics": metrics,
             "curves": drawn,

@@ -19,7 +19,7 @@ from ..inference.inferer import DPMMInferer, nonempty_slices
 from ..models.checkpoint import save
 from ..models.encoder import PATCH_SIZE
 from ..models.network import PatchAnomalyNetwork
-from ..training.handlers import ThresholdCalibrator
+from ..training.calibrator import ThresholdCalibrator
 from .auto import AgreementCache, decision_flip_rate
 from .cache import RuntimeCache
 from .encoder import INSTALL
@@ -107,14 +107,14 @@ def save_limits(
     network.encoder.backend = TorchBackend(network.encoder)
     expected = _decisions(network, slices)
     network.encoder.backend = backend
-    network.calibration.fit(calibrator.scores(), network.target_fpr)
+    network.calibration.fit(calibrator.scores().patches(), network.target_fpr)
     decisions = _decisions(network, slices)
     flip_rate = decision_flip_rate(expected, decisions, network.target_fpr)
     agreement = AgreementCache(cache)
     for runtime in ("openvino", "onnxruntime"):
         agreement.put(f"{runtime} int8", flip_rate)
     with _name_file(cache.thresholds):
-        save(network.calibration.state_dict(), cache.thresholds)
+        save(network.calibration.thresholds(), cache.thresholds)
     logger.info(
         f"quantised: {cache.quantized}; of {len(decisions)} normal patches, those that change sides are "
         f"{flip_rate:.1%} of those beyond the decision threshold"

@@ -160,7 +160,8 @@ def _start(
         providers = providers_for(runtime, precision, encoder.mean.device, cache.folder)
         backend = OnnxRuntimeBackend(path, providers, f"{runtime} {precision}")
     if precision == "int8":  # after the start: if it fails, another precision runs, with other thresholds
-        calibration.load_state_dict(read_thresholds(cache.thresholds, calibration))
+        thresholds = read_thresholds(cache.thresholds, calibration)
+        calibration.load_state_dict({**calibration.state_dict(), **thresholds})
     return backend
 
 
@@ -182,6 +183,6 @@ def read_thresholds(path: Path, calibration: ScoreCalibration) -> dict[str, torc
         thresholds = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(f"The decision thresholds in {path} cannot be read ({reason_of(error)}); {remedy}.") from error
-    check_tensors(thresholds, calibration.state_dict(), str(path), remedy, finite=False)
+    check_tensors(thresholds, calibration.thresholds(), str(path), remedy, finite=False)
     check_calibration(thresholds["rates"], thresholds["quantiles"], str(path), remedy)
     return thresholds

@@ -1,9 +1,11 @@
 """Training: embeddings, batches, engines, handlers and their output."""
 
+from .calibrator import CheckpointSaver, ThresholdCalibrator
 from .checkpoint import FitCheckpoint
+from .cross_fit import CrossFit
 from .embedding_cache import EmbeddingCache
 from .embeddings import EmbeddingDataset, raise_failed_cases
-from .handlers import BestModelTracker, CheckpointSaver, MixtureInitializer, ThresholdCalibrator
+from .handlers import BestModelTracker, MixtureInitializer
 from .output import FitOutput
 from .recalibration import recalibrate
 from .report import FitProgressBar, FitReporter
@@ -13,6 +15,7 @@ from .trainer import LikelihoodEvaluator, OnlineEMTrainer
 __all__ = [
     "BestModelTracker",
     "CheckpointSaver",
+    "CrossFit",
     "DistributedBatchSampler",
     "EmbeddingCache",
     "EmbeddingDataset",

@@ -11,26 +11,29 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import InputError, reason
 from ..files import PARTIAL, RecordedDirectory, atomic_write, has_record, write_record
 from ..models.fitted_state import is_plain
+from .geometry import CaseGeometry
 
-CACHED = re.compile(r"[0-9a-f]{32}\.npy")
-PARTIAL_FILE = re.compile(r"\.[0-9a-f]{32}\.npy\..+")  # see `atomic_write`
+CACHED = re.compile(r"[0-9a-f]{32}\.np[yz]")
+PARTIAL_FILE = re.compile(r"\.[0-9a-f]{32}\.np[yz]\..+")  # see `atomic_write`
 MAX_PARTIAL_AGE = 3600.0  # seconds; an older partial file was left by a killed process
 
 
 class EmbeddingCache:
-    """One half-precision file per case, named by a digest of all that its embeddings depend on.
+    """A half-precision file of embeddings per case and a small file of its geometry next to it.
 
-    A file appears whole or not at all, so an interrupted run resumes where it stopped. The oldest files that this run
-    does not use make room for new ones; other files in the folder stay. Names and contents hold nothing of the patient
-    but the embeddings.
+    They are named by a digest of all that the embeddings depend on. A file appears whole or not at all, so an
+    interrupted run resumes where it stopped. The oldest files that this run does not use make room for new ones; other
+    files in the folder stay. Names and contents hold nothing of the patient but the embeddings and the outline of the
+    foreground.
 
     Args:
         directory: the folder; by default a temporary one that is removed with the cache.
@@ -97,17 +100,50 @@ class EmbeddingCache:
         Raises:
             InputError: the files of this run exceed the limit, or the file cannot be written.
         """
-        path = self._path(key)
-        self._in_use.add(path)
         self._make_room(embeddings.nbytes)
+        return self._write(
+            self._path(key), lambda file: np.save(file, embeddings.astype(np.float16)), embeddings.size * 2
+        )
+
+    def get_geometry(self, key: Any) -> Path | None:
+        """Find the file with the geometry of the case with this key.
+
+        Returns:
+            The file; None if it is missing, as in caches of version 0.5 and earlier, or damaged.
+        """
+        path = self._path(key).with_suffix(".npz")
+        try:
+            CaseGeometry.load(path)
+            os.utime(path)
+        except Exception:  # numpy raises almost anything for a damaged file
+            return None
+        self._in_use.add(path)
+        return path
+
+    def put_geometry(self, key: Any, geometry: CaseGeometry) -> Path:
+        """Write the geometry of a case.
+
+        Args:
+            key: that of its embeddings.
+            geometry: the geometry.
+
+        Returns:
+            The file.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        return self._write(self._path(key).with_suffix(".npz"), geometry.save, geometry.foreground.size // 8)
+
+    def _write(self, path: Path, save: Callable[[BinaryIO], None], n_bytes: int) -> Path:
+        self._in_use.add(path)
         try:
             with atomic_write(path) as partial, partial.open("wb") as file:
-                np.save(file, embeddings.astype(np.float16))
+                save(file)
         except OSError as error:
             raise InputError(
-                f"The embeddings of a case need {embeddings.size * 2 / 1e6:.0f} MB, which embedding_store "
-                f"{self.directory} cannot take ({reason(error)}); make room (what was embedded is kept) or give "
-                "another embedding_store."
+                f"The embeddings of a case need {n_bytes / 1e6:.0f} MB, which embedding_store {self.directory} cannot "
+                f"take ({reason(error)}); make room (what was embedded is kept) or give another embedding_store."
             ) from error
         return path
 
@@ -140,7 +176,7 @@ class EmbeddingCache:
     def _make_room(self, n_bytes: int) -> None:
         if self.limit is None:
             return
-        files = {path: path.stat() for path in self.directory.glob("*.npy") if CACHED.fullmatch(path.name)}
+        files = {path: path.stat() for path in self.directory.glob("*.np[yz]") if CACHED.fullmatch(path.name)}
         total = sum(stat.st_size for stat in files.values()) + n_bytes
         for path in sorted(files, key=lambda path: files[path].st_mtime):
             if total > self.limit and path not in self._in_use:

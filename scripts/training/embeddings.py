@@ -25,19 +25,25 @@ from ..errors import InputError
 from ..inference.inferer import DPMMInferer, nonempty_slices
 from ..models.network import PatchAnomalyNetwork
 from .embedding_cache import EmbeddingCache, file_identity
+from .geometry import CaseGeometry
 
 
 class CachedEmbeddings(Dataset):
     """Embeddings of slices, in half precision on disk and read one by one.
 
     Args:
-        files: arrays ``[slices, patches, D]``, as `EmbeddingCache` writes them; None if a subclass computes them later.
+        files: arrays ``[slices, patches, D]``, one for each case, as `EmbeddingCache` writes them; None if a subclass
+            computes them later.
         n_features: D.
+        geometries: files of `CaseGeometry` in the same order; needed for regions only.
     """
 
-    def __init__(self, files: Sequence[Path] | None, n_features: int) -> None:
+    def __init__(
+        self, files: Sequence[Path] | None, n_features: int, geometries: Sequence[Path | None] | None = None
+    ) -> None:
         self._files = None if files is None else list(files)
         self.n_features = n_features
+        self._geometries = list(geometries or ())
 
     @property
     def files(self) -> list[Path]:
@@ -49,6 +55,37 @@ class CachedEmbeddings(Dataset):
         if self._files is None:
             raise RuntimeError("The embeddings are not computed yet; call compute() first.")
         return self._files
+
+    def select(self, indices: Sequence[int]) -> CachedEmbeddings:
+        """Return the embeddings of some of the cases, by their indices."""
+        return CachedEmbeddings(
+            [self.files[index] for index in indices], self.n_features, [self._geometries[index] for index in indices]
+        )
+
+    def __add__(self, other: CachedEmbeddings) -> CachedEmbeddings:
+        """Return the embeddings of the cases of both."""
+        return CachedEmbeddings([*self.files, *other.files], self.n_features, [*self._geometries, *other._geometries])
+
+    @property
+    def n_used(self) -> int:
+        """Number of cases with embeddings."""
+        return len(self.files)
+
+    def case(self, index: int) -> np.ndarray:
+        """Open the embeddings of a case ``[slices, patches, D]``, in half precision."""
+        embeddings: np.ndarray = np.load(self.files[index], mmap_mode="r")
+        return embeddings
+
+    def geometry(self, index: int) -> CaseGeometry:
+        """Read the geometry of a case.
+
+        Raises:
+            RuntimeError: it is not known.
+        """
+        path = self._geometries[index] if self._geometries else None
+        if path is None:
+            raise RuntimeError("The geometry of these embeddings is not known; compute them from their images.")
+        return CaseGeometry.load(path)
 
     @functools.cached_property
     def _shapes(self) -> dict[Path, tuple[int, ...]]:
@@ -160,12 +197,13 @@ class EmbeddingDataset(CachedEmbeddings):
         self.network.to(self.device)
         keys = _cache_keys(self.cases, self.network, self.inferer, cache)
         files = [None if key is None else cache.get(key) for key in keys]
+        geometries = [None if key is None else cache.get_geometry(key) for key in keys]
         self.identity = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
         self.n_found = len(files) - files.count(None)
         if idist.get_world_size() > 1 and (not is_shared or None in keys):
             raise InputError("Several processes need a folder that all of them see: give embedding_store.")
         idist.barrier()  # every process has read the cache before one writes
-        missing = [index for index, file in enumerate(files) if file is None]
+        missing = [index for index, pair in enumerate(zip(files, geometries, strict=True)) if None in pair]
         missing = missing[idist.get_rank() :: idist.get_world_size()]
         begin = time.perf_counter()
         loaded = zip(missing, prefetch(self.cases.__getitem__, missing, n_threads=2), strict=True)
@@ -174,18 +212,25 @@ class EmbeddingDataset(CachedEmbeddings):
             try:
                 if "error" in case:
                     raise InputError(case["error"])
-                embeddings = np.concatenate(list(self._embed(case["image"])))
+                geometry = CaseGeometry.of(case["image"], self.inferer)
+                embeddings = None if files[index] else np.concatenate(list(self._embed(case["image"])))
             except ValueError as error:
                 self.failed[case.get("case", str(index))] = str(error)
+                files[index] = None
             else:
-                files[index] = cache.put(keys[index] or [id(self), index], embeddings)
+                key = keys[index] or [id(self), index]
+                geometries[index] = cache.put_geometry(key, geometry)
+                if embeddings is not None:
+                    files[index] = cache.put(key, embeddings)
         if idist.get_world_size() > 1:
             self.failed = dict(gather(list(self.failed.items())))
             files = [cache.get(key) for key in keys]
+            geometries = [cache.get_geometry(key) for key in keys]
         self.seconds = time.perf_counter() - begin
         if not any(files):
             reasons = "; ".join(f"{case}: {reason}" for case, reason in self.failed.items())
             raise InputError(f"None of {self.n_cases} normal cases could be used. {reasons}")
+        self._geometries = [path for file, path in zip(files, geometries, strict=True) if file is not None]
         self._files = [file for file in files if file is not None]
         return self
 

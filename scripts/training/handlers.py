@@ -1,24 +1,17 @@
-"""Training handlers: initialisation, best-epoch selection, calibration, and the file of the model."""
+"""Training handlers: initialisation and best-epoch selection."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
-from monai.utils import evenly_divisible_all_gather
 from sklearn.cluster import kmeans_plusplus
-from torch.utils.data import DataLoader
 
-from ..errors import InputError, reason
-from ..models.checkpoint import save_network
+from ..errors import InputError
 from ..models.network import PatchAnomalyNetwork
 from .embeddings import CachedEmbeddings
 from .trainer import VALIDATION
@@ -163,77 +156,3 @@ class BestModelTracker:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from an earlier state."""
         self.history, self._best = list(state["history"]), dict(state["best"])
-
-
-class ThresholdCalibrator:
-    """Calibrate every score kind on held-out normal patches when a fit is complete.
-
-    Args:
-        network: fitted network, to be calibrated.
-        data_loader: batches of embeddings ``[N,D]`` of held-out normals; its dataset has ``n_patches``.
-        max_patches: number of patches above which only every n-th of a batch is scored, since all scores stay in memory
-            until their quantiles are computed.
-    """
-
-    def __init__(self, network: PatchAnomalyNetwork, data_loader: DataLoader, max_patches: int = 4_000_000) -> None:
-        self.network = network
-        self.data_loader = data_loader
-        self.max_patches = max_patches
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer, after the handler that restores the best mixture."""
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Calibrate."""
-        self.network.calibration.fit(self.scores(), self.network.target_fpr)
-
-    @torch.no_grad()
-    def scores(self) -> dict[str, np.ndarray]:
-        """Compute the raw scores ``[N]`` of the patches of all processes, by kind."""
-        mixture = self.network.mixture
-        device = mixture.means.device
-        dataset: Any = self.data_loader.dataset
-        step = 1 + dataset.n_patches // self.max_patches
-        scores: dict[str, list[torch.Tensor]] = {kind: [] for kind in mixture.score_kinds}
-        for batch in self.data_loader:
-            embeddings = batch[::step].to(device, torch.float32)
-            for kind, values in scores.items():
-                values.append(mixture.anomaly_score(embeddings, kind))
-        return {
-            kind: evenly_divisible_all_gather(torch.cat(values), concat=True).cpu().numpy()
-            for kind, values in scores.items()
-        }
-
-
-class CheckpointSaver:
-    """Write the fitted network when a fit is complete.
-
-    Args:
-        network: network to write.
-        path: the file, see `save_network`.
-    """
-
-    def __init__(self, network: PatchAnomalyNetwork, path: str | os.PathLike) -> None:
-        self.network = network
-        self.path = Path(path).absolute()
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer, as its last handler."""
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Write the file, in the first process.
-
-        Raises:
-            InputError: it cannot be written.
-        """
-        if idist.get_rank() == 0:
-            try:
-                save_network(self.network, self.path)
-            except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
-                raise InputError(
-                    f"The fit is complete, but its model cannot be written to ckpt_path {self.path} ({reason(error)}); "
-                    "make room or give another ckpt_path, and run again with --resume True, which repeats no epoch."
-                ) from error
-            logger.info(f"fitted and calibrated: {self.path}")

@@ -13,8 +13,8 @@ import ignite.distributed as idist
 from ..errors import InputError, reason
 from ..models.checkpoint import save_network
 from ..models.provenance import NOTE, provenance
+from .calibrator import ThresholdCalibrator
 from .embeddings import EmbeddingDataset
-from .handlers import ThresholdCalibrator
 from .output import CALIBRATION_REPORT, FitOutput
 
 logger = logging.getLogger(__name__)
@@ -49,15 +49,16 @@ def recalibrate(
     network = calibrator.network
     calibration, kind, target = network.calibration, network.score_index, network.target_fpr
     scores = calibrator.scores()
-    n_required, n_patches = round(MIN_PATCHES_BEYOND / target), len(scores[network.score])
+    patches = scores.patches()[network.score]
+    n_required, n_patches = round(MIN_PATCHES_BEYOND / target), len(patches)
     if n_patches < n_required:
         raise InputError(
             f"Calibration to target_fpr {target:g} needs at least {n_required} patches of normal images; got "
             f"{n_patches}, so give more images or a higher target_fpr."
         )
     before = calibration.table(kind)
-    beyond = float((scores[network.score] > float(calibration.decision_threshold(kind, target))).mean())
-    calibration.fit(scores, target)
+    beyond = float((patches > float(calibration.decision_threshold(kind, target))).mean())
+    calibrator.calibrate(scores)
     report = {
         "note": NOTE,
         "data": embeddings.counts(),
@@ -66,6 +67,7 @@ def recalibrate(
         "share_beyond_old_limit": beyond,
         "old_limits": before,
         "new_limits": calibration.table(kind),
+        "detection": calibrator.report,
         **provenance(network, settings),
     }
     if idist.get_rank() == 0:

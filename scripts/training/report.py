@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..models.mixture import SCORE_KINDS
 from ..models.network import PatchAnomalyNetwork
 from ..models.provenance import NOTE, provenance
+from .calibrator import ThresholdCalibrator
 from .embeddings import EmbeddingDataset
 from .handlers import BestModelTracker
 from .output import FIT_REPORTS, FitOutput
@@ -47,6 +48,7 @@ class FitReporter:
         train: training set.
         validation: validation set, which decides the best epoch and calibrates the network.
         output: directory of the report.
+        calibrator: calibrator of the network, for its report.
         settings: settings of the fit that the network does not hold.
         log_dir: directory of TensorBoard's files; None for none.
         interval: number of epochs between two figures in TensorBoard.
@@ -59,6 +61,7 @@ class FitReporter:
         train: EmbeddingDataset,
         validation: EmbeddingDataset,
         output: FitOutput,
+        calibrator: ThresholdCalibrator,
         settings: Mapping[str, Any],
         log_dir: str | os.PathLike | None = None,
         interval: int = 10,
@@ -67,6 +70,7 @@ class FitReporter:
         self.tracker = tracker
         self.datasets = {"train": train, "validation": validation}
         self.output = output
+        self.calibrator = calibrator
         self.settings = dict(settings)
         self.log_dir = log_dir
         self.interval = interval
@@ -111,6 +115,7 @@ class FitReporter:
             "score_quantiles": {
                 kind: calibration.table(index) for index, kind in enumerate(SCORE_KINDS) if kind in mixture.score_kinds
             },
+            "detection": self.calibrator.report,
             "epochs": self.tracker.history,
             **provenance(self.network, self.settings),
         }

@@ -3,12 +3,12 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.transforms import LoadImage
+from monai.transforms import Compose, LoadImage
 from PIL import Image
 
-from scripts.data.cases import find_cases
+from scripts.data.cases import find_cases, sentence
 from scripts.data.images import ImageFileReader
-from scripts.data.labels import CaseLabels
+from scripts.data.labels import AddGroundTruthd, CaseLabels
 from scripts.errors import InputError
 
 AFFINE = np.array([[-0.9, 0.01, 0, 30], [0.02, 1.1, 0.03, -25], [0, -0.02, 4.0, 7], [0, 0, 0, 1]])
@@ -133,3 +133,22 @@ class TestCaseLabels:
         save(tmp_path / "sub-1_seg.nii.gz", MASK)
         with pytest.raises(InputError, match="labels are named like 'sub-1_seg', cases like 'sub-1'"):
             CaseLabels(cases, tmp_path)
+
+
+class TestAddGroundTruthd:
+    def test_truth_of_the_case(self, tmp_path):
+        expected = truth(tmp_path, MASK)
+        transform = AddGroundTruthd(CaseLabels(find_cases(tmp_path / "images"), tmp_path / "labels"))
+        data = {"case": "a", "image": load(tmp_path / "images" / "a.nii.gz"), "map": 1}
+        result = transform(data)
+        assert result["truth"].is_anomalous and np.array_equal(result["truth"].mask, expected.mask)
+        assert result["map"] == 1 and "truth" not in data
+        assert transform({**data, "case": "b"})["truth"] == (None, None)
+
+    def test_failure_in_a_compose_keeps_its_sentence(self, tmp_path):
+        save(tmp_path / "images" / "a.nii.gz", np.ones(MASK.shape, np.int16))
+        save(tmp_path / "labels" / "a.nii.gz", MASK * np.uint8(2))
+        transform = AddGroundTruthd(CaseLabels(find_cases(tmp_path / "images"), tmp_path / "labels"))
+        with pytest.raises(RuntimeError) as caught:
+            Compose([transform])({"case": "a", "image": load(tmp_path / "images" / "a.nii.gz")})
+        assert "the label has values other than 0 and 1 (2)" in sentence(caught.value, "read", "")

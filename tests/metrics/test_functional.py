@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from sklearn.metrics import auc, average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from scripts.inference.measurements import image_score
-from scripts.metrics.functional import binning_errors, case_metrics, curves, pixel_metrics
-from scripts.metrics.histograms import ANOMALOUS, NORMAL, REGIONS, bin_edges, coarse_bins, count_pixels, count_regions
+from scripts.metrics.functional import binning_errors, curves, pixel_metrics
+from scripts.metrics.histograms import ANOMALOUS, NORMAL, REGIONS, bin_edges, coarse_bins, count_pixels
 from tests.oracles import load_oracle
 
 SHAPE = (9, 8)
@@ -64,28 +63,9 @@ class TestOracle:
         counts = summed(scores, labels, edges)
         result, errors = pixel_metrics(counts, edges, thresholds), binning_errors(counts)
         for name, error in errors.items():
-            assert abs(result[name] - oracle[name]) <= error + 1e-7 <= 1e-4, name
+            assert abs(result[name] - oracle[name.removesuffix("_foreground")]) <= error + 1e-7 <= 1e-4, name
         for rate in RATES:
             assert result[f"dice_at_fpr_{rate}"] == pytest.approx(float(oracle[f"dice_at_fpr_{rate}"]), abs=1e-12)
-
-    @pytest.mark.parametrize(
-        ("kind", "name"),
-        [
-            ("maximum", "image_auroc_max"),
-            ("top_1_percent_mean", "image_auroc_top1pct"),
-            ("top_hundredth", "image_auroc_top1pct"),
-        ],
-    )
-    def test_image_scores(self, oracle, kind, name):
-        rows = [
-            {
-                "image_score": image_score(score, np.ones_like(label), kind),
-                "is_anomalous": label.any(),
-                **count_regions(label, label),
-            }
-            for score, label in zip(oracle["score"], oracle["mask"], strict=True)
-        ]
-        assert case_metrics(rows, np.ones(len(rows)))["image_auroc"] == float(oracle[name])
 
 
 class TestBinning:
@@ -96,7 +76,7 @@ class TestBinning:
         exact = metrics(scores, label, fpr_limit=fpr_limit)
         binned = metrics(scores, label, FEW_EDGES, fpr_limit=fpr_limit)
         errors = binning_errors(count_pixels(scores, label, FEW_EDGES), fpr_limit)
-        assert len(errors) == 4
+        assert len(errors) == 6
         for name, error in errors.items():
             assert abs(exact[name] - binned[name]) <= error + 1e-12, name
 
@@ -184,7 +164,6 @@ class TestPixelMetrics:
         assert np.isnan(result["pixel_auroc"]) and np.isnan(result["false_positive_rate_here"])
         assert binning_errors(count_pixels(scores, nothing, bin_edges())) == {}
         assert curves(count_pixels(scores, nothing, bin_edges()), bin_edges())["roc"] == {"fpr": [], "tpr": []}
-        assert np.isnan(list(case_metrics([], np.ones(0)).values())).all()
 
     def test_curves_match_metrics(self):
         generator = np.random.default_rng(2)
@@ -223,36 +202,31 @@ class TestRegions:
         label[2, 2, 0], label[3, 3, 1], label[5, 0, 2] = True, True, True
         assert count_pixels(label * 1.0, label, bin_edges())[REGIONS].sum() == pytest.approx(2)
 
-    def test_missed_and_false_regions(self):
-        label, mask = np.zeros((2, 20, 20), bool)
-        label[1:4, 1:4], label[10, 10], label[15:18, 2] = True, True, True
-        mask[3:6, 3:6], mask[12, 12], mask[18, 18], mask[0, 19] = True, True, True, True
-        assert count_regions(label, mask) == {"lesions": 3, "missed_lesions": 2, "false_regions": 3}
-        assert count_regions(label, np.zeros_like(mask)) == {"lesions": 3, "missed_lesions": 3, "false_regions": 0}
-        assert count_regions(np.zeros_like(label), mask) == {"lesions": 0, "missed_lesions": 0, "false_regions": 4}
 
+class TestForeground:
+    @given(cases, npst.arrays(np.bool_, SHAPE))
+    @settings(max_examples=50, deadline=None)
+    def test_equals_metrics_of_the_pixels_left(self, case, foreground):
+        scores, label, _ = case
+        counts = count_pixels(scores, label, np.unique(scores), foreground)
+        result = pixel_metrics(counts, np.unique(scores), {})
+        kept = foreground | label
+        if label[kept].all():
+            assert np.isnan([result["pixel_auroc_foreground"], result["pixel_ap_foreground"]]).all()
+            return
+        assert result["pixel_auroc_foreground"] == pytest.approx(roc_auc_score(label[kept], scores[kept]), abs=1e-12)
+        expected = average_precision_score(label[kept], scores[kept])
+        assert result["pixel_ap_foreground"] == pytest.approx(expected, abs=1e-12)
 
-class TestCaseMetrics:
-    def test_weights_act_as_repetitions(self):
-        generator = np.random.default_rng(3)
-        rows = [
-            {
-                "image_score": score,
-                "is_anomalous": index % 3 == 0,
-                "lesions": 2,
-                "missed_lesions": 1,
-                "false_regions": index,
-            }
-            for index, score in enumerate(generator.normal(size=12))
-        ]
-        rows[4].update(dict.fromkeys(["lesions", "missed_lesions", "false_regions"]))
-        rows.append({**dict.fromkeys(rows[0]), "image_score": 9.0})
-        weights = generator.integers(0, 4, len(rows))
-        repeated = [row for row, times in zip(rows, weights, strict=True) for _ in range(times)]
-        result = case_metrics(rows, weights)
-        assert result == pytest.approx(case_metrics(repeated, np.ones(len(repeated))))
-        known = [row for row in repeated if row["is_anomalous"] is not None]
-        truth, scores = [row["is_anomalous"] for row in known], [row["image_score"] for row in known]
-        assert result["image_auroc"] == pytest.approx(roc_auc_score(truth, scores))
-        assert result["image_ap"] == pytest.approx(average_precision_score(truth, scores))
-        assert result["lesion_sensitivity"] == 0.5
+    def test_background_raises_the_auroc_of_all_pixels(self):
+        generator = np.random.default_rng(5)
+        foreground = np.zeros((60, 60), bool)
+        foreground[20:40, 20:40] = True
+        label = foreground & (generator.random(foreground.shape) < 0.1)
+        scores = np.where(foreground, generator.normal(0, 1, label.shape) + label, -5)
+        counts = count_pixels(scores, label, bin_edges(), foreground)
+        result = pixel_metrics(counts, bin_edges(), {})
+        assert result["pixel_auroc_foreground"] < 0.85 < 0.97 < result["pixel_auroc"]
+        assert result["pixel_ap_foreground"] == pytest.approx(result["pixel_ap"], abs=1e-3)  # all scores below
+        everywhere = pixel_metrics(count_pixels(scores, label, bin_edges()), bin_edges(), {})
+        assert everywhere["pixel_auroc_foreground"] == everywhere["pixel_auroc"] == result["pixel_auroc"]

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from scripts.data.labels import GroundTruth
 from scripts.errors import InputError, cause_of
 from scripts.files import RecordedDirectory
+from scripts.inference.regions import find_regions, outlined
 from scripts.metrics.bootstrap import case_weights, interval
 from scripts.metrics.handler import MapEvaluation, patch_threshold
 from tests.tiny_bundle import ROOT, run_configs
@@ -46,17 +47,6 @@ class TestBootstrap:
         assert np.isnan(interval(np.full(3, np.nan))).all() and np.isnan(interval(np.empty(0))).all()
 
 
-class KnownLabels:
-    """Stand-in for `CaseLabels`."""
-
-    def __init__(self, masks):
-        self.masks = masks
-
-    def truth(self, case, image):
-        mask = self.masks.get(case)
-        return GroundTruth(None, None) if mask is None else GroundTruth(bool(mask.any()), mask)
-
-
 def make_cases(n_cases, seed=0):
     """Return maps and labels by name; every third case is normal."""
     generator = np.random.default_rng(seed)
@@ -71,17 +61,32 @@ def make_cases(n_cases, seed=0):
     return maps, masks
 
 
+PEAK_LIMIT = 1.4
+
+
+def output_of(scores, truth):
+    """Return what postprocessing leaves of a picture without background."""
+    anomaly_map = MetaTensor(torch.from_numpy(scores)[None])
+    regions = outlined(scores, find_regions(scores), 0.65)
+    return {
+        "image": torch.ones_like(anomaly_map),
+        "map": anomaly_map,
+        "pred": MetaTensor(torch.from_numpy(regions.reaching(PEAK_LIMIT).labels > 0)[None]).byte(),
+        "regions": regions,
+        "peak_limit": PEAK_LIMIT,
+        "truth": truth,
+    }
+
+
 def evaluation(folder, network, maps, masks, **arguments):
     """Return an evaluation of the maps of some cases."""
     directory = RecordedDirectory(folder)
     directory.open()
-    evaluation_ = MapEvaluation(KnownLabels(masks), network, directory, {}, **{"n_resamplings": 40, **arguments})
+    evaluation_ = MapEvaluation(network, directory, {}, **{"n_resamplings": 40, **arguments})
     evaluation_.start(None)
     for case, scores in maps.items():
-        anomaly_map = MetaTensor(torch.from_numpy(scores)[None])
-        evaluation_.add(
-            *evaluation_.compare(case, torch.ones_like(anomaly_map), anomaly_map, (anomaly_map >= 1).float())
-        )
+        truth = GroundTruth(bool(masks[case].any()), masks[case]) if case in masks else GroundTruth(None, None)
+        evaluation_.add(*evaluation_.compare(case, output_of(scores, truth)))
     return evaluation_
 
 
@@ -99,10 +104,12 @@ class TestMapEvaluation:
             entry = report["pooled"][name]
             assert abs(entry["value"] - function(truth, scores)) <= entry["binning_error"] <= 2e-4
             assert entry["low"] < entry["value"] < entry["high"]
-        mask = scores >= 1
+        mask = np.concatenate([(output_of(case, None)["pred"] > 0).numpy().ravel() for case in maps.values()])
+        assert 0 < mask.sum() < (scores >= 1).sum()
         assert report["pooled"]["dice_of_mask"]["value"] == pytest.approx(
             2 * (mask & truth).sum() / (mask.sum() + truth.sum())
         )
+        assert report["pooled"]["precision_of_mask"]["value"] == pytest.approx(truth[mask].mean())
         rows = report["cases"]
         assert [row["is_anomalous"] for row in rows] == [masks[row["case"]].any() for row in rows]
         highest = [np.sort(maps[row["case"]], axis=None)[-6:].mean() for row in rows]
@@ -110,6 +117,50 @@ class TestMapEvaluation:
         assert report["pooled"]["image_auroc"]["value"] == roc_auc_score([row["is_anomalous"] for row in rows], highest)
         assert sum(row["lesions"] for row in rows) == 8
         assert all((row["pixel_auroc"] is None) == (not row["is_anomalous"]) for row in rows)
+
+    def test_metrics_of_regions(self, tmp_path, fitted_network):
+        maps, masks = make_cases(12)
+        report = finish(evaluation(tmp_path, fitted_network, maps, masks))
+        rows, pooled = report["cases"], {name: entry["value"] for name, entry in report["pooled"].items()}
+        n_regions = [len(output_of(scores, None)["regions"].reaching(PEAK_LIMIT).peaks) for scores in maps.values()]
+        assert sum(row["regions"] for row in rows) == sum(n_regions)
+        false, missed = (sum(row[name] for row in rows) for name in ("false_regions", "missed_lesions"))
+        assert pooled["false_regions_per_case"] == false / 12 and pooled["lesion_sensitivity"] == 1 - missed / 8
+        assert 0 < pooled["region_precision"] < 1
+        assert pooled["region_precision"] == pytest.approx(1 - false / sum(n_regions))
+        dice = [row["dice_of_mask"] for row in rows if row["lesions"]]
+        assert pooled["mean_dice_of_mask"] == pytest.approx(np.mean(dice))
+        assert pooled["median_dice_of_mask"] == pytest.approx(np.median(dice))
+        curve = report["curves"]["froc"]
+        assert curve["false_regions_per_case"][-1] == sum(len(row["false_peaks"]) for row in rows) / 12
+        at_rates = [pooled[f"lesion_sensitivity_at_{rate}"] for rate in (0.125, 0.25, 0.5, 1, 2, 4, 8)]
+        assert at_rates == sorted(at_rates) and at_rates[-1] == curve["lesion_sensitivity"][-1]
+        assert pooled["froc_score"] == pytest.approx(np.mean(at_rates))
+        for name in ("froc_score", "region_precision"):
+            assert report["pooled"][name]["low"] <= pooled[name] <= report["pooled"][name]["high"]
+        assert report["pooled"]["region_precision"]["low"] < report["pooled"]["region_precision"]["high"]
+        assert report["lesion_size_limits"] == {"pixels": [16, 16]}
+        assert pooled["lesion_sensitivity_small"] == pooled["lesion_sensitivity"]
+        assert report["pooled"]["lesion_sensitivity_large"]["reason"] == "no lesion is of this size"
+        with (tmp_path / "metrics_per_case.csv").open() as file:
+            assert not {"false_peaks", "lesion_peaks"} & set(next(csv.reader(file)))
+
+    def test_sizes_of_volumes_are_in_ml(self, tmp_path, fitted_network):
+        mask = np.zeros((8, 8, 4), bool)
+        mask[2:4, 2:5, 1] = True
+        evaluation_ = evaluation(tmp_path, fitted_network, {}, {})
+        output = output_of(mask.astype(np.float32) * 2, GroundTruth(True, mask))
+        output["image"] = MetaTensor(torch.ones(1, 8, 8, 4), affine=np.diag([2.0, -2, 5, 1]))
+        row, _ = evaluation_.compare("a", output)
+        assert row["size_unit"] == "mL" and row["lesion_sizes"] == [pytest.approx(0.12)]
+
+    def test_background_is_left_out(self, tmp_path, fitted_network):
+        maps, masks = make_cases(2)
+        output = output_of(maps["case-1"], GroundTruth(True, masks["case-1"]))
+        output["image"] = output["image"] + torch.arange(24)
+        output["image"][:, :16] = 0
+        _, counts = evaluation(tmp_path, fitted_network, {}, {}).compare("case-1", output)
+        assert counts[3].sum() == (~masks["case-1"][16:]).sum() and counts[0].sum() == 24 * 24 - 16
 
     def test_memory_does_not_grow_with_pixels(self, tmp_path, fitted_network):
         maps, masks = make_cases(9)
@@ -189,15 +240,18 @@ class TestMapEvaluation:
             ("pixel_auroc", pixels),
             ("aupro_0.3", pixels),
             ("max_dice", pixels),
+            ("froc_score", pixels),
+            ("panoptic_quality", pixels),
             ("image_auroc", images),
         ):
             entry = report["pooled"][name]
             if reason is None:
-                assert entry["value"] > 0 and "reason" not in entry
+                assert entry["value"] >= 0 and "reason" not in entry
             else:
                 assert entry == {"value": None, "low": None, "high": None, "reason": reason}
         if evaluated:
             assert report["pooled"]["false_positive_rate_of_mask"]["value"] >= 0
+            assert report["pooled"]["false_regions_per_case"]["value"] >= 0
 
     @pytest.mark.parametrize(
         ("arguments", "expected"),
@@ -260,7 +314,7 @@ class TestEvaluation:
         assert [row["image_score"] for row in report["cases"]] == [case["image_score"] for case in summary["cases"]]
         assert [row["lesions"] for row in report["cases"]] == [1, 1, 0, 0]
         assert report["note"] and report["unlabelled"] == report["failed"] == {} and report["versions"]["torch"]
-        assert report["thresholds"]["at_fpr_0.01"] == report["thresholds"]["of_mask"] == 1.0
+        assert report["thresholds"]["at_fpr_0.01"] == 1.0 and len(report["thresholds"]) == 3
         with (tmp_path / "out" / "metrics.csv").open() as file:
             table = {row["metric"]: row for row in csv.DictReader(file)}
         assert set(table) == set(pooled)
@@ -282,7 +336,8 @@ class TestEvaluation:
         assert "3 of 7 cases failed (the others are finished)" in message
         report = json.loads((tmp_path / "out" / "metrics.json").read_text())
         assert set(report["failed"]) == {"bad-shape", "bad-values", "bad-affine"}
-        assert set(report["unlabelled"]) == {*report["failed"], "well-62", "well-63"}
+        assert report["failed"]["bad-values"].startswith("the label has values other than 0 and 1 (3)")
+        assert set(report["unlabelled"]) == {"well-62", "well-63"}
         assert {row["case"]: row["is_anomalous"] for row in report["cases"]} == {
             "ill-60": True,
             "ill-61": True,

@@ -41,6 +41,7 @@ METRICS = {
     "note": NOTE,
     "pooled": {
         "pixel_auroc": {"value": 0.9876, "low": 0.9, "high": 0.99, "binning_error": 1e-4},
+        "dice_at_fpr_0.1": {"value": 0.3, "low": None, "high": None},
         "image_auroc": {"value": None, "low": None, "high": None, "reason": "no normal case"},
     },
     "cases": [
@@ -53,7 +54,9 @@ METRICS = {
             "false_regions": 77,
         }
     ],
+    "lesion_size_limits": {"mL": [0.51, 2.25]},
     "curves": {
+        "froc": {"false_regions_per_case": [0, 0, 0.5, 3], "lesion_sensitivity": [0, 0.4, 0.6, 0.8]},
         "roc": {"fpr": [0, 0.1, 1], "tpr": [0, 0.9, 1]},
         "pr": {"recall": [0, 0.5, 1], "precision": [1, 0.9, 0.1]},
         "pro": {"fpr": [0, 0.1, 0.3], "pro": [0, 0.5, 0.8]},
@@ -160,7 +163,7 @@ def decide(data):
 
 def forget(data):
     """Postprocess a case as an earlier version did."""
-    for key in ("p_value", "flagged", "regions"):
+    for key in ("p_value", "flagged", "held_out_cases", "regions"):
         data["result"].pop(key, None)
     return data
 
@@ -263,7 +266,11 @@ class TestContent:
         assert "pixel auroc 0.988 0.900 to 0.990" in text and "Without image auroc: no normal case." in text
         assert "there is no label photo.png" in text
         assert "anomalous 31 12 77" in text and "\N{EN DASH}" in text
-        assert all(title in text for title in ("ROC", "Precision and recall", "Overlap per region", "Dice against"))
+        assert "small up to 0.51 mL, medium up to 2.25 mL" in text
+        assert text.index("dice at fpr 0.1 0.300") > text.index("At thresholds of the map")
+        assert all(
+            title in text for title in ("FROC", "ROC", "Precision and recall", "Overlap per region", "Dice against")
+        )
         write_report(fitted_network, folder)
         assert path.exists() and "pixel auroc" not in (folder / "out" / "report.html").read_text()
 
@@ -482,7 +489,7 @@ class TestFigures:
 
     def test_undefined_curve_is_left_out(self):
         curves = {**METRICS["curves"], "roc": {"fpr": [], "tpr": []}, "pr": {"recall": [None], "precision": [None]}}
-        assert len(curve_svgs(curves, 1.0)) == 2 and curve_svgs({}, 1.0) == []
+        assert len(curve_svgs(curves, 1.0)) == 3 and curve_svgs({}, 1.0) == []
 
 
 USE = """

@@ -5,12 +5,9 @@ import pytest
 
 from scripts.report.suspicion import flagging, p_value_text, suspicion
 
-CUT = {"threshold": 1.5}
-REGIONS = {"threshold": None, "case_alpha": 0.05}
 
-
-def entries_of(p_values, flags):
-    return [{"image_score": 1.0, "p_value": p, "flagged": flag} for p, flag in zip(p_values, flags, strict=True)]
+def entry_of(flagged, n_cases):
+    return {"image_score": 1.0, "p_value": 0.1, "flagged": flagged, "held_out_cases": n_cases}
 
 
 class TestSuspicion:
@@ -41,22 +38,17 @@ class TestPValueText:
 
 class TestFlagging:
     def test_flagged_cases_are_counted(self):
-        entries = [*entries_of([0.02, 0.02, 0.8], [True, True, False]), {"image_score": 1.0}]
-        assert flagging(entries, REGIONS)["flagged"] == "2 of 3"
+        entries = [*(entry_of(flagged, 39) for flagged in (True, False, True)), {"image_score": 1.0}]
+        assert flagging(entries, {})["flagged"] == "2 of 3"
 
-    @pytest.mark.parametrize(
-        ("p_values", "settings", "reason"),
-        [
-            ([0.2, 1.0], REGIONS, "19 held-out normal cases"),
-            ([0.2, 1.0], {**REGIONS, "case_alpha": 0.01}, "99 held-out normal cases"),
-            ([None, None], CUT, "cut of the map at a threshold"),
-            ([None, None], REGIONS, "calibrate it or fit it anew"),
-        ],
-    )
-    def test_reason_why_no_case_is_flagged(self, p_values, settings, reason):
-        flags = flagging(entries_of(p_values, [None, None]), settings)
-        assert flags["flagged"] is None and reason in flags["why_not"]
-        assert flags["case_alpha"] == settings.get("case_alpha", 0.05)
+    @pytest.mark.parametrize("case_alpha", [0.05, 0.01, 0.3])
+    def test_reason_counts_held_out_cases(self, case_alpha):
+        n_needed = next(n for n in range(1, 1000) if 1 / (n + 1) <= case_alpha)
+        flags = flagging([entry_of(None, n_needed - 1)] * 2, {"case_alpha": case_alpha})
+        assert flags["flagged"] is None and flags["case_alpha"] == case_alpha
+        assert f"takes {n_needed} held-out normal cases, and the model has {n_needed - 1}" in flags["why_not"]
 
-    def test_entries_of_earlier_versions(self):
-        assert flagging([{"image_score": 1.0}], {"threshold": 1.0})["flagged"] is None
+    @pytest.mark.parametrize("entry", [entry_of(None, 0), {"image_score": 1.0}], ids=["no limits", "earlier version"])
+    def test_model_without_held_out_regions(self, entry):
+        flags = flagging([entry], {})
+        assert flags["flagged"] is None and "calibrate it or fit it anew" in flags["why_not"]

@@ -1,7 +1,6 @@
 """Trainer, evaluator and handlers of a fit."""
 
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,9 @@ from monai.handlers import ValidationHandler
 from scripts.errors import InputError
 from scripts.models.checkpoint import load_network
 from scripts.models.mixture import SCORE_KINDS, DirichletProcessMixture
-from scripts.training.handlers import BestModelTracker, CheckpointSaver, MixtureInitializer, ThresholdCalibrator
+from scripts.training.calibrator import CheckpointSaver, ThresholdCalibrator
+from scripts.training.geometry import CaseGeometry
+from scripts.training.handlers import BestModelTracker, MixtureInitializer
 from scripts.training.trainer import LOG_LIKELIHOOD, VALIDATION, LikelihoodEvaluator, OnlineEMTrainer, step_size_at
 
 
@@ -37,16 +38,27 @@ class Embeddings:
         return self.patches[torch.randperm(len(self.patches), generator=generator)[:n_patches]]
 
 
-class Batches(list):
-    """Stand in for a data loader."""
-
-    @property
-    def dataset(self):
-        return SimpleNamespace(n_patches=sum(map(len, self)))
-
-
 def batches(sizes=(40, 40, 23)):
-    return Batches(patches(n, seed).half() for seed, n in enumerate(sizes, start=10))
+    """Stand in for a data loader."""
+    return [patches(n, seed).half() for seed, n in enumerate(sizes, start=10)]
+
+
+class HeldOut:
+    """Stand in for the embeddings of cases of 56 x 56 pixels, all of them foreground."""
+
+    def __init__(self, n_slices=(4, 2)):
+        self.n_used = len(n_slices)
+        self.cases = [patches(16 * n, seed).half().view(n, 16, 32) for seed, n in enumerate(n_slices, start=10)]
+
+    def case(self, index):
+        return self.cases[index].numpy()
+
+    def geometry(self, index):
+        n_slices = len(self.cases[index])
+        return CaseGeometry(np.ones((n_slices, 56, 56), bool), np.arange(n_slices), 1.0)
+
+    def all_patches(self):
+        return torch.cat([case.flatten(0, 1) for case in self.cases]).float()
 
 
 @pytest.fixture
@@ -167,15 +179,14 @@ class TestOnlineEMTrainer:
             MixtureInitializer(network, Embeddings(), 3),
             ValidationHandler(1, evaluator),
             BestModelTracker(network, evaluator),
-            ThresholdCalibrator(network, batches((60, 31))),
-            CheckpointSaver(network, path),
+            CheckpointSaver(network, path, ThresholdCalibrator(network, HeldOut())),
         ]
         trainer(network, batches(), max_epochs=5, train_handlers=handlers).run()
         loaded = load_network(make_network(), path)
         assert int(loaded.mixture.n_steps) == 3 * evaluator.state.best_metric_epoch
         images = torch.rand(1, 1, 56, 56)
         assert torch.equal(loaded(images), network(images))
-        raw = loaded.mixture.anomaly_score(torch.cat(list(batches((60, 31)))).float(), "cosine").numpy()
+        raw = loaded.mixture.anomaly_score(HeldOut().all_patches(), "cosine").numpy()
         assert float(loaded.calibration.decision_threshold(0, 0.01)) == pytest.approx(np.quantile(raw, 0.99), rel=1e-5)
 
 
@@ -286,11 +297,9 @@ class TestThresholdCalibrator:
     def test_every_score_is_calibrated_on_all_patches(self, make_network):
         network = make_network(target_fpr=0.05)
         network.calibration.quantiles.fill_(float("nan"))
-        loader = batches((200, 57))
-        ThresholdCalibrator(network, loader)(Engine(lambda *_: None))
-        everything = torch.cat(list(loader)).float()
+        ThresholdCalibrator(network, HeldOut((9, 7)))(Engine(lambda *_: None))
         for kind in network.mixture.score_kinds:
-            raw = network.mixture.anomaly_score(everything, kind).numpy()
+            raw = network.mixture.anomaly_score(HeldOut((9, 7)).all_patches(), kind).numpy()
             index = SCORE_KINDS.index(kind)
             assert network.calibration.is_fitted(index)
             for rate in (0.5, 0.05, 0.01):
@@ -300,16 +309,6 @@ class TestThresholdCalibrator:
 
     def test_other_target_fpr_is_calibrated(self, make_network):
         network = make_network(target_fpr=0.03)
-        loader = batches((200, 57))
-        ThresholdCalibrator(network, loader)(Engine(lambda *_: None))
-        raw = network.mixture.anomaly_score(torch.cat(list(loader)).float(), "cosine").numpy()
+        ThresholdCalibrator(network, HeldOut())(Engine(lambda *_: None))
+        raw = network.mixture.anomaly_score(HeldOut().all_patches(), "cosine").numpy()
         assert float(network.calibration.decision_threshold(0, 0.03)) == pytest.approx(np.quantile(raw, 0.97), rel=1e-5)
-
-    def test_max_patches_scores_every_nth_patch(self, make_network):
-        loader = batches((200, 57))
-        scores = ThresholdCalibrator(make_network(), loader, max_patches=100).scores()
-        expected = ThresholdCalibrator(make_network(), batches((200, 57))).scores()
-        for kind, values in scores.items():
-            np.testing.assert_allclose(
-                values, np.concatenate([expected[kind][:200:3], expected[kind][200::3]]), rtol=1e-4
-            )

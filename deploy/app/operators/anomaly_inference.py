@@ -50,6 +50,11 @@ class AnomalyInference(MonaiBundleInferenceOperator):
         for name in ("map", "measurements", "preview"):
             spec.output(name)
 
+    def _get_compose(self, obj_name: str, disallowed_prefixes: Any) -> Any:
+        """Make transforms of the bundle's config, whose paths start in the folder of the bundle."""
+        self._parser["bundle_root"] = str(self._bundle_path)
+        return super()._get_compose(obj_name, disallowed_prefixes)
+
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Score the image and emit the outputs."""
         super().compute(op_input, op_output, context)

@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import highdicom as hd
-from anomaly_codes import ANOMALY_SCORE, BEYOND_LIMIT, MILLILITRE, N_REGIONS, OUTSIDE_FITTED_RANGE
+from anomaly_codes import (
+    ANOMALY_SCORE,
+    BEYOND_LIMIT,
+    CASE_P_VALUE,
+    FLAGGED,
+    MILLILITRE,
+    N_REGIONS,
+    OUTSIDE_FITTED_RANGE,
+)
 from bundle import Algorithm
 from highdicom.sr import Measurement
 from pydicom import Dataset
@@ -57,6 +65,10 @@ def structured_report(
             model_name=algorithm.name,
         ),
     )
+    p_value = measurements.get("p_value")
+    decisions = [(OUTSIDE_FITTED_RANGE, measurements["outside_fitted_range"])]
+    if measurements.get("flagged") is not None:
+        decisions.append((FLAGGED, measurements["flagged"]))
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier="Anomaly"),
         finding_category=codes.SCT.MorphologicallyAbnormalStructure,
@@ -72,11 +84,10 @@ def structured_report(
             Measurement(codes.SCT.Volume, measurements["anomalous_volume_ml"], MILLILITRE),
             Measurement(BEYOND_LIMIT, 100 * measurements["fraction_beyond_limit"], codes.UCUM.Percent),
             Measurement(N_REGIONS, measurements["n_regions"], codes.UCUM.NoUnits),
+            *([] if p_value is None else [Measurement(CASE_P_VALUE, p_value, codes.UCUM.NoUnits)]),
         ],
         qualitative_evaluations=[
-            hd.sr.QualitativeEvaluation(
-                OUTSIDE_FITTED_RANGE, codes.SCT.Yes if measurements["outside_fitted_range"] else codes.SCT.No
-            )
+            hd.sr.QualitativeEvaluation(name, codes.SCT.Yes if value else codes.SCT.No) for name, value in decisions
         ],
         source_images=[hd.sr.SourceImageForMeasurementGroup(data.SOPClassUID, data.SOPInstanceUID) for data in slices],
     )

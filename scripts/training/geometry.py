@@ -1,0 +1,85 @@
+"""Geometry of a case, kept next to its embeddings: what their scores need to become regions."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from ..inference.inferer import DPMMInferer, nonempty_slices
+from ..inference.measurements import affine_of
+from ..inference.regions import min_voxels_of
+from ..inference.visualization import foreground_mask
+from ..models.encoder import PATCH_SIZE
+from ..models.network import PatchAnomalyNetwork
+
+
+class CaseGeometry(NamedTuple):
+    """Foreground and size of the slices of a case.
+
+    Attributes:
+        foreground: ``[S,H,W]``, true where the image is not background.
+        nonempty: indices of the s slices that have embeddings.
+        voxel_mm3: volume of a voxel in mm³; 1 for an image, whose regions are measured in pixels.
+    """
+
+    foreground: np.ndarray
+    nonempty: np.ndarray
+    voxel_mm3: float
+
+    @classmethod
+    def of(cls, image: torch.Tensor, inferer: DPMMInferer) -> CaseGeometry:
+        """Take the geometry of an image ``[C,H,W]`` or a volume ``[C,H,W,D]`` with an affine."""
+        (slices,) = inferer.slices(image.unsqueeze(0))
+        foreground = torch.from_numpy(foreground_mask(image.cpu().numpy()))[None, None]
+        (masks,) = inferer.slices(foreground)
+        affine = affine_of(image) if isinstance(image, MetaTensor) else np.eye(4)
+        voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3]))) if image.ndim == 4 else 1.0
+        return cls(masks[:, 0].numpy(), nonempty_slices(slices).cpu().numpy(), voxel_mm3)
+
+    def save(self, file: BinaryIO) -> None:
+        """Write a compressed file."""
+        np.savez_compressed(
+            file,
+            foreground=np.packbits(self.foreground),
+            shape=self.foreground.shape,
+            nonempty=self.nonempty,
+            voxel_mm3=self.voxel_mm3,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> CaseGeometry:
+        """Read a file of `save`."""
+        with np.load(path) as saved:
+            shape = tuple(saved["shape"].tolist())
+            foreground = np.unpackbits(saved["foreground"], count=math.prod(shape)).reshape(shape).astype(bool)
+            return cls(foreground, saved["nonempty"], float(saved["voxel_mm3"]))
+
+    def patch_foreground(self, network: PatchAnomalyNetwork) -> np.ndarray:
+        """Select the patches whose centre is in the foreground.
+
+        Args:
+            network: its encoder's patch grid.
+
+        Returns:
+            ``[s, h*w]``, true for these patches; true everywhere if no patch is in the foreground.
+        """
+        height, width = self.foreground.shape[1:]
+        rows, columns = map(_pixels_of_patches, (height, width), network.resized(height, width))
+        padded = np.pad(self.foreground[self.nonempty], ((0, 0), (0, 1), (0, 1)))  # patches of the padding
+        selected = padded[:, rows[:, None], columns].reshape(len(self.nonempty), -1)
+        return selected if selected.any() else np.ones_like(selected)
+
+    def min_voxels(self, min_region_mm3: float) -> int:
+        """Return the number of voxels of the smallest region."""
+        return min_voxels_of(min_region_mm3, self.voxel_mm3)
+
+
+def _pixels_of_patches(n_pixels: int, n_resized: int) -> np.ndarray:
+    """Find the pixel at the centre of each patch along one axis; ``n_pixels`` if the centre is padding."""
+    centres = (np.arange(-(-n_resized // PATCH_SIZE)) + 0.5) * PATCH_SIZE
+    return np.where(centres < n_resized, np.minimum(centres * n_pixels / n_resized, n_pixels - 1), n_pixels).astype(int)
