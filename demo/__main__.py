@@ -13,10 +13,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from skimage.measure import label
 
 from .population import write_population
-
-SETTINGS = {"target_fpr": 0.002}  # one normal patch in 500 may exceed the decision threshold
 
 
 def main() -> None:
@@ -43,7 +42,6 @@ def main() -> None:
             output_dir=folder / "fit",
             ckpt_path=folder / "model.pt",
             max_epochs=options.max_epochs,
-            **SETTINGS,
         ),
     )
     step(
@@ -53,11 +51,10 @@ def main() -> None:
             dataset_dir=folder / "data" / "unseen",
             output_dir=folder / "results",
             ckpt_path=folder / "model.pt",
-            **SETTINGS,
         ),
     )
-    print_table(folder / "results", folder / "data" / "masks")
     print("\n" + "\n".join(f"{name:20s}{taken:7.0f} s" for name, taken in seconds.items()))
+    print_table(folder / "results", folder / "data" / "masks")
 
 
 def run_bundle(run_id: str, **overrides: object) -> None:
@@ -76,32 +73,55 @@ def run_bundle(run_id: str, **overrides: object) -> None:
 
 
 def print_table(results: Path, masks: Path) -> None:
-    """Print scores and Dice of the cases in a results folder.
+    """Print for each case of a results folder what was found of its lesion, and a line that sums up.
 
     Args:
         results: ``output_dir`` of an inference run.
-        masks: folder of true masks ``<case>.nii.gz``; a case without one is healthy.
+        masks: folder of true masks ``<case>.nii.gz`` of one lesion each; a case without one is healthy.
     """
     summary = json.loads((results / "summary.json").read_text())
-    print(f"\n{'case':14s}{'image score':>13s}{'found mL':>10s}{'true mL':>9s}{'Dice':>7s}  overlay")
+    print(f"\n{'case':12s}{'flagged':>9s}{'lesion':>9s}{'false alarms':>14s}{'Dice':>7s}")
+    quiet, lesions, alarms = [], [], []
     for entry in summary["cases"]:
         case = entry["case"]
-        predicted_voxels, voxel_ml = read_mask(results / case / f"{case}_mask.nii.gz")
-        true_ml = dice = "-"
+        mask = read_mask(results / case / f"{case}_mask.nii.gz")
+        lesion = dice = "-"
+        alarms.append(entry["n_regions"])
         if (masks / f"{case}.nii.gz").is_file():
-            true_voxels, _ = read_mask(masks / f"{case}.nii.gz")
-            true_ml = f"{true_voxels.sum() * voxel_ml:.1f}"
-            dice = f"{2 * (predicted_voxels & true_voxels).sum() / (predicted_voxels.sum() + true_voxels.sum()):.2f}"
-        overlay = results / case / f"{case}_overlay.png"
-        volume = f"{entry['anomalous_volume_ml']:.1f}"
-        print(f"{case:14s}{entry['image_score']:13.2f}{volume:>10s}{true_ml:>9s}{dice:>7s}  {overlay}")
+            truth = read_mask(masks / f"{case}.nii.gz")
+            lesions.append(bool((mask & truth).any()))
+            lesion = "found" if lesions[-1] else "missed"
+            alarms[-1] -= n_touching(mask, truth, entry["regions"])
+            dice = f"{2 * (mask & truth).sum() / (mask.sum() + truth.sum()):.2f}"
+        else:
+            quiet.append(not entry["n_regions"])
+        flagged = {True: "yes", False: "no", None: "-"}[entry["flagged"]]
+        print(f"{case:12s}{flagged:>9s}{lesion:>9s}{alarms[-1]:14d}{dice:>7s}")
     print(f"\nmasks, maps and overlays: {results}\nmeasurements of all cases: {results / 'summary.json'}")
+    print(
+        f"{sum(quiet)} of {len(quiet)} healthy cases quiet, {sum(lesions)} of {len(lesions)} lesions found, "
+        f"{sum(alarms)} false alarms"
+    )
 
 
-def read_mask(path: Path) -> tuple[np.ndarray, float]:
-    """Read the voxels ``[X,Y,Z]`` of a mask and the volume of a voxel in mL."""
-    image = nib.nifti1.load(path)
-    return np.asarray(image.dataobj) > 0, float(np.prod(image.header.get_zooms())) / 1000
+def n_touching(mask: np.ndarray, truth: np.ndarray, regions: list[dict]) -> int:
+    """Count the regions that touch a lesion.
+
+    Args:
+        mask: mask of the regions ``[X,Y,Z]``.
+        truth: mask of the lesion ``[X,Y,Z]``.
+        regions: entries of the regions in the summary.
+
+    Returns:
+        Their number: an outline in several parts is one region, that of its peak.
+    """
+    parts = label(mask)
+    return sum(bool((truth & (parts == parts[tuple(region["peak_voxel"])])).any()) for region in regions)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Read the voxels ``[X,Y,Z]`` of a mask."""
+    return np.asarray(nib.nifti1.load(path).dataobj) > 0
 
 
 if __name__ == "__main__":

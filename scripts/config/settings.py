@@ -157,8 +157,8 @@ class Settings(BaseModel, validate_assignment=True):
         "settings; an evaluation always does"
     )
     report: bool = Field(
-        description="whether inference leaves `report.html`, which draws the 200 cases with the highest scores and "
-        "lists all"
+        description="whether inference leaves `report.html`, which lists all cases and draws the 200 most "
+        "suspicious ones"
     )
 
     label_dir: OrOff[FilePath] = Field(description="labels that maps are judged against ([how](evaluation.md))")

@@ -177,4 +177,5 @@ def outside_warning(numbers: Mapping[str, Any]) -> str:
 def caption(case: str, numbers: Mapping[str, Any]) -> str:
     """Return the caption of the picture of a case; see `measurements`."""
     outside = "   OUTSIDE THE FITTED RANGE" if numbers["outside_fitted_range"] else ""
-    return f"{case}   image score {numbers['image_score']:.2f}{outside}   not for diagnosis"
+    flagged = f"   FLAGGED, p = {numbers['p_value']:.2g}" if numbers.get("flagged") else ""
+    return f"{case}   image score {numbers['image_score']:.2f}{flagged}{outside}   not for diagnosis"

@@ -83,16 +83,29 @@ class PredictionWriter:
             name = self.directory.name_of(case)
             elsewhere = {"directory": name} if name != case else {}
             entry = batch["about"]["entry"] = {"case": case, **elsewhere, **output["result"]}
-            view = SliceView.of(output["image"], output["map"], output["pred"], self.spatial_dim)
             self.write_case(
                 batch["directory"],
                 entry["case"],
                 output["map"],
                 output["pred"],
                 affine_of(output["image"]),
-                view,
+                self.view(output),
                 output["result"],
             )
+
+    def view(self, output: dict[str, Any]) -> SliceView:
+        """Return the slices of a case; they are made once and kept in its output, which ends with the case."""
+        if "view" not in output:
+            truth = output.get("truth")
+            output["view"] = SliceView.of(
+                output["image"],
+                output["map"],
+                output["pred"],
+                self.spatial_dim,
+                None if truth is None else truth.mask,
+            )
+        view: SliceView = output["view"]
+        return view
 
     def list_case(self, engine: Engine) -> None:
         """Add the finished cases of an iteration to the summary and log them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.colors import to_hex
 
 from ..inference.measurements import image_score
 from ..inference.patches import CasePatches
-from ..inference.visualization import SliceView
+from ..inference.visualization import HEAT, SliceView
 from ..models.network import PatchAnomalyNetwork
 from .figures import histogram_svg
 from .pictures import SlicePictures, component_colours, representative_slices
@@ -18,7 +19,7 @@ N_COMPONENTS = 8  # listed for a case
 
 
 def case_content(
-    view: SliceView, patches: CasePatches, network: PatchAnomalyNetwork, threshold: float
+    view: SliceView, patches: CasePatches, network: PatchAnomalyNetwork, limits: Mapping[str, float]
 ) -> dict[str, Any]:
     """Compute the variables of the template of a case.
 
@@ -26,12 +27,12 @@ def case_content(
         view: slices of the case.
         patches: patches of the case.
         network: the network that scored it.
-        threshold: threshold of the mask.
+        limits: scores that are marked in the histogram, by name.
 
     Returns:
         ``scored``, a row for every scored slice; ``slices``, the drawn ones (see `SlicePictures`); ``best``, the index
-        of the drawn slice with the highest score; ``highest``, the end of the axis of scores; ``components`` and
-        ``histogram``.
+        of the drawn slice with the highest score; ``highest``, the end of the axis of scores; ``heat_top``, the end of
+        the scale of colours; ``has_truth``, whether there is a label; ``components`` and ``histogram``.
     """
     foreground = view.foreground
     scored: list[dict[str, Any]] = [
@@ -43,7 +44,7 @@ def case_content(
         for number in patches.slices
     ]
     scores = np.array([row["score"] for row in scored])
-    drawn = representative_slices(scores)
+    drawn = representative_slices(scores, view.shown[:, patches.slices])
     pictures = SlicePictures(view, patches)
     return {
         "is_volume": view.numbers is not None,
@@ -52,8 +53,10 @@ def case_content(
         "slices": [{**scored[index], **pictures.draw(index)} for index in drawn],
         "best": int(scores[drawn].argmax()),
         "highest": max(2.0, float(scores.max())),
+        "heat_top": HEAT.norm.vmax,
+        "has_truth": view.truth is not None,
         "components": leading_components(patches, patches.on_foreground(foreground), network),
-        "histogram": _histogram(view.scores[foreground], network, threshold),
+        "histogram": _histogram(view.scores[foreground], network, limits),
     }
 
 
@@ -85,7 +88,7 @@ def leading_components(
     ]
 
 
-def _histogram(scores: np.ndarray, network: PatchAnomalyNetwork, threshold: float) -> str:
+def _histogram(scores: np.ndarray, network: PatchAnomalyNetwork, limits: Mapping[str, float]) -> str:
     calibration, kind = network.calibration, network.score_index
     normal = calibration(calibration.quantiles[kind], kind, network.target_fpr)
-    return histogram_svg(scores, normal.cpu().numpy(), calibration.rates.cpu().numpy(), threshold)
+    return histogram_svg(scores, normal.cpu().numpy(), calibration.rates.cpu().numpy(), limits)

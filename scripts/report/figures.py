@@ -48,19 +48,19 @@ CURVES = {  # title, horizontal and vertical axis of each curve of an evaluation
 }
 
 
-def histogram_svg(scores: np.ndarray, normal: np.ndarray, rates: np.ndarray, threshold: float) -> str:
+def histogram_svg(scores: np.ndarray, normal: np.ndarray, rates: np.ndarray, limits: Mapping[str, float]) -> str:
     """Draw the distribution of the scores of a case and of normal patches.
 
     Args:
         scores: calibrated scores of the foreground of the case ``[N]``.
         normal: upper quantiles ``[L]`` of the calibrated scores of normal patches.
         rates: fraction of normal patches above each quantile ``[L]``.
-        threshold: threshold of the mask.
+        limits: scores that are marked, by name; two at most.
 
     Returns:
         An ``svg`` element; the vertical axis is logarithmic, because anomalous scores are rare.
     """
-    edges = np.linspace(min(scores.min(), 0), max(scores.max(), normal.max(), 2), 61)
+    edges = np.linspace(min(scores.min(), 0), max(scores.max(), normal.max(), *limits.values(), 2), 61)
     counts, _ = np.histogram(scores, edges)
     normal, kept = np.unique(normal, return_index=True)
     density = -np.diff(rates[kept]) / np.diff(normal)
@@ -69,12 +69,13 @@ def histogram_svg(scores: np.ndarray, normal: np.ndarray, rates: np.ndarray, thr
     def draw(axes: Axes) -> None:
         axes.stairs(counts * per_tenth, edges, fill=True, color=ACCENT, alpha=0.55, label="this case, foreground")
         axes.stairs(density * 0.1, normal, baseline=None, color=INK, label="normal patches, upper half", linewidth=1.4)
-        axes.axvline(threshold, color="#d0582f", linestyle="--", label=f"threshold {threshold:g}")
+        for (name, limit), style in zip(limits.items(), ("--", ":"), strict=False):
+            axes.axvline(limit, color="#d0582f", linestyle=style, label=f"{name} {limit:g}")
         axes.set_yscale("log")
         axes.set(xlabel="anomaly score, 1 = decision threshold", ylabel="share per 0.1")
-        axes.figure.legend(loc="upper left", ncols=3, columnspacing=1.2, frameon=False, fontsize=8)
+        axes.figure.legend(loc="upper left", ncols=2, columnspacing=1.2, frameon=False, fontsize=8)
 
-    return _svg(draw, (4.8, 2.7), left=0.13, right=0.98, bottom=0.17, top=0.86)
+    return _svg(draw, (4.8, 2.8), left=0.13, right=0.98, bottom=0.17, top=0.82)
 
 
 def curve_svgs(curves: Mapping[str, Mapping[str, Sequence[Any]]], threshold: float) -> list[str]:

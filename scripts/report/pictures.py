@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 from ..inference.patches import CasePatches
-from ..inference.visualization import HEAT, SliceView, brightest_of, heat, windowed
+from ..inference.visualization import HEAT, SliceView, brightest_of, covering_slices, heat, windowed
 
 LONGEST_SIDE = 256  # pixels of a picture
 MAX_SLICES = 32  # pictures of a case
@@ -31,6 +31,7 @@ class SlicePictures:
         self.image = np.moveaxis(view.image[:, self.box[0], self.box[1]], 0, 3)
         self.brightest = brightest_of(self.image)
         self.scores, self.mask, self.foreground = (a[self.box] for a in (view.scores, view.mask, view.foreground))
+        self.truth = None if view.truth is None else view.truth[self.box]
         self.patches = patches
         height, width = self.scores.shape[0] * view.spacing[0], self.scores.shape[1] * view.spacing[1]
         scale = min(LONGEST_SIDE, max(self.scores.shape[:2])) / max(height, width)
@@ -44,7 +45,8 @@ class SlicePictures:
 
         Returns:
             Data URIs of the ``plain`` image and of the layers ``heat``, ``components`` and ``rarity``, which are
-            transparent outside the foreground; and ``outline``, the path of the mask's outline in pixels.
+            transparent outside the foreground; and the paths of outlines in pixels, ``outline`` of the mask and
+            ``truth_outline``, empty without a label.
         """
         number = self.patches.slices[index]
         plain = self._shrunk(windowed(self.image[:, :, number], self.brightest), Image.Resampling.LANCZOS)
@@ -56,6 +58,7 @@ class SlicePictures:
             "components": self._patch_layer(component_colours(self.patches.components[index]), number),
             "rarity": self._patch_layer(HEAT.to_rgba(self.patches.rarity[index].round(1)), number),
             "outline": self._outline(self.mask[..., number]),
+            "truth_outline": "" if self.truth is None else self._outline(self.truth[..., number]),
         }
 
     def _shrunk(self, colours: np.ndarray, resampling: Image.Resampling) -> Image.Image:
@@ -80,18 +83,21 @@ class SlicePictures:
         return "".join("M" + "L".join(f"{x:.4g} {y:.4g}" for y, x in path[:-1]) + "Z" for path in paths)
 
 
-def representative_slices(scores: np.ndarray, n_slices: int = MAX_SLICES) -> np.ndarray:
-    """Select the slice with the highest score of each of ``n_slices`` runs of neighbours.
+def representative_slices(scores: np.ndarray, shown: np.ndarray, n_slices: int = MAX_SLICES) -> np.ndarray:
+    """Select slices that show the regions, and of each run of neighbours among the others that with the highest score.
 
     Args:
         scores: score of each slice ``[s]``.
-        n_slices: largest number of slices.
+        shown: slices that show each region ``[R,s]``.
+        n_slices: largest number of slices; half of it is for the regions.
 
     Returns:
         Indices in increasing order; the slice with the highest score of all is among them.
     """
-    runs = np.array_split(np.arange(len(scores)), min(n_slices, len(scores)))
-    return np.array([run[np.argmax(scores[run])] for run in runs])
+    covering = covering_slices(shown, scores, max(1, n_slices // 2))
+    others = np.setdiff1d(np.arange(len(scores)), covering)
+    runs = np.array_split(others, max(1, min(n_slices - len(covering), len(others))))
+    return np.sort([*covering, *(run[np.argmax(scores[run])] for run in runs if len(run))]).astype(int)
 
 
 def component_colours(components: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   const bars = viewer.querySelectorAll("rect");
   const images = viewer.querySelectorAll(".image");
   const layer = viewer.querySelector(".layer");
+  const paths = viewer.querySelectorAll(".panel path");
   const empty = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==";
   let slices = null; // parsed when they are first asked for: a report may hold thousands of pictures
   let turned = 0;
@@ -17,7 +18,11 @@ for (const viewer of document.querySelectorAll(".viewer")) {
     for (const image of images) image.src = slice.plain;
     layer.src = slice[kind] || empty;
     layer.className = `layer ${kind}`;
-    viewer.querySelector(".panel path").setAttribute("d", slice.outline);
+    for (const path of paths) {
+      const name = path.dataset.outline ?? "outline"; // earlier versions drew that of the mask only
+      const box = viewer.querySelector(`input[value=${name}]`);
+      path.setAttribute("d", !box || box.checked ? slice[name] : "");
+    }
     for (const bar of bars) bar.classList.toggle("now", Number(bar.dataset.shown) === index);
     if (slider) {
       slider.value = index;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from datetime import datetime
 from heapq import heappush, heappushpop
 from pathlib import Path
@@ -18,10 +19,11 @@ from matplotlib.colors import to_hex
 from monai.engines.utils import IterationEvents
 
 from ..inference.patches import CasePatches
-from ..inference.visualization import HEAT, SliceView
+from ..inference.visualization import HEAT, MASK_COLOUR, TRUTH_COLOUR
 from ..inference.writer import PredictionWriter
 from .content import case_content
 from .figures import curve_svgs
+from .suspicion import flagging, p_value_text, suspicion
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +34,9 @@ PART = ".dpmm_report.json"  # part of the report in the directory of a case
 class ReportWriter:
     """Write ``report.html``, a single file without external resources, next to ``summary.json``.
 
-    The part of a case is kept in the directory of its results, where a later run finds it. All cases are listed; the
-    ``MAX_CASES`` cases with the highest scores are drawn. Metrics are shown if this run has written ``metrics.json``.
-    Several processes write no report, because each has only some of the cases.
+    The part of a case is kept in the directory of its results, where a later run finds it. All cases are listed, the
+    most suspicious first; the first ``MAX_CASES`` are drawn. Metrics are shown if this run has written
+    ``metrics.json``. Several processes write no report, because each has only some of the cases.
 
     Args:
         results: writer of the predictions, attached before this handler.
@@ -49,7 +51,8 @@ class ReportWriter:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.threshold = float(results.settings["threshold"] or 1.0)
+        self.templates.filters["p_value_text"] = p_value_text
+        self.threshold = float(results.settings["threshold"] or 0.0)
         self._metrics_path = results.directory.path / "metrics.json"
 
     def attach(self, engine: Engine) -> None:
@@ -67,19 +70,22 @@ class ReportWriter:
         if not engine.has_event_handler(self.write):  # attached only now, to run after the writer of the metrics
             engine.add_event_handler(Events.COMPLETED, self.write)
         self.cases: list[dict[str, Any]] = []
-        self._highest: list[float] = []  # heap of scores, lowest first
+        self._highest: list[tuple[float, float]] = []  # heap of suspicions, lowest first
         self._metrics_before = _stamp(self._metrics_path)
 
     def __call__(self, engine: Engine) -> None:
-        """Draw the case of an iteration, unless ``MAX_CASES`` cases have higher scores."""
+        """Draw the case of an iteration, unless ``MAX_CASES`` cases are more suspicious."""
         state: Any = engine.state
         (batch,), (output,) = state.batch, state.output
         entry = batch["about"]["entry"]
-        if len(self._highest) == MAX_CASES and entry["image_score"] <= self._highest[0]:
+        if len(self._highest) == MAX_CASES and suspicion(entry) <= self._highest[0]:
             return
-        view = SliceView.of(output["image"], output["map"], output["pred"], self.results.spatial_dim)
+        view = self.results.view(output)
         patches = CasePatches.of(batch["patches"], view, self.results.network)
-        content = case_content(view, patches, self.results.network, self.threshold)
+        limits = {"threshold": self.threshold} if self.threshold else {"decision threshold": 1.0}
+        if math.isfinite(output["peak_limit"]):
+            limits["peak of a region from"] = round(output["peak_limit"], 2)
+        content = case_content(view, patches, self.results.network, limits)
         template = self.templates.get_template("case.html.j2")
         best = content["slices"][content["best"]]
         part = {
@@ -95,13 +101,13 @@ class ReportWriter:
             entry = batch.get("entry") or batch["about"]["entry"]
             self.cases.append(entry)
             add = heappush if len(self._highest) < MAX_CASES else heappushpop
-            add(self._highest, entry["image_score"])
+            add(self._highest, suspicion(entry))
 
     def write(self, engine: Engine) -> None:
         """Write the file."""
         summary = self.results.summary(engine)
         cases: list[dict[str, Any]] = []
-        for entry in sorted(self.cases, key=lambda entry: -entry["image_score"]):
+        for entry in sorted(self.cases, key=suspicion, reverse=True):
             part = self.results.directory.path / self.results.directory.name_of(entry["case"]) / PART
             is_drawn = len(cases) < MAX_CASES and part.is_file()
             thumbnail = _read(part)["thumbnail"] if is_drawn else None
@@ -115,7 +121,10 @@ class ReportWriter:
             "n_drawn": len(parts),
             "parts": (_read(part)["html"] for part in parts),  # only one in memory at a time
             "threshold": self.threshold,
+            **flagging(self.cases, self.results.settings),
             "target_fpr": self.results.network.target_fpr,
+            "mask_colour": MASK_COLOUR,
+            "truth_colour": TRUTH_COLOUR,
             "heat_colours": [to_hex(colour) for colour in HEAT.cmap(np.linspace(0, 1, 9))],
             **self._evaluation(),
         }
@@ -128,7 +137,7 @@ class ReportWriter:
         if _stamp(self._metrics_path) in (None, self._metrics_before):
             return {"metrics": None}
         metrics = json.loads(self._metrics_path.read_text())
-        drawn = curve_svgs(metrics.get("curves", {}), self.threshold)
+        drawn = curve_svgs(metrics.get("curves", {}), self.threshold or 1.0)
         return {
             "metrics": metrics,
             "curves": drawn,

@@ -284,12 +284,12 @@ class TestFailedCases:
         before = {name: digest for name, digest in digests(folder / "out").items() if name.startswith("p1/")}
         draw = writer.case_content
 
-        def draw_or_fail(view, patches, network, threshold):
+        def draw_or_fail(*arguments):
             if len(cases) == 1:
                 cases.append("failed")
                 raise RuntimeError("cannot draw")
             cases.append("drawn")
-            return draw(view, patches, network, threshold)
+            return draw(*arguments)
 
         cases = []
         monkeypatch.setattr(writer, "case_content", draw_or_fail)

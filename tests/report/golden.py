@@ -51,17 +51,17 @@ def difference(picture: Image.Image, golden: Image.Image) -> Difference:
 
 
 def lesion_view(with_mask: bool = True) -> SliceView:
-    """Return a head with two lesions, one of them small, in 8 slices ``[90,76,8]``; its map and mask."""
+    """Return a head with two lesions, one of them small, in 8 slices ``[90,76,8]``; its map, mask and label."""
     shape = (90, 76, 8)
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
     tissue = 0.45 + 0.12 * np.sin(11 * grid[0]) * np.cos(9 * grid[1])
     scores = sum(
         height * np.exp(-np.square((grid - np.reshape(centre, (3, 1, 1, 1))) / width).sum(0))
-        for height, centre, width in ((2.4, (-0.2, 0.3, 0.1), 0.28), (1.5, (0.35, -0.3, 0.3), 0.16))
+        for height, centre, width in ((4.8, (-0.2, 0.3, 0.1), 0.28), (2.6, (0.35, -0.3, 0.3), 0.16))
     )
-    image = (tissue + 0.2 * (scores > 1)) * (np.square(grid[:2]).sum(0) < 0.8)
-    mask = (scores > 1) & with_mask
-    return SliceView(image[None].clip(0, 1), scores, mask, (1.0, 1.2), list(range(shape[2])))
+    image = (tissue + 0.2 * (scores > 1.5)) * (np.square(grid[:2]).sum(0) < 0.8)
+    mask = (scores > 2.2) & with_mask
+    return SliceView(image[None].clip(0, 1), scores, mask, (1.0, 1.2), list(range(shape[2])), scores > 1.5)
 
 
 def draw_overlay(view: SliceView) -> Image.Image:

@@ -1,7 +1,9 @@
 """Golden pictures of the overlay and of the report."""
 
+import dataclasses
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -47,10 +49,11 @@ class TestOverlay:
         "draw_wrong",
         [
             lambda: draw_overlay(lesion_view(with_mask=False)),
+            lambda: draw_overlay(dataclasses.replace(lesion_view(), truth=np.zeros((90, 76, 8), bool))),
             lambda: swap_colours(draw_overlay(lesion_view())),
             lambda: draw_overlay(lesion_view()).transpose(Image.Transpose.FLIP_LEFT_RIGHT),
         ],
-        ids=["missing outline", "swapped colours", "mirrored"],
+        ids=["missing outline of the mask", "missing outline of the truth", "swapped colours", "mirrored"],
     )
     def test_wrong_picture_is_noticed(self, draw_wrong):
         assert not OVERLAY_TOLERANCE.holds(difference(draw_wrong(), Image.open(OVERLAY)))

@@ -1,9 +1,11 @@
 """The report of a run: its content, its privacy, and its behaviour in a browser."""
 
 import base64
+import gc
 import io
 import json
 import re
+import weakref
 from html.parser import HTMLParser
 
 import ignite.distributed as idist
@@ -17,6 +19,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from skimage.measure import grid_points_in_poly
 
+from scripts.data.labels import GroundTruth
 from scripts.files import write_json
 from scripts.inference import PredictionWriter
 from scripts.inference.measurements import measurements
@@ -141,9 +144,49 @@ def write_report(network, folder, **overrides):
     return (folder / "out" / "report.html").read_text()
 
 
+def decide(data):
+    """Postprocess a case: the volume is flagged for one region, which the label nearly has; the picture is not."""
+    is_volume = data["image"].ndim == 4
+    truth = np.zeros(data["image"].shape[1:], bool)
+    truth[(slice(12, 24),) * 2 + ((slice(2, 4),) if is_volume else ())] = is_volume
+    region = {"peak": 4.321, "p_value": 0.025, "n_voxels": 150, "volume_ml": 0.77, "peak_voxel": [17, 18, 2]}
+    data["pred"][:] = torch.from_numpy(np.roll(truth, 2, axis=0))
+    data["result"] |= {
+        "image_score": 1.0 if is_volume else 3.0,
+        "regions": [region] * is_volume,
+        "n_regions": int(is_volume),
+        "p_value": 0.025 if is_volume else 1.0,
+        "flagged": is_volume,
+    }
+    return {**data, "peak_limit": 2.345, "truth": GroundTruth(is_volume, truth)}
+
+
+def forget(data):
+    """Postprocess a case as an earlier version did."""
+    for key in ("p_value", "flagged", "held_out_cases", "regions"):
+        data["result"].pop(key, None)
+    return data
+
+
+def postprocess(workflow, transform):
+    """Append a transform to the postprocessing of a workflow."""
+    postprocessing = workflow.parser.get_parsed_content("postprocessing")
+    postprocessing.transforms = (*postprocessing.transforms, transform)
+    return workflow
+
+
 @pytest.fixture
 def folder(tmp_path):
     return write_cases(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def decided_run(tmp_path_factory):
+    """Run inference with `decide` once; return the report."""
+    folder = write_cases(tmp_path_factory.mktemp("decided"))
+    (folder / "in" / "flat.nii.gz").unlink()
+    postprocess(make_workflow(make_fitted_network(), folder), decide).run()
+    return (folder / "out" / "report.html").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +296,7 @@ class TestContent:
         highest = sorted(entries, key=lambda entry: -entry["image_score"])[:2]
         drawn = [attributes["aria-label"] for _, attributes in page.elements if "viewer" in attributes.get("class", "")]
         assert drawn == [f"slices of {entry['case']}" for entry in highest] and len(page.json) == 2
-        assert "The 2 cases with the highest scores are drawn" in " ".join(page.text.split())
+        assert "The first 2 cases are drawn" in " ".join(page.text.split())
         assert all(entry["case"] in page.text for entry in entries)
 
     def test_several_processes_write_no_report(self, fitted_network, tmp_path, monkeypatch):
@@ -263,6 +306,58 @@ class TestContent:
         ReportWriter(writer).attach(engine)
         engine.run([0])
         assert not any(tmp_path.iterdir())
+
+
+class TestDecisions:
+    def test_flags_p_values_and_regions(self, decided_run):
+        text = " ".join(Page(decided_run).text.split())
+        assert re.search(r"flagged\s*1 of 2", text)
+        assert "Flagged: a peak as high as in 1 of 40 healthy cases (p = 0.025)." in text
+        assert "Not flagged: nothing higher than in healthy cases (p = 1)." in text
+        assert "4.32 0.77 0.025 17, 18, 2" in text and "peak of a region from 2.35" in text
+
+    def test_cases_by_p_value_and_quiet_ones_muted(self, decided_run):
+        page = Page(decided_run)
+        viewers = [attributes["aria-label"] for tag, attributes in page.elements if attributes.get("class") == "viewer"]
+        assert viewers == ["slices of head", "slices of photo"]  # the image score of the photo is higher
+        rows = [attributes.get("class") for tag, attributes in page.elements if tag == "tr"]
+        assert rows.count("quiet") == 1
+
+    def test_outlines_of_mask_and_truth(self, decided_run):
+        volume, picture = sorted(Page(decided_run).json, key=len, reverse=True)
+        assert [bool(entry["truth_outline"]) for entry in volume] == [False, True, True, False]
+        assert all(entry["truth_outline"] != entry["outline"] for entry in volume if entry["truth_outline"])
+        assert picture[0]["outline"] == picture[0]["truth_outline"] == ""
+
+    def test_no_box_for_a_missing_label(self, default_run):
+        page = Page(default_run[1])
+        boxes = [attributes["value"] for _, attributes in page.elements if attributes.get("type") == "checkbox"]
+        assert boxes == ["outline", "outline"] and not any(
+            entry["truth_outline"] for slices in page.json for entry in slices
+        )
+
+    def test_entries_of_earlier_versions(self, fitted_network, folder):
+        (folder / "in" / "flat.nii.gz").unlink()
+        postprocess(make_workflow(fitted_network, folder), forget).run()
+        text = " ".join(Page((folder / "out" / "report.html").read_text()).text.split())
+        assert "No case can be flagged: " in text and "healthy cases (p" not in text
+
+    def test_slices_are_made_once_and_freed(self, fitted_network, folder, monkeypatch):
+        (folder / "in" / "flat.nii.gz").unlink()
+        made = []
+
+        def make(*arguments):
+            gc.collect()
+            assert not any(view() for view in made)
+            view = of(*arguments)
+            made.append(weakref.ref(view))
+            return view
+
+        of = SliceView.of
+        monkeypatch.setattr(SliceView, "of", make)
+        make_workflow(fitted_network, folder).run()
+        gc.collect()
+        assert len(made) == 2 and not any(view() for view in made)
 
 
 class TestPrivacy:
@@ -339,14 +434,24 @@ class TestPictures:
     @pytest.mark.parametrize("n_scored", [1, 7, MAX_SLICES, 181])
     def test_chosen_slices(self, n_scored):
         scores = np.random.default_rng(n_scored).random(n_scored)
-        indices = representative_slices(scores)
+        indices = representative_slices(scores, np.zeros((0, n_scored), bool))
         assert len(indices) == min(n_scored, MAX_SLICES)
         assert (np.diff(indices) > 0).all() and scores.argmax() in indices
         assert np.abs(indices[:, None] - np.arange(n_scored)).min(0).max() <= 2 * n_scored / len(indices)
 
+    @pytest.mark.parametrize("n_regions", [3, 40])
+    def test_slices_of_regions_are_chosen(self, n_regions):
+        generator = np.random.default_rng(n_regions)
+        scores, shown = generator.random(300), np.zeros((n_regions, 300), bool)
+        slices = generator.permutation(300)[:n_regions]
+        shown[np.arange(n_regions), slices] = True
+        indices = representative_slices(scores, shown)
+        assert len(indices) == MAX_SLICES and (np.diff(indices) > 0).all() and scores.argmax() in indices
+        assert np.isin(slices, indices).sum() >= min(n_regions, MAX_SLICES // 2)
+
     def test_size_of_a_large_case(self, large_view, fitted_network):
         fitted_network.image_size = 448  # as many patches as with the real encoder
-        content = case_content(large_view, patches_of(fitted_network, large_view), fitted_network, 1.0)
+        content = case_content(large_view, patches_of(fitted_network, large_view), fitted_network, {})
         assert len(content["slices"]) == MAX_SLICES < len(content["scored"])
         assert len(json.dumps(content)) < 480_000
 
@@ -373,12 +478,14 @@ class TestPictures:
 class TestFigures:
     def test_figures_take_the_colours_of_the_page(self):
         rates = np.array([0.5, 0.1, 0.01, 0.01, 0.001])
-        drawn = histogram_svg(np.linspace(-1, 3, 100), np.array([0, 0.5, 1, 1, 1.5]), rates, 1.0)
+        drawn = histogram_svg(np.linspace(-1, 3, 100), np.array([0, 0.5, 1, 1, 1.5]), rates, {})
         for svg in [drawn, *curve_svgs(METRICS["curves"], 1.0)]:
             assert svg.startswith("<svg") and svg.rstrip().endswith("</svg>")
             assert "currentColor" in svg and "<style" not in svg and "xmlns" not in svg
             assert len(svg) < 20_000
-        assert "threshold 1.2345" in histogram_svg(np.linspace(-1, 3, 100), np.array([0, 1]), rates[[0, 2]], 1.2345)
+        limits = {"threshold": 1.2345, "peak": 7.0}
+        marked = histogram_svg(np.linspace(-1, 3, 100), np.array([0, 1]), rates[[0, 2]], limits)
+        assert "threshold 1.2345" in marked and "peak 7" in marked
 
     def test_undefined_curve_is_left_out(self):
         curves = {**METRICS["curves"], "roc": {"fpr": [], "tpr": []}, "pr": {"recall": [None], "precision": [None]}}
@@ -424,6 +531,25 @@ addEventListener("load", () => setTimeout(() => {
 """
 
 
+SWITCH = """
+<script>
+addEventListener("load", () => setTimeout(() => {
+  const viewer = document.querySelector(".viewer");
+  const drawn = () => [...viewer.querySelectorAll("path")].map((path) => path.getAttribute("d") !== "");
+  const slider = viewer.querySelector("[type=range]");
+  slider.value = 1; // the second of the scored slices has both outlines
+  slider.dispatchEvent(new Event("input"));
+  const seen = [drawn()];
+  for (const value of ["truth_outline", "outline", "truth_outline"]) {
+    viewer.querySelector(`[value=${value}]`).click();
+    seen.push(drawn());
+  }
+  document.title = JSON.stringify(seen);
+}, 50));
+</script>
+"""
+
+
 @pytest.fixture
 def browse(tmp_path):
     """Return a function that opens a page in Chromium and returns its title and the log of Chromium."""
@@ -452,3 +578,16 @@ class TestBrowser:
         assert (
             "CONSOLE" in logged and "Content Security Policy" in logged
         )  # a request would have been seen, and refused
+
+    def test_boxes_hide_outlines(self, decided_run, browse):
+        title, logged = browse(decided_run + SWITCH)
+        assert json.loads(title) == [[True, True], [True, False], [False, False], [False, True]]
+        assert "CONSOLE" not in logged
+
+    def test_part_of_an_earlier_version(self, decided_run, browse):
+        earlier = re.sub(
+            r'<input type="checkbox"[^>]*>| data-outline="[^"]*"|<path class="truth"[^>]*>', "", decided_run
+        )
+        use = SWITCH.replace("viewer.querySelector(`[value=${value}]`).click();", "")
+        title, logged = browse(earlier + use)
+        assert json.loads(title) == [[True]] * 4 and "CONSOLE" not in logged
