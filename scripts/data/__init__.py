@@ -2,6 +2,7 @@
 
 from .cases import CaseDataset, NormalDataset, find_cases, raise_failed, split_cases
 from .images import LoadImageFiled
+from .intensities import ScaleTissued
 from .labels import AddGroundTruthd, CaseLabels
 from .transforms import CheckImaged, OrientUprightd, ScaleForegroundPercentilesd, SmoothMapd
 
@@ -14,6 +15,7 @@ __all__ = [
     "NormalDataset",
     "OrientUprightd",
     "ScaleForegroundPercentilesd",
+    "ScaleTissued",
     "SmoothMapd",
     "find_cases",
     "raise_failed",

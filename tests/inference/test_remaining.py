@@ -353,7 +353,7 @@ class TestFullDisk:
 
         monkeypatch.setattr(PredictionWriter, "write_summary", raise_disk_full)
         assert "No space left" in infer(folder)
-        assert scored == [] and summary_of(folder)["settings"]["threshold"] == 1.0  # valid, as all cases are kept
+        assert scored == [] and summary_of(folder)["settings"]["threshold"] == 0.0  # valid, as all cases are kept
         assert "No space left" in infer(folder, threshold=1.2)
         assert scored and not (folder / "out" / "summary.json").exists()
 

@@ -204,7 +204,7 @@ class TestDamagedState:
     def test_flipped_bit_of_any_entry_raises(self, fitted_network):
         generator = np.random.default_rng(0)
         for name, value in fitted_network.state_dict().items():
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) and value.numel():
                 assert_refused(damaged(fitted_network, name, lambda tensor: flipped(tensor, generator)), "fit it with")
 
     @pytest.mark.parametrize("has_digest", [True, False])
