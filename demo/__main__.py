@@ -42,6 +42,7 @@ def main() -> None:
             output_dir=folder / "fit",
             ckpt_path=folder / "model.pt",
             max_epochs=options.max_epochs,
+            calibration_folds="off",  # the 20 validation subjects suffice here
         ),
     )
     step(
