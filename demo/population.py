@@ -23,11 +23,12 @@ from monai.transforms import (
 from nilearn.datasets import load_mni152_template
 
 SLAB = slice(40, 52, 2)  # six axial slices through the ventricles, 4 mm apart
+N_HEALTHY, N_LESIONED = 3, 5
 SUBJECTS = (  # folder, name and numbers; 20 held-out normals suffice to flag a case, at least 19 do
     ("normal", "normal", range(1, 21)),
     ("validation", "validation", range(1, 7)),
-    ("unseen", "healthy", range(1, 4)),
-    ("unseen", "lesion", range(1, 6)),
+    ("unseen", "healthy", range(1, N_HEALTHY + 1)),
+    ("unseen", "lesion", range(1, N_LESIONED + 1)),
     ("validation", "validation", range(7, 21)),
 )
 
