@@ -82,7 +82,7 @@ def print_table(results: Path, masks: Path) -> None:
     """
     summary = json.loads((results / "summary.json").read_text())
     print(f"\n{'case':12s}{'flagged':>9s}{'lesion':>9s}{'false alarms':>14s}{'Dice':>7s}")
-    quiet, lesions, alarms = [], [], []
+    quiet, lesions, flags, alarms = [], [], [], []
     for entry in summary["cases"]:
         case = entry["case"]
         mask = read_mask(results / case / f"{case}_mask.nii.gz")
@@ -92,16 +92,17 @@ def print_table(results: Path, masks: Path) -> None:
             truth = read_mask(masks / f"{case}.nii.gz")
             lesions.append(bool((mask & truth).any()))
             lesion = "found" if lesions[-1] else "missed"
+            flags.append(bool(entry["flagged"]))
             alarms[-1] -= n_touching(mask, truth, entry["regions"])
             dice = f"{2 * (mask & truth).sum() / (mask.sum() + truth.sum()):.2f}"
         else:
-            quiet.append(not entry["n_regions"])
+            quiet.append(not entry["flagged"])
         flagged = {True: "yes", False: "no", None: "-"}[entry["flagged"]]
         print(f"{case:12s}{flagged:>9s}{lesion:>9s}{alarms[-1]:14d}{dice:>7s}")
     print(f"\nmasks, maps and overlays: {results}\nmeasurements of all cases: {results / 'summary.json'}")
     print(
-        f"{sum(quiet)} of {len(quiet)} healthy cases quiet, {sum(lesions)} of {len(lesions)} lesions found, "
-        f"{sum(alarms)} false alarms"
+        f"{sum(quiet)} of {len(quiet)} healthy cases not flagged, {sum(flags)} of {len(flags)} with a lesion flagged, "
+        f"{sum(lesions)} of {len(lesions)} lesions found, {sum(alarms)} false alarms"
     )
 
 

@@ -73,7 +73,9 @@ class TestTable:
         assert rows[0]["lesion-02"] == ["no", "missed", "1", "0.00"]
 
     def test_sum(self, rows):
-        assert rows[1] == "1 of 2 healthy cases quiet, 1 of 2 lesions found, 3 false alarms"
+        assert rows[1] == (
+            "2 of 2 healthy cases not flagged, 1 of 2 with a lesion flagged, 1 of 2 lesions found, 3 false alarms"
+        )
 
 
 class TestDemo:
@@ -83,7 +85,7 @@ class TestDemo:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         last = done.stdout.strip().splitlines()[-1]
-        assert f"{N_HEALTHY} of {N_HEALTHY} healthy cases quiet" in last
+        assert f"{N_HEALTHY} of {N_HEALTHY} healthy cases not flagged" in last
         assert f"{N_LESIONED} of {N_LESIONED} lesions found" in last
         assert "python -m monai.bundle run inference" in done.stdout
         summary = json.loads((tmp_path / "results" / "summary.json").read_text())
