@@ -12,9 +12,9 @@ from monai.utils import convert_to_dst_type
 
 from ..errors import InputError
 from ..models.detection import MAX_FALSE_REGIONS, DetectionLimits
+from .foreground import foreground_mask
 from .measurements import affine_of
 from .regions import find_regions, min_voxels_of, outlined
-from .visualization import foreground_mask
 
 MAX_NUMBER = 1e12
 
@@ -27,7 +27,8 @@ class DetectRegionsd(MapTransform):
     ``false_regions`` says. The mask of a model without such limits, and that of a bare ``threshold``, is the map at the
     threshold and above within the foreground.
 
-    The transform adds ``regions``, all `Regions` whether detected or not, and ``peak_limit``, the lowest detected peak.
+    The transform adds ``regions``, all `Regions` whether detected or not, ``peak_limit``, the lowest detected peak, and
+    the ``foreground``, see `foreground_mask`.
 
     Args:
         keys: channel-first maps ``[1,...]`` with an affine, to be replaced by masks; only one.
@@ -76,6 +77,7 @@ class DetectRegionsd(MapTransform):
         image = detected[self.image_key]
         foreground = foreground_mask(image.cpu().numpy())
         voxel_mm3 = abs(float(np.linalg.det(affine_of(image)[:3, :3]))) if foreground.ndim == 3 else 1.0
+        detected["foreground"] = foreground
         for key in self.key_iterator(detected):
             scores = detected[key][0].cpu().numpy()
             min_voxels = min_voxels_of(self.min_region_mm3, voxel_mm3)

@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 
 from ..models.detection import DetectionLimits
 from .regions import Regions
-from .visualization import foreground_mask, slice_axis
+from .visualization import slice_axis
 
 # Lesions left at most 0.08 of the foreground beyond the decision threshold, another contrast all of it
 # (docs/thresholds.md).
@@ -38,12 +38,11 @@ class MeasureAnomalyd(Transform):
         """Measure a case with ``image``, ``map``, ``pred`` and what `DetectRegionsd` adds, as the input is oriented."""
         image = data["image"]
         scores, mask = (data[key][0].cpu().numpy() for key in ("map", "pred"))
-        foreground = foreground_mask(image.cpu().numpy())
         affine = affine_of(image)
         detected = data["regions"].reaching(data["peak_limit"])
         numbers = {
             **decision(detected, self.limits, self.case_alpha),
-            **measurements(scores, mask > 0, foreground, affine, self.spatial_dim),
+            **measurements(scores, mask > 0, data["foreground"], affine, self.spatial_dim),
             "n_regions": len(detected.peaks),
             "regions": region_entries(detected, scores, affine, self.limits),
         }

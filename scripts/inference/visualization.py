@@ -18,6 +18,7 @@ from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 
 from ..data.transforms import UPRIGHT
+from .foreground import foreground_mask, subsample
 from .regions import Regions, find_regions
 
 # Calibrated scores from 0 to 4, the same in every picture so that healthy images stay dark: their highest patches reach
@@ -26,7 +27,6 @@ HEAT = ScalarMappable(Normalize(0.0, 4.0), "inferno")
 # Colours of the outlines, apart for colour-blind readers too; the truth is dashed on black besides.
 MASK_COLOUR, TRUTH_COLOUR = "#25e6e6", "#ffd23f"
 ABOVE, BELOW, LEGEND = 0.3, 0.6, 0.2  # room for the title, the scale and the legend, in inches
-N_DRAWN = 1 << 18  # voxels that statistics of a volume are computed from
 
 
 @dataclass(frozen=True)
@@ -118,35 +118,6 @@ class SliceView:
 def _turned(array: np.ndarray, turn: np.ndarray) -> np.ndarray:
     """Return a view of ``[C,...]`` with its spatial axes turned by an orientation transform of nibabel."""
     return np.moveaxis(nib.orientations.apply_orientation(np.moveaxis(array, 0, -1), turn), -1, 0)
-
-
-def foreground_mask(image: np.ndarray) -> np.ndarray:
-    """Compute the foreground: all voxels but those of the most frequent grey value.
-
-    If that value is above the median or the only one, there is no background. A background need not be 0: scaling makes
-    it grey if other voxels are negative. In a large image the value is estimated from a subsample.
-
-    Args:
-        image: ``[C,...]``.
-
-    Returns:
-        ``[...]``, true in the foreground.
-    """
-    grey = image[0] if len(image) == 1 else image.max(0)
-    sample = subsample(grey)
-    values, counts = np.unique(sample, return_counts=True)
-    most_frequent = values[counts.argmax()]
-    if most_frequent > np.median(sample) or len(values) == 1:
-        return np.ones(grey.shape, bool)
-    return grey != most_frequent
-
-
-def subsample(array: np.ndarray) -> np.ndarray:
-    """Draw a fixed sample of values ``[n]`` of a large array; return all values of a small one."""
-    if array.size <= N_DRAWN:
-        return array.ravel()
-    drawn = np.random.default_rng(0).integers(array.size, size=N_DRAWN)
-    return array[np.unravel_index(drawn, array.shape)]
 
 
 def slice_axis(affine: np.ndarray, spatial_dim: int) -> tuple[int, int]:

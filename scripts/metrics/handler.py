@@ -16,8 +16,8 @@ from monai.engines.utils import IterationEvents
 from ..distributed import gather
 from ..errors import InputError
 from ..files import RecordedDirectory, write_csv
+from ..inference.foreground import foreground_mask
 from ..inference.measurements import IMAGE_SCORES, affine_of, image_score
-from ..inference.visualization import foreground_mask
 from ..models.network import PatchAnomalyNetwork
 from ..models.provenance import NOTE, provenance
 from .bootstrap import case_weights, interval

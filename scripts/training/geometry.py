@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from ..inference.foreground import foreground_mask
 from ..inference.inferer import DPMMInferer, nonempty_slices
 from ..inference.measurements import affine_of
 from ..inference.regions import min_voxels_of
-from ..inference.visualization import foreground_mask
 from ..models.encoder import PATCH_SIZE
 from ..models.network import PatchAnomalyNetwork
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from scripts.inference import writer
+from scripts.inference.foreground import foreground_mask
 from scripts.inference.measurements import OUTSIDE_SHARE, measurements
-from scripts.inference.visualization import foreground_mask
 from tests.tiny_bundle import run_configs
 
 SHAPE = (20, 20)

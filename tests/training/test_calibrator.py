@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from scripts.errors import InputError
+from scripts.inference.foreground import foreground_mask
 from scripts.inference.inferer import DPMMInferer
 from scripts.inference.regions import find_regions
-from scripts.inference.visualization import foreground_mask
 from scripts.models.checkpoint import load_detection_limits
 from scripts.training.calibrator import HeldOutScores, ThresholdCalibrator
 from scripts.training.cross_fit import CrossFit, HeldOut
