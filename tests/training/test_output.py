@@ -16,7 +16,7 @@ from PIL import Image
 from scripts.errors import InputError, cause_of
 from scripts.files import RECORD, read_record
 from scripts.models.checkpoint import check_model_path, read_network
-from scripts.training import embeddings, handlers
+from scripts.training import embeddings
 from scripts.training.checkpoint import FitCheckpoint
 from scripts.training.output import LAST_EPOCH, FitOutput
 from tests.tiny_bundle import ROOT, run_bundle
@@ -208,16 +208,16 @@ class TestPaths:
 class TestFullDisk:
     def test_at_the_end_loses_no_epoch(self, copied, monkeypatch, caplog):
         (copied / "model.pt").unlink()
-        original = handlers.save_network
+        original = calibrator.save_network
 
         def disk_full(*_):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(handlers, "save_network", disk_full)
+        monkeypatch.setattr(calibrator, "save_network", disk_full)
         said = said_by(fit, copied)
         assert "The fit is complete" in said and "(No space left on device)" in said and "--resume True" in said
         assert (copied / "fit" / LAST_EPOCH).is_file() and not (copied / "model.pt").exists()
-        monkeypatch.setattr(handlers, "save_network", original)
+        monkeypatch.setattr(calibrator, "save_network", original)
         caplog.clear()
         with caplog.at_level(logging.INFO):
             fit(copied, resume=True)

@@ -44,6 +44,7 @@ def fitted(tmp_path_factory):
         output_dir=str(folder / "fit"),
         ckpt_path=str(folder / "model.pt"),
         max_epochs=2,
+        calibration_folds="off",
         **SETTINGS,
     )
     return folder
@@ -106,7 +107,8 @@ class TestRecalibrate:
         before = torch.load(fitted / "model.pt", weights_only=True)
         _, after = calibrate(fitted / "site")
         changed = {name for name in before if str(before[name]) != str(after[name])}
-        assert changed == {"calibration.quantiles", "_extra_state"}
+        peaks = {"calibration.regions.case_peaks", "calibration.regions.region_peaks"}
+        assert changed == {"calibration.quantiles", "_extra_state", *peaks}
         digests = [state["_extra_state"].pop("digest") for state in (before, after)]
         assert digests[0] != digests[1] and before["_extra_state"] == after["_extra_state"]
 
