@@ -74,7 +74,7 @@ class TestReadThresholds:
     )
     def test_damaged_thresholds_raise(self, fitted_network, tmp_path, name, change):
         calibration: ScoreCalibration = fitted_network.calibration
-        thresholds = copy.deepcopy(calibration.state_dict())
+        thresholds = copy.deepcopy(calibration.thresholds())
         save(thresholds, tmp_path / "thresholds.pt")
         assert read_thresholds(tmp_path / "thresholds.pt", calibration)["rates"].equal(thresholds["rates"])
         save({**thresholds, name: change(thresholds[name])}, tmp_path / "thresholds.pt")

@@ -16,7 +16,7 @@ from PIL import Image
 from scripts.errors import InputError, cause_of
 from scripts.files import RECORD, read_record
 from scripts.models.checkpoint import check_model_path, read_network
-from scripts.training import embeddings
+from scripts.training import calibrator, embeddings
 from scripts.training.checkpoint import FitCheckpoint
 from scripts.training.output import LAST_EPOCH, FitOutput
 from tests.tiny_bundle import ROOT, run_bundle
