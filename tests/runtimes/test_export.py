@@ -104,7 +104,7 @@ class TestEquality:
         save(tmp_path / "in" / "case.nii.gz", brain(50, lesion=(slice(16, 22), slice(20, 26), slice(2, 4))))
         given = {"dataset_dir": str(tmp_path / "in"), "ckpt_path": str(bundle / "models" / "model.pt")}
         run_configs("inference", ["inference"], **given, output_dir=str(tmp_path / "eager"))
-        given["ckpt_path"] = str(exported)
+        given = {**given, "ckpt_path": str(exported), "detection_limits#path": given["ckpt_path"]}
         run_configs("inference", ["inference", "exported"], **given, output_dir=str(tmp_path / "out"))
         for kind, slack in (("map", 1e-4), ("mask", 0)):
             expected, found = (
