@@ -52,7 +52,8 @@ class AnomalyInference(MonaiBundleInferenceOperator):
 
     def _get_compose(self, obj_name: str, disallowed_prefixes: Any) -> Any:
         """Make transforms of the bundle's config, whose paths start in the folder of the bundle."""
-        self._parser["bundle_root"] = str(self._bundle_path)
+        if self._parser["bundle_root"] != str(self._bundle_path):  # setting it makes all transforms anew
+            self._parser["bundle_root"] = str(self._bundle_path)
         return super()._get_compose(obj_name, disallowed_prefixes)
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
