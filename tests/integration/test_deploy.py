@@ -213,6 +213,7 @@ class TestObjects:
             "fraction_beyond_limit",
             "outside_fitted_range",
             "n_regions",
+            "p_value",
             "slices",
         ):
             assert measurements[key] == pytest.approx(entry[key], rel=1e-4), key
@@ -228,6 +229,7 @@ class TestObjects:
                 100 * measurements["fraction_beyond_limit"]
             ),
             "Number of connected anomalous regions": measurements["n_regions"],
+            "Conformal p-value of the case among normal cases": pytest.approx(measurements["p_value"]),
         }
         outside = next(i for i in group.get_qualitative_evaluations() if "outside" in i.name.meaning)
         assert outside.value.meaning == ("Yes" if measurements["outside_fitted_range"] else "No")
