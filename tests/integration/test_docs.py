@@ -33,7 +33,7 @@ def places(shipped, tmp_path_factory):
     """Return the bundle's copy, and folders of tiny cases for the words in capitals of the commands."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(shipped, folder / "bundle")
-    for seed in range(12):
+    for seed in range(24):  # a thousand patches of the foreground, which a calibration needs
         save(folder / "normals" / f"sub-{seed}.nii.gz", brain(seed))
     label = np.zeros(brain(0).shape, np.uint8)
     label[LESION] = 1

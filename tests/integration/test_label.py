@@ -121,6 +121,15 @@ def digests(folder):
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def leaves(value):
+    """Yield the values in nested lists and dicts."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from leaves(each)
+    else:
+        yield value
+
+
 def assert_same(label, mask):
     assert np.array_equal(np.asarray(label.dataobj), np.asarray(mask.dataobj))
 
@@ -154,12 +163,15 @@ class TestInference:
             answer = server.infer("anomaly", name, "json").json()
             assert answer["label_names"] == {"anomaly": 1}
             for key, value in entry.items():
-                assert answer[key] == pytest.approx(value, rel=1e-5), key
+                assert [*leaves(answer[key])] == [
+                    pytest.approx(leaf, rel=1e-5) if isinstance(leaf, float) else leaf for leaf in leaves(value)
+                ], key
 
     def test_displayed_settings_are_used(self, server, folder, tmp_path):
         config = server.get("info/").json()["models"]["anomaly"]["config"]
-        assert (config["threshold"], config["smoothing_mm"]) == (1.0, 0.0)
-        for settings in ({"threshold": 0.4}, {"smoothing_mm": 3.0}, {}):
+        assert (config["threshold"], config["smoothing_mm"], config["false_regions"]) == (0.0, 0.0, 0.5)
+        assert config.keys() >= {"extent", "min_region_mm3"}
+        for settings in ({"threshold": 0.4}, {"smoothing_mm": 3.0}, {"false_regions": 4.0, "extent": 0.2}, {}):
             masks, _ = infer_locally(folder, tmp_path, **settings)
             assert_same(
                 mask_of(server.infer("anomaly", "lesion", "image", **settings), tmp_path / "l.nii.gz"), masks["lesion"]
