@@ -37,6 +37,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "last block": {"layers": [-1]},  # the paper's
     "ninth block": {"layers": [8]},
     "ninth block, two sizes": {"layers": [8], "scales": [1.0, 0.75]},
+    "ninth block, scaled by tissue": {
+        "layers": [8],
+        "intensities": {"_target_": "scripts.data.ScaleTissued", "keys": "image"},
+    },
 }
 Score = Callable[[torch.Tensor], torch.Tensor]  # patches [N,D] -> scores [N]
 
