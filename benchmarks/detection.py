@@ -221,7 +221,7 @@ def evaluate(maps: Maps, cases: Sequence[Case], options: argparse.Namespace) -> 
     limits = DetectionLimits(np.sort([max([1.0, *case]) for case in peaks])[::-1], np.sort(np.concatenate(peaks))[::-1])
     limit = limits.peak_limit(options.false_regions)
     edges = bin_edges()
-    counts, inside = np.zeros((2, 3, len(edges)))
+    counts = np.zeros((4, len(edges)))
     rows, flags, healthy = [], [], []
     for case, (scores, geometry) in zip(cases, maps.test, strict=True):
         if not is_reported(case, cases, options.half):
@@ -234,9 +234,7 @@ def evaluate(maps: Maps, cases: Sequence[Case], options: argparse.Namespace) -> 
         else:
             flags.append(flagged)
         label = np.zeros(scores.shape, bool) if case.label is None else case.label
-        counts += count_pixels(calibrated, label, edges)
-        kept = geometry.foreground | label
-        inside += count_pixels(calibrated[kept][None], label[kept][None], edges)
+        counts += count_pixels(calibrated, label, edges, geometry.foreground)
         mask = regions.reaching(limit).labels > 0
         rows.append(
             {
@@ -248,8 +246,7 @@ def evaluate(maps: Maps, cases: Sequence[Case], options: argparse.Namespace) -> 
             }
         )
     values = {"false_regions_per_case": np.nan, **case_metrics(CaseTable.of(rows), np.ones(len(rows)))}
-    values["pixel_ap"] = pixel_metrics(counts, edges, {})["pixel_ap"]
-    values["pixel_ap_foreground"] = pixel_metrics(inside, edges, {})["pixel_ap"]
+    values.update(pixel_metrics(counts, edges, {}))
     values["flagged"] = float(np.mean(flags)) if flags else np.nan
     values["healthy_regions"], values["healthy_flagged"] = np.mean(healthy, axis=0) if healthy else (np.nan, np.nan)
     return values
