@@ -100,10 +100,10 @@ class EmbeddingCache:
         Raises:
             InputError: the files of this run exceed the limit, or the file cannot be written.
         """
+        path = self._path(key)
+        self._in_use.add(path)
         self._make_room(embeddings.nbytes)
-        return self._write(
-            self._path(key), lambda file: np.save(file, embeddings.astype(np.float16)), embeddings.size * 2
-        )
+        return self._write(path, lambda file: np.save(file, embeddings.astype(np.float16)), embeddings.size * 2)
 
     def get_geometry(self, key: Any) -> Path | None:
         """Find the file with the geometry of the case with this key.
@@ -133,10 +133,11 @@ class EmbeddingCache:
         Raises:
             InputError: the file cannot be written.
         """
-        return self._write(self._path(key).with_suffix(".npz"), geometry.save, geometry.foreground.size // 8)
+        path = self._path(key).with_suffix(".npz")
+        self._in_use.add(path)
+        return self._write(path, geometry.save, geometry.foreground.size // 8)
 
     def _write(self, path: Path, save: Callable[[BinaryIO], None], n_bytes: int) -> Path:
-        self._in_use.add(path)
         try:
             with atomic_write(path) as partial, partial.open("wb") as file:
                 save(file)
