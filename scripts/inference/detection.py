@@ -13,7 +13,7 @@ from monai.utils import convert_to_dst_type
 from ..errors import InputError
 from ..models.detection import MAX_FALSE_REGIONS, DetectionLimits
 from .foreground import foreground_mask
-from .measurements import affine_of
+from .measurements import affine_of, voxel_mm3
 from .regions import find_regions, min_voxels_of, outlined
 
 MAX_NUMBER = 1e12
@@ -76,11 +76,11 @@ class DetectRegionsd(MapTransform):
         detected = dict(data)
         image = detected[self.image_key]
         foreground = foreground_mask(image.cpu().numpy())
-        voxel_mm3 = abs(float(np.linalg.det(affine_of(image)[:3, :3]))) if foreground.ndim == 3 else 1.0
+        voxel_size = voxel_mm3(affine_of(image)) if foreground.ndim == 3 else 1.0
+        min_voxels = min_voxels_of(self.min_region_mm3, voxel_size)
         detected["foreground"] = foreground
         for key in self.key_iterator(detected):
             scores = detected[key][0].cpu().numpy()
-            min_voxels = min_voxels_of(self.min_region_mm3, voxel_mm3)
             regions, limit = find_regions(scores, foreground, min_voxels, self.threshold or 1.0), -np.inf
             if self.limits is not None and not self.threshold:
                 regions = outlined(scores, regions, self.extent)

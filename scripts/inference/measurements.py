@@ -58,6 +58,11 @@ def affine_of(image: MetaTensor) -> np.ndarray:
     return affine
 
 
+def voxel_mm3(affine: np.ndarray) -> float:
+    """Return the volume of a voxel in mm³ from its affine ``[4,4]`` in mm."""
+    return abs(float(np.linalg.det(affine[:3, :3])))
+
+
 def measurements(
     scores: np.ndarray, mask: np.ndarray, foreground: np.ndarray, affine: np.ndarray, spatial_dim: int
 ) -> dict[str, Any]:
@@ -89,7 +94,7 @@ def measurements(
     if scores.ndim == 3:
         axis, _ = slice_axis(affine, spatial_dim)
         others = tuple(dim for dim in range(3) if dim != axis)
-        numbers["anomalous_volume_ml"] = float(np.count_nonzero(mask) * abs(np.linalg.det(affine[:3, :3])) / 1000)
+        numbers["anomalous_volume_ml"] = float(np.count_nonzero(mask) * voxel_mm3(affine) / 1000)
         numbers["slice_axis"] = axis
         numbers["slices"] = np.flatnonzero(mask.any(others)).tolist()
     return numbers
@@ -130,7 +135,7 @@ def region_entries(
         For each region its ``peak``, ``p_value`` (None without limits), ``n_voxels``, ``volume_ml`` (None for an image)
         and ``peak_voxel``, the indices of its peak in the array.
     """
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000 if scores.ndim == 3 else None
+    voxel_ml = voxel_mm3(affine) / 1000 if scores.ndim == 3 else None
     entries = []
     for number, (peak, size, place) in enumerate(
         zip(detected.peaks, detected.sizes, find_objects(detected.labels), strict=True), 1

@@ -17,7 +17,7 @@ from ..distributed import gather
 from ..errors import InputError
 from ..files import RecordedDirectory, write_csv
 from ..inference.foreground import foreground_mask
-from ..inference.measurements import IMAGE_SCORES, affine_of, image_score
+from ..inference.measurements import IMAGE_SCORES, affine_of, image_score, voxel_mm3
 from ..models.network import PatchAnomalyNetwork
 from ..models.provenance import NOTE, provenance
 from .bootstrap import case_weights, interval
@@ -138,8 +138,7 @@ class MapEvaluation:
         image, scores = output["image"], output["map"][0].cpu().numpy()
         foreground = foreground_mask(image.cpu().numpy())
         score = image_score(scores, foreground, self.image_score)
-        voxel_ml = abs(np.linalg.det(affine_of(image)[:3, :3])) / 1000
-        unit, voxel_size = ("mL", voxel_ml) if scores.ndim == 3 else ("pixels", 1.0)
+        unit, voxel_size = ("mL", voxel_mm3(affine_of(image)) / 1000) if scores.ndim == 3 else ("pixels", 1.0)
         counts = np.zeros_like(self.counts)
         found: dict[str, Any] = dict.fromkeys([*COUNTS, *LISTS])
         if label is not None:

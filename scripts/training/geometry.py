@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 
 from ..inference.foreground import foreground_mask
 from ..inference.inferer import DPMMInferer, nonempty_slices
-from ..inference.measurements import affine_of
+from ..inference.measurements import affine_of, voxel_mm3
 from ..inference.regions import min_voxels_of
 from ..models.encoder import PATCH_SIZE
 from ..models.network import PatchAnomalyNetwork
@@ -37,9 +37,8 @@ class CaseGeometry(NamedTuple):
         (slices,) = inferer.slices(image.unsqueeze(0))
         foreground = torch.from_numpy(foreground_mask(image.cpu().numpy()))[None, None]
         (masks,) = inferer.slices(foreground)
-        affine = affine_of(image) if isinstance(image, MetaTensor) else np.eye(4)
-        voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3]))) if image.ndim == 4 else 1.0
-        return cls(masks[:, 0].numpy(), nonempty_slices(slices).cpu().numpy(), voxel_mm3)
+        voxel_size = voxel_mm3(affine_of(image)) if image.ndim == 4 and isinstance(image, MetaTensor) else 1.0
+        return cls(masks[:, 0].numpy(), nonempty_slices(slices).cpu().numpy(), voxel_size)
 
     def save(self, file: BinaryIO) -> None:
         """Write a compressed file."""
