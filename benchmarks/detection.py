@@ -27,10 +27,10 @@ from scripts.metrics.functional import pixel_metrics
 from scripts.metrics.histograms import bin_edges, count_pixels
 from scripts.metrics.matching import count_mask, match_regions
 from scripts.models.detection import DetectionLimits
-from scripts.training.calibrator import HeldOutScores
 from scripts.training.cross_fit import CrossFit, HeldOut
 from scripts.training.embeddings import CachedEmbeddings, EmbeddingDataset
 from scripts.training.geometry import CaseGeometry
+from scripts.training.held_out_scores import HeldOutScores
 
 from .memory_bank import MemoryBank
 from .quality import ROOT, config
@@ -154,9 +154,8 @@ def memory_bank(data: Data, seed: int, options: argparse.Namespace) -> Iterator[
     """Search among the patches of the normals, for a held-out case among those of the other folds."""
     empty = data.normals.select([])
     cross_fit = CrossFit(data.network, None, data.normals, empty, options.folds, seed=seed)  # type: ignore[arg-type]
-    network = SimpleNamespace(
-        mixture=Searched(data.normals), resized=data.network.resized, to_pixels=data.network.to_pixels
-    )
+    pixels = {name: getattr(data.network, name) for name in ("resized", "patch_grid", "to_pixels")}
+    network = SimpleNamespace(mixture=Searched(data.normals), **pixels)
     held_out = HeldOutScores(network, (HeldOut(Searched(rest), fold) for fold, rest in cross_fit.folds()))  # type: ignore[arg-type]
     test = HeldOutScores(network, [HeldOut(network.mixture, data.test)])  # type: ignore[arg-type]
     yield "memory bank", Maps(raw_maps(held_out, 0), raw_maps(test, 0))
@@ -200,7 +199,7 @@ METHODS: dict[str, Callable[[Data, int, argparse.Namespace], Iterator[tuple[str,
 def raw_maps(scores: HeldOutScores, row: int) -> list[tuple[np.ndarray, CaseGeometry]]:
     """Return the raw maps of scored cases, for one of their scores."""
     return [
-        (scores._map(torch.from_numpy(np.load(case.scores)[row]), case.geometry), case.geometry)
+        (scores.anomaly_map(torch.from_numpy(np.load(case.scores)[row]), case.geometry), case.geometry)
         for case in scores.cases
     ]
 

@@ -249,7 +249,7 @@ def map_of(variant: Variant, case: Case, scores: Sequence[torch.Tensor]) -> np.n
     remaining = iter(scores)
 
     def network(slices: torch.Tensor) -> torch.Tensor:
-        height, width = (-(-side // 14) for side in variant.network.resized(*slices.shape[2:]))
+        height, width = variant.network.patch_grid(*slices.shape[2:])
         batch = torch.stack([next(remaining) for _ in slices]).view(-1, 1, height, width)
         return variant.network.to_pixels(batch, *slices.shape[2:])
 

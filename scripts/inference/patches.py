@@ -62,7 +62,7 @@ class CasePatches:
         """
         height, width = view.scores.shape[:2]
         resized = network.resized(height, width)
-        shape = (len(assignments.slices), *(-(-length // PATCH_SIZE) for length in resized))
+        shape = (len(assignments.slices), *network.patch_grid(height, width))
         kind = SCORE_KINDS.index("negative_log_likelihood")
         log_likelihood = assignments.log_likelihood.to(network.calibration.rates)
         rarity = network.calibration(-log_likelihood, kind, network.target_fpr).cpu()

@@ -27,6 +27,11 @@ class DetectionLimits:
     case_peaks: np.ndarray
     region_peaks: np.ndarray
 
+    @classmethod
+    def of(cls, cases: Sequence[np.ndarray]) -> "DetectionLimits":
+        """Take the limits from the calibrated peaks of the regions of each case, at least one case."""
+        return cls(_falling([max([1.0, *case]) for case in cases]), _falling(np.concatenate(cases)))
+
     @property
     def n_cases(self) -> int:
         """Number of held-out normal cases."""
@@ -130,5 +135,5 @@ class RegionCalibration(nn.Module):
             setattr(self, name, saved.detach().to(buffer, copy=True))
 
 
-def _falling(values: Sequence[float]) -> np.ndarray:
-    return np.sort(np.asarray(values, dtype=np.float32))[::-1]
+def _falling(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    return np.sort(np.asarray(values, dtype=float))[::-1]

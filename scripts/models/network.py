@@ -175,6 +175,11 @@ class PatchAnomalyNetwork(nn.Module):
             (width * self.image_size + shorter // 2) // shorter,
         )
 
+    def patch_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns of patches of a slice, after resizing and padding to whole patches."""
+        resized = self.resized(height, width)
+        return -(-resized[0] // 14), -(-resized[1] // 14)
+
     def to_pixels(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Upsample patch scores ``[B,1,h,w]`` to the input size ``[B,1,H,W]`` and crop the padding."""
         h, w = scores.shape[2], scores.shape[3]

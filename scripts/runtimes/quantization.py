@@ -107,7 +107,7 @@ def save_limits(
     network.encoder.backend = TorchBackend(network.encoder)
     expected = _decisions(network, slices)
     network.encoder.backend = backend
-    network.calibration.fit(calibrator.scores().patches(), network.target_fpr)
+    network.calibration.fit(calibrator.scores().patches, network.target_fpr)
     decisions = _decisions(network, slices)
     flip_rate = decision_flip_rate(expected, decisions, network.target_fpr)
     agreement = AgreementCache(cache)

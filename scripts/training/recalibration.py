@@ -49,7 +49,7 @@ def recalibrate(
     network = calibrator.network
     calibration, kind, target = network.calibration, network.score_index, network.target_fpr
     scores = calibrator.scores()
-    patches = scores.patches()[network.score]
+    patches = scores.patches[network.score]
     n_required, n_patches = round(MIN_PATCHES_BEYOND / target), len(patches)
     if n_patches < n_required:
         raise InputError(

@@ -11,10 +11,11 @@ from scripts.inference.foreground import foreground_mask
 from scripts.inference.inferer import DPMMInferer
 from scripts.inference.regions import find_regions
 from scripts.models.checkpoint import load_detection_limits
-from scripts.training.calibrator import HeldOutScores, ThresholdCalibrator
+from scripts.training.calibrator import ThresholdCalibrator
 from scripts.training.cross_fit import CrossFit, HeldOut
 from scripts.training.embeddings import EmbeddingDataset
 from scripts.training.geometry import CaseGeometry
+from scripts.training.held_out_scores import HeldOutScores
 from tests.tiny_bundle import run_bundle
 from tests.tiny_cases import brain, save
 
@@ -76,8 +77,9 @@ class TestHeldOutScores:
         network, dataset, _ = embedded
         scores = HeldOutScores(network, [HeldOut(network.mixture, dataset)])
         inside = sum(int(dataset.geometry(i).patch_foreground(network).sum()) for i in range(dataset.n_used))
-        assert all(len(values) == inside < dataset.n_patches for values in scores.patches().values())
-        assert len(scores.patches(max_patches=inside // 3)[network.score]) < inside / 2
+        assert all(len(values) == inside < dataset.n_patches for values in scores.patches.values())
+        few = HeldOutScores(network, [HeldOut(network.mixture, dataset)], max_patches=inside // 3)
+        assert len(few.patches[network.score]) < inside / 2
 
 
 class TestCrossFit:
