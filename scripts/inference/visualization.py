@@ -37,6 +37,7 @@ class SliceView:
         image: ``[C,H,W,S]`` in [0,1].
         scores: calibrated map ``[H,W,S]``.
         mask: anomalous pixels ``[H,W,S]``.
+        foreground: pixels ``[H,W,S]`` that are not background.
         spacing: height and width of a pixel, in mm.
         numbers: index of each slice in the array of the input; None for an image.
         truth: truly anomalous pixels ``[H,W,S]``; None without a label.
@@ -45,6 +46,7 @@ class SliceView:
     image: np.ndarray
     scores: np.ndarray
     mask: np.ndarray
+    foreground: np.ndarray
     spacing: tuple[float, float]
     numbers: list[int] | None
     truth: np.ndarray | None = None
@@ -57,6 +59,7 @@ class SliceView:
         mask: MetaTensor,
         spatial_dim: int,
         truth: np.ndarray | None = None,
+        foreground: np.ndarray | None = None,
     ) -> SliceView:
         """Turn a case upright, as the network saw it, without copying.
 
@@ -66,6 +69,7 @@ class SliceView:
             mask: ``[1,...]`` in the same orientation.
             spatial_dim: axis of the upright volume across which slices are taken.
             truth: true mask ``[...]`` in the same orientation, without a channel; None without a label.
+            foreground: foreground mask ``[...]``, likewise; None to compute it.
 
         Returns:
             The view.
@@ -76,7 +80,10 @@ class SliceView:
             nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(UPRIGHT[:n_dims])
         )
         arrays = [volume.cpu().numpy() for volume in (image, anomaly_map, mask)]
-        volumes = [_turned(array, turn) for array in (*arrays, *([] if truth is None else [truth[np.newaxis]]))]
+        arrays.append((foreground_mask(arrays[0]) if foreground is None else foreground)[np.newaxis])
+        if truth is not None:
+            arrays.append(truth[np.newaxis])
+        volumes = [_turned(array, turn) for array in arrays]
         spacing = nib.affines.voxel_sizes(affine)[np.argsort(turn[:, 0])].tolist()
         if n_dims == 3:
             volumes = [np.moveaxis(volume, spatial_dim + 1, 3) for volume in volumes]
@@ -87,14 +94,8 @@ class SliceView:
             volumes = [picture[..., np.newaxis] for picture in volumes]
             numbers = None
         upright, scores, *masks = volumes
-        return cls(
-            upright, scores[0], masks[0][0] > 0, (spacing[0], spacing[1]), numbers, *(mask[0] > 0 for mask in masks[1:])
-        )
-
-    @cached_property
-    def foreground(self) -> np.ndarray:
-        """Foreground mask ``[H,W,S]``, see `foreground_mask`."""
-        return foreground_mask(self.image)
+        outlined, inside, *true = (mask[0] > 0 for mask in masks)
+        return cls(upright, scores[0], outlined, inside, (spacing[0], spacing[1]), numbers, *true)
 
     @cached_property
     def shown(self) -> np.ndarray:

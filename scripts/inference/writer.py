@@ -103,6 +103,7 @@ class PredictionWriter:
                 output["pred"],
                 self.spatial_dim,
                 None if truth is None else truth.mask,
+                output.get("foreground"),
             )
         view: SliceView = output["view"]
         return view

@@ -16,7 +16,6 @@ from monai.engines.utils import IterationEvents
 from ..distributed import gather
 from ..errors import InputError
 from ..files import RecordedDirectory, write_csv
-from ..inference.foreground import foreground_mask
 from ..inference.measurements import IMAGE_SCORES, affine_of, image_score, voxel_mm3
 from ..models.network import PatchAnomalyNetwork
 from ..models.provenance import NOTE, provenance
@@ -125,8 +124,8 @@ class MapEvaluation:
         Args:
             case: name of the case.
             output: what postprocessing leaves of it, in the orientation of the input: ``image`` ``[C,...]`` in [0,1],
-                calibrated ``map`` ``[1,...]``, mask ``pred`` ``[1,...]``, candidate ``regions`` (see `Regions`), the
-                ``peak_limit`` of the detected ones, and ``truth`` (see `GroundTruth`).
+                calibrated ``map`` ``[1,...]``, mask ``pred`` ``[1,...]``, ``foreground`` ``[...]``, candidate
+                ``regions`` (see `Regions`), the ``peak_limit`` of the detected ones, and ``truth`` (see `GroundTruth`).
 
         Returns:
             The numbers of the case, and its histograms ``[4,B]`` (see `count_pixels`), zeros without a pixel label.
@@ -136,7 +135,7 @@ class MapEvaluation:
             self.unlabelled[case] = NO_LABEL
             logger.warning(f"{case} is not evaluated: {NO_LABEL}")
         image, scores = output["image"], output["map"][0].cpu().numpy()
-        foreground = foreground_mask(image.cpu().numpy())
+        foreground = output["foreground"]
         score = image_score(scores, foreground, self.image_score)
         unit, voxel_size = ("mL", voxel_mm3(affine_of(image)) / 1000) if scores.ndim == 3 else ("pixels", 1.0)
         counts = np.zeros_like(self.counts)

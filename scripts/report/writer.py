@@ -52,7 +52,7 @@ class ReportWriter:
             lstrip_blocks=True,
         )
         self.templates.filters["p_value_text"] = p_value_text
-        self.threshold = float(results.settings["threshold"] or 0.0)
+        self.threshold = float(results.settings["threshold"])
         self._metrics_path = results.directory.path / "metrics.json"
 
     def attach(self, engine: Engine) -> None:

@@ -7,6 +7,7 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.inference import visualization
+from scripts.inference.foreground import foreground_mask
 from scripts.inference.visualization import MASK_COLOUR, TRUTH_COLOUR, SliceView, covering_slices, heat, overlay_png
 from tests.tiny_cases import AFFINE
 
@@ -23,7 +24,7 @@ def make_view(mask, truth=None, scores=None):
     """Return a view of noise with this mask and truth."""
     image = np.random.default_rng(0).uniform(0.1, 1, (1, *mask.shape))
     scores = 2.0 * mask if scores is None else scores
-    return SliceView(image, scores, mask, (1.0, 1.0), list(range(mask.shape[2])), truth)
+    return SliceView(image, scores, mask, foreground_mask(image), (1.0, 1.0), list(range(mask.shape[2])), truth)
 
 
 def drawn_slices(view, monkeypatch):

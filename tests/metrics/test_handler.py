@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from scripts.data.labels import GroundTruth
 from scripts.errors import InputError, cause_of
 from scripts.files import RecordedDirectory
+from scripts.inference.foreground import foreground_mask
 from scripts.inference.regions import find_regions, outlined
 from scripts.metrics.bootstrap import case_weights, interval
 from scripts.metrics.handler import MapEvaluation, patch_threshold
@@ -67,9 +68,11 @@ PEAK_LIMIT = 1.4
 def output_of(scores, truth):
     """Return what postprocessing leaves of a picture without background."""
     anomaly_map = MetaTensor(torch.from_numpy(scores)[None])
+    image = torch.ones_like(anomaly_map)
     regions = outlined(scores, find_regions(scores), 0.65)
     return {
-        "image": torch.ones_like(anomaly_map),
+        "image": image,
+        "foreground": foreground_mask(image.numpy()),
         "map": anomaly_map,
         "pred": MetaTensor(torch.from_numpy(regions.reaching(PEAK_LIMIT).labels > 0)[None]).byte(),
         "regions": regions,
@@ -159,6 +162,7 @@ class TestMapEvaluation:
         output = output_of(maps["case-1"], GroundTruth(True, masks["case-1"]))
         output["image"] = output["image"] + torch.arange(24)
         output["image"][:, :16] = 0
+        output["foreground"] = foreground_mask(output["image"].numpy())
         _, counts = evaluation(tmp_path, fitted_network, {}, {}).compare("case-1", output)
         assert counts[3].sum() == (~masks["case-1"][16:]).sum() and counts[0].sum() == 24 * 24 - 16
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from scripts.inference.foreground import foreground_mask
 from scripts.inference.visualization import SliceView, overlay_png
 from tests.report.browser import run_chromium
 from tests.tiny_bundle import ROOT, run_bundle
@@ -61,7 +62,8 @@ def lesion_view(with_mask: bool = True) -> SliceView:
     )
     image = (tissue + 0.2 * (scores > 1.5)) * (np.square(grid[:2]).sum(0) < 0.8)
     mask = (scores > 2.2) & with_mask
-    return SliceView(image[None].clip(0, 1), scores, mask, (1.0, 1.2), list(range(shape[2])), scores > 1.5)
+    image = image[None].clip(0, 1)
+    return SliceView(image, scores, mask, foreground_mask(image), (1.0, 1.2), list(range(shape[2])), scores > 1.5)
 
 
 def draw_overlay(view: SliceView) -> Image.Image:

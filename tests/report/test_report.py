@@ -22,6 +22,7 @@ from skimage.measure import grid_points_in_poly
 from scripts.data.labels import GroundTruth
 from scripts.files import write_json
 from scripts.inference import PredictionWriter
+from scripts.inference.foreground import foreground_mask
 from scripts.inference.measurements import measurements
 from scripts.inference.patches import CasePatches, split_by_case
 from scripts.inference.results_directory import ResultsDirectory
@@ -397,7 +398,9 @@ class TestCasePatches:
         generator = torch.Generator().manual_seed(3)
         image = torch.rand(1, 45, 61, 4, generator=generator)
         image[..., 1] = 0.5  # no contrast
-        view = SliceView(image.numpy(), np.zeros((45, 61, 4)), np.zeros((45, 61, 4), bool), (1.0, 1.0), [0, 1, 2, 3])
+        empty = np.zeros((45, 61, 4))
+        foreground = foreground_mask(image.numpy())
+        view = SliceView(image.numpy(), empty, empty > 0, foreground, (1.0, 1.0), [0, 1, 2, 3])
         occupied = image[..., [0, 2, 3]].movedim(3, 0)
         patches = patches_of(fitted_network, view)
 
@@ -427,7 +430,8 @@ def large_view():
     noise = np.random.default_rng(4).normal(0, 0.03, shape)
     image = (0.5 + 0.2 * np.sin(20 * grid[0]) * np.cos(15 * grid[1]) + noise) * (np.square(grid).sum(0) < 0.9)
     scores = np.exp(-8 * np.square(grid - 0.2).sum(0)) * 2
-    return SliceView(image[None].clip(0, 1), scores, scores > 1, (1.0, 1.0), list(range(40)))
+    image = image[None].clip(0, 1)
+    return SliceView(image, scores, scores > 1, foreground_mask(image), (1.0, 1.0), list(range(40)))
 
 
 class TestPictures:
@@ -458,7 +462,9 @@ class TestPictures:
     def test_outline_surrounds_the_mask(self, large_view, fitted_network):
         number = int(large_view.scores.max((0, 1)).argmax())
         one = SliceView(
-            *(a[..., [number]] for a in (large_view.image, large_view.scores, large_view.mask)), (2.0, 1.0), [number]
+            *(getattr(large_view, name)[..., [number]] for name in ("image", "scores", "mask", "foreground")),
+            (2.0, 1.0),
+            [number],
         )
         pictures = SlicePictures(one, patches_of(fitted_network, one))
         assert pictures.height / pictures.width == pytest.approx(2 * 209 / 179, rel=0.05)
