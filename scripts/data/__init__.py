@@ -2,9 +2,9 @@
 
 from .cases import CaseDataset, NormalDataset, find_cases, raise_failed, split_cases
 from .images import LoadImageFiled
-from .intensities import ScaleTissued
+from .intensities import ScaleForegroundPercentilesd, ScaleTissued
 from .labels import AddGroundTruthd, CaseLabels
-from .transforms import CheckImaged, OrientUprightd, ScaleForegroundPercentilesd, SmoothMapd
+from .transforms import CheckImaged, OrientUprightd, SmoothMapd
 
 __all__ = [
     "AddGroundTruthd",

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import GaussianSmooth, MapTransform, Orientationd
@@ -59,56 +58,6 @@ class OrientUprightd(Orientationd):
         with warnings.catch_warnings():  # about the third axis, which a picture does not have
             warnings.filterwarnings("ignore", message="axcodes")
             return super().__call__(data, lazy)
-
-
-class ScaleForegroundPercentilesd(MapTransform):
-    """Scale intensities to [0,1] between two percentiles of the foreground, all voxels that are not zero.
-
-    A background of zeros therefore has no effect, and a skull-stripped scan keeps its contrast. The headroom keeps a
-    bright lesion from being clipped to the brightness of normal tissue. All channels have one scale, which keeps
-    colours.
-
-    Args:
-        keys: images of any shape.
-        lower: percentile that becomes 0; lower values are clipped.
-        upper: percentile that becomes ``1 - headroom``.
-        headroom: fraction of the range above the upper percentile; higher values are clipped.
-        allow_missing_keys: whether a key may be missing.
-
-    Raises:
-        InputError: percentiles or a headroom out of range.
-    """
-
-    cache_identity = "scripts.transforms.ScaleForegroundPercentilesd"
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        lower: float = 0.5,
-        upper: float = 99.5,
-        headroom: float = 0.3,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        if not 0 <= lower < upper <= 100:
-            raise InputError(f"Percentiles must satisfy 0 <= lower < upper <= 100; got {lower} and {upper}.")
-        if not 0 <= headroom < 1:
-            raise InputError(f"headroom must be at least 0 and below 1; got {headroom}.")
-        self.lower = lower
-        self.upper = upper
-        self.headroom = headroom
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Scale the images of a case."""
-        scaled = dict(data)
-        for key in self.key_iterator(scaled):
-            image = scaled[key].float()
-            values = image.cpu().numpy()
-            low, high = np.percentile(values[values != 0], [self.lower, self.upper], overwrite_input=True)
-            if not high > low:  # hardly any foreground, or a drawing in one grey value
-                low, high = values.min(), values.max()
-            scaled[key] = (image - float(low)).mul_(float((1 - self.headroom) / (high - low))).clamp_(0, 1)
-        return scaled
 
 
 class SmoothMapd(MapTransform):

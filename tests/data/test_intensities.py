@@ -5,8 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.data.intensities import ScaleTissued, tissue_quantiles
-from scripts.data.transforms import ScaleForegroundPercentilesd
+from scripts.data.intensities import ScaleForegroundPercentilesd, ScaleTissued, tissue_quantiles
 from scripts.errors import InputError
 
 

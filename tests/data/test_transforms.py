@@ -5,7 +5,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.data.transforms import CheckImaged, ScaleForegroundPercentilesd, SmoothMapd
+from scripts.data.intensities import ScaleForegroundPercentilesd
+from scripts.data.transforms import CheckImaged, SmoothMapd
 from scripts.errors import InputError
 
 
