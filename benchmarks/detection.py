@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from monai.transforms import LoadImage
+from monai.transforms import Compose, EnsureChannelFirstd
 
+from scripts.data import LoadImageFiled, OrientUprightd
 from scripts.data.cases import CaseDataset, find_cases
+from scripts.inference.measurements import decision
 from scripts.inference.regions import find_regions, outlined
 from scripts.metrics.cases import CaseTable, case_metrics
 from scripts.metrics.functional import pixel_metrics
@@ -33,7 +34,7 @@ from scripts.training.geometry import CaseGeometry
 from scripts.training.held_out_scores import HeldOutScores
 
 from .memory_bank import MemoryBank
-from .quality import ROOT, config
+from .quality import ROOT, config, spread
 
 METRICS = {
     "pixel_ap": "AP",
@@ -125,15 +126,8 @@ def label_of(path: str | None, inferer: Any) -> np.ndarray | None:
     """Read a label as the slices ``[S,H,W]`` that the network sees."""
     if path is None:
         return None
-    transform = config("train").get_parsed_content("preprocessing")
-    upright = [each for each in transform.transforms if "Percentiles" not in type(each).__name__]
-    try:
-        item: Any = {"image": path}
-        for each in upright:
-            item = each(item)
-        image = item["image"]
-    except ValueError:  # an empty label is a single grey value
-        image = LoadImage(ensure_channel_first=True)(path)
+    upright = Compose([LoadImageFiled("image"), EnsureChannelFirstd("image"), OrientUprightd("image")])
+    image = upright({"image": path})["image"]
     (slices,) = inferer.slices(image[:1].unsqueeze(0))
     return np.asarray(slices[:, 0]) > 0
 
@@ -216,8 +210,7 @@ def evaluate(maps: Maps, cases: Sequence[Case], options: argparse.Namespace) -> 
         found = find_regions(calibrated, geometry.foreground, geometry.min_voxels(options.min_region_mm3))
         return calibrated, outlined(calibrated, found, options.extent)
 
-    peaks = [regions_of(*case)[1].peaks for case in maps.held_out]
-    limits = DetectionLimits(np.sort([max([1.0, *case]) for case in peaks])[::-1], np.sort(np.concatenate(peaks))[::-1])
+    limits = DetectionLimits.of([regions_of(*case)[1].peaks for case in maps.held_out])
     limit = limits.peak_limit(options.false_regions)
     edges = bin_edges()
     counts = np.zeros((4, len(edges)))
@@ -226,21 +219,20 @@ def evaluate(maps: Maps, cases: Sequence[Case], options: argparse.Namespace) -> 
         if not is_reported(case, cases, options.half):
             continue
         calibrated, regions = regions_of(scores, geometry)
-        highest = regions.peaks[0] if len(regions.peaks) and regions.peaks[0] >= limit else 1.0
-        flagged = float(limits.p_values(highest)) <= 0.05
+        detected = regions.reaching(limit)
+        flagged = bool(decision(detected, limits, case_alpha=0.05)["flagged"])
         if case.label is None or not case.label.any():
-            healthy.append((len(regions.reaching(limit).peaks), flagged))
+            healthy.append((len(detected.peaks), flagged))
         else:
             flags.append(flagged)
         label = np.zeros(scores.shape, bool) if case.label is None else case.label
         counts += count_pixels(calibrated, label, edges, geometry.foreground)
-        mask = regions.reaching(limit).labels > 0
         rows.append(
             {
-                "image_score": highest,
+                "image_score": detected.peaks.max(initial=1.0),
                 "is_anomalous": label.any(),
                 "size_unit": "mm3",
-                **count_mask(label, mask),
+                **count_mask(label, detected.labels > 0),
                 **match_regions(label, regions, limit, geometry.voxel_mm3),
             }
         )
@@ -265,11 +257,8 @@ def subject_of(case: str) -> str:
 
 def table_line(name: str, rows: Sequence[dict[str, float]]) -> str:
     """Write a line of the table: mean and standard deviation over seeds."""
-    columns = []
-    for metric in METRICS:
-        values = [row[metric] for row in rows]
-        spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-        columns.append("-" if np.isnan(values).any() else f"{statistics.mean(values):.3f}{spread}")
+    values = [[row[metric] for row in rows] for metric in METRICS]
+    columns = ["-" if np.isnan(each).any() else spread(each) for each in values]
     return f"| {name} | {' | '.join(columns)} |"
 
 

@@ -122,13 +122,14 @@ HEADER = [
 ]
 
 
+def spread(values: Sequence[float]) -> str:
+    """Write mean and standard deviation of the values of all seeds."""
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
+
+
 def table_line(name: str, rows: Sequence[Row], share: float) -> str:
     """Write a line of the table: mean and standard deviation over seeds."""
-
-    def spread(values: Sequence[float]) -> str:
-        deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-        return f"{statistics.mean(values):.3f}{deviation}"
-
     columns = [
         *(spread([row.selection[metric] for row in rows]) for metric in ("pixel_auroc", "pixel_ap")),
         *(spread([row.held_out[metric] for row in rows]) for metric in ("pixel_auroc", "pixel_ap", "aupro_0.3")),
