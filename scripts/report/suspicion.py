@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 
@@ -21,12 +20,17 @@ def suspicion(entry: Mapping[str, Any]) -> tuple[float, float]:
     return -math.inf if p_value is None else -p_value, entry["image_score"]
 
 
-def p_value_text(p_value: float) -> str:
-    """Express a conformal p-value, a fraction of the held-out normal cases and the case itself, as a frequency."""
-    if p_value >= 1:
-        return "nothing higher than in healthy cases"
-    share = Fraction(p_value).limit_denominator(10_000)
-    return f"a peak as high as in {share.numerator} of {share.denominator} healthy cases"
+def p_value_text(p_value: float, n_cases: int) -> str:
+    """Express a conformal p-value as the frequency of such peaks in the held-out normal cases.
+
+    Args:
+        p_value: ``(1 + k) / (n + 1)``.
+        n_cases: n.
+
+    Returns:
+        The sentence, with k and n.
+    """
+    return f"as high a peak in {round(p_value * (n_cases + 1)) - 1} of {n_cases} held-out healthy cases"
 
 
 def flagging(entries: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -157,6 +157,7 @@ def decide(data):
         "regions": [region] * is_volume,
         "n_regions": int(is_volume),
         "p_value": 0.025 if is_volume else 1.0,
+        "held_out_cases": 39,
         "flagged": is_volume,
     }
     return {**data, "peak_limit": 2.345, "truth": GroundTruth(is_volume, truth)}
@@ -313,8 +314,8 @@ class TestDecisions:
     def test_flags_p_values_and_regions(self, decided_run):
         text = " ".join(Page(decided_run).text.split())
         assert re.search(r"flagged\s*1 of 2", text)
-        assert "Flagged: a peak as high as in 1 of 40 healthy cases (p = 0.025)." in text
-        assert "Not flagged: nothing higher than in healthy cases (p = 1)." in text
+        assert "Flagged: as high a peak in 0 of 39 held-out healthy cases (p = 0.025)." in text
+        assert "Not flagged: as high a peak in 39 of 39 held-out healthy cases (p = 1)." in text
         assert "4.32 0.77 0.025 17, 18, 2" in text and "peak of a region from 2.35" in text
 
     def test_cases_by_p_value_and_quiet_ones_muted(self, decided_run):
