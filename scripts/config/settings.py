@@ -55,6 +55,9 @@ class Settings(BaseModel, validate_assignment=True):
         description="blocks of the encoder whose tokens are used, from 0; -1 is the last, the paper's "
         "([why 8](benchmarks/quality.md))"
     )
+    layer_reduction: Literal["mean", "concat"] = Field(
+        description="how the tokens of several blocks become one embedding; of a single block it has no effect"
+    )
     image_size: Annotated[int, Field(strict=True, gt=0, multiple_of=14)] = Field(
         description="length in pixels to which a slice's smaller edge is resized"
     )

@@ -14,6 +14,7 @@ from ..errors import InputError, reason_of
 from .resize import cubic_point_weights, cubic_weights, resize
 
 PATCH_SIZE = 14
+LAYER_REDUCTIONS = ("mean", "concat")
 PRETRAINED_GRID = 37  # patches per side of the learned position embeddings of DINOv2 (518 px)
 
 _TIMM_NAMES = {
@@ -53,7 +54,9 @@ class DINOv2PatchEncoder(nn.Module):
         image_size: length in pixels to which the network resizes the smaller edge of an image, a multiple of 14.
             The encoder itself accepts all multiples of 14.
         layers: indices of the blocks whose tokens are used; ``(-1,)`` is the last one. Tokens of each block are
-            normalised by the final norm and to unit length, concatenated, and normalised to unit length again.
+            normalised by the final norm and to unit length.
+        layer_reduction: how the tokens of several blocks become one embedding, which is normalised to unit length
+            again: their ``"mean"``, or ``"concat"``, which a single block always has.
         scales: relative sizes at which an image is embedded, rounded to hundredths. The embeddings of all scales are
             resized to the patches of the original image, averaged and normalised.
         vit_options: overrides of timm's model arguments (``depth``, ``embed_dim``, ...), for small test models.
@@ -63,8 +66,8 @@ class DINOv2PatchEncoder(nn.Module):
             never use it.
 
     Raises:
-        InputError: an unknown ``name``, an ``image_size`` that is not a positive multiple of 14, an unknown layer,
-            or a scale that is not positive.
+        InputError: an unknown ``name``, an ``image_size`` that is not a positive multiple of 14, an unknown layer
+            or reduction, or a scale that is not positive.
     """
 
     __jit_unused_properties__ = ("backend_name",)
@@ -77,6 +80,7 @@ class DINOv2PatchEncoder(nn.Module):
         name: str = "dinov2_vits14",
         image_size: int = 448,
         layers: int | Sequence[int] = (-1,),
+        layer_reduction: str = "concat",
         scales: float | Sequence[float] = (1.0,),
         vit_options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -100,12 +104,15 @@ class DINOv2PatchEncoder(nn.Module):
         if not layers or not all(-depth <= layer < depth for layer in layers):
             raise InputError(f"layers must name blocks between {-depth} and {depth - 1}; got {tuple(layers)}.")
         self.layers = [layer % depth for layer in layers]
+        if layer_reduction not in LAYER_REDUCTIONS:
+            raise InputError(f"layer_reduction must be one of {', '.join(LAYER_REDUCTIONS)}; got {layer_reduction!r}.")
+        self.layer_reduction = layer_reduction if len(self.layers) > 1 else "concat"
         scales = [scales] if isinstance(scales, int | float) else list(scales)
         self.percents = [round(100 * scale) for scale in scales]
         self.scales = [percent / 100 for percent in self.percents]
         if not self.percents or min(self.percents) < 1:
             raise InputError(f"scales must be positive shares of image_size, such as [1.0, 0.75]; got {scales}.")
-        self.n_features = vit.embed_dim * len(self.layers)
+        self.n_features = vit.embed_dim * (len(self.layers) if self.layer_reduction == "concat" else 1)
         self.has_registers = vit.reg_token is not None
         self.weights_digest = ""  # empty while the weights are random
         self.backend: EncoderBackend | None = None
@@ -125,7 +132,7 @@ class DINOv2PatchEncoder(nn.Module):
             images: ``[B,3,H,W]`` in [0,1], H and W multiples of 14.
 
         Returns:
-            l2-normalised embeddings ``[B,D,H/14,W/14]``, D the concatenated features of all layers.
+            l2-normalised embeddings ``[B,D,H/14,W/14]``, D the features of one layer or, concatenated, of all.
 
         Raises:
             ValueError: H or W is not a positive multiple of 14.
@@ -142,8 +149,9 @@ class DINOv2PatchEncoder(nn.Module):
             scaled_h, scaled_w = (h * percent + 99) // 100, (w * percent + 99) // 100
             images = resize(images, scaled_h * 14, scaled_w * 14)
         embeddings = [F.normalize(tokens, dim=1) for tokens in self.patch_tokens(images)]
-        joined = F.normalize(torch.cat(embeddings, dim=1), dim=1)
-        return joined if percent == 100 else F.normalize(resize(joined, h, w), dim=1)
+        reduced = torch.stack(embeddings).mean(0) if self.layer_reduction == "mean" else torch.cat(embeddings, dim=1)
+        reduced = F.normalize(reduced, dim=1)
+        return reduced if percent == 100 else F.normalize(resize(reduced, h, w), dim=1)
 
     @torch.jit.export
     def patch_tokens(self, images: torch.Tensor) -> list[torch.Tensor]:

@@ -205,6 +205,7 @@ class PatchAnomalyNetwork(nn.Module):
         return {
             "encoder_name": self.encoder.name,
             "layers": list(self.encoder.layers),
+            "layer_reduction": self.encoder.layer_reduction,
             "image_size": self.image_size,
             "scales": list(self.encoder.scales),
             "n_components": self.mixture.n_components,
@@ -264,7 +265,7 @@ class PatchAnomalyNetwork(nn.Module):
     def _check_settings(self, state: Any) -> None:
         if not is_extra_state(state):
             raise InputError(f"The fitted model does not say which settings it was fitted with; {REMEDY}.")
-        saved = {"scales": [1.0], **state["settings"]}  # 0.2.0 had no scales
+        saved = {"layer_reduction": "concat", "scales": [1.0], **state["settings"]}  # of 0.6 and 0.2.0
         for name, value in self.settings().items():
             if saved.get(name) != value:
                 fitted = printable(str(saved.get(name)))

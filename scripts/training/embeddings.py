@@ -267,7 +267,10 @@ def _cache_keys(
     encoder = network.encoder
     common = {
         "weights": encoder.weights_digest or tensor_digest(encoder.state_dict()),
-        "encoder": [encoder.name, encoder.layers, encoder.image_size, encoder.scales],
+        "encoder": [
+            *(encoder.name, encoder.layers, encoder.image_size, encoder.scales),
+            *([encoder.layer_reduction] if encoder.layer_reduction != "concat" else []),  # the only one of 0.6
+        ],
         "spatial_dim": inferer.spatial_dim,
         "preprocessing": cache.preprocessing,
     }

@@ -78,6 +78,7 @@ FREE = [
     "file_pattern",
     "seed",
     "layers",
+    "layer_reduction",
     "scales",
     "rank",
     "spatial_dim",

@@ -66,6 +66,18 @@ class TestForward:
         assert tiny(scales=0.5).scales == tiny(scales=[0.501]).scales == [0.5]
         assert tiny(scales=[1.25])(x).shape == whole(x).shape
 
+    def test_mean_of_layers(self):
+        encoder = tiny(layers=(0, -1), layer_reduction="mean")
+        first, last = (tiny(layers=(layer,)).forward(images()) for layer in (0, -1))
+        assert encoder.n_features == 32
+        torch.testing.assert_close(encoder(images()), F.normalize(first + last, dim=1))
+
+    @pytest.mark.parametrize("reduction", ["mean", "concat"])
+    def test_single_layer_is_not_reduced(self, reduction):
+        encoder = tiny(layers=(0,), layer_reduction=reduction)
+        assert encoder.layer_reduction == "concat"
+        torch.testing.assert_close(encoder(images()), tiny(layers=(0,)).forward(images()))
+
     @pytest.mark.parametrize("layers", [(-1,), (0, -1)])
     def test_unit_length_on_the_patch_grid(self, layers):
         encoder = tiny(layers=layers)
@@ -82,9 +94,11 @@ class TestForward:
         torch.testing.assert_close(swapped, torch.cat([last, first], dim=1) / 2**0.5)
 
     @pytest.mark.parametrize("name", ["dinov2_vits14", "dinov2_vits14_reg"])
-    @pytest.mark.parametrize("layers", [(-1,), (0, -1)])
-    def test_scripted_equals_eager(self, name, layers):
-        encoder = tiny(name, layers=layers)
+    @pytest.mark.parametrize(
+        "arguments", [{}, {"layers": (0, -1)}, {"layers": (0, -1), "layer_reduction": "mean", "scales": (1, 0.5)}]
+    )
+    def test_scripted_equals_eager(self, name, arguments):
+        encoder = tiny(name, **arguments)
         scripted = torch.jit.script(encoder)
         for size in [(56, 84), (98, 56)]:
             torch.testing.assert_close(scripted(images(*size)), encoder(images(*size)), rtol=1e-5, atol=1e-6)
@@ -176,6 +190,7 @@ class TestArguments:
             ({"layers": ()}, "layers"),
             ({"layers": (2,)}, "layers"),
             ({"layers": (0, -3)}, "layers"),
+            ({"layer_reduction": "max"}, "layer_reduction must be one of mean, concat; got 'max'"),
             ({"scales": ()}, "scales"),
             ({"scales": (1, 0)}, "scales"),
         ],

@@ -37,6 +37,7 @@ class BrightnessEncoder(torch.nn.Module):
         self.n_features = 2
         self.name = "brightness"
         self.layers = [0]
+        self.layer_reduction = "concat"
         self.scales = [1.0]
         self.weights_digest = ""
 
@@ -258,6 +259,7 @@ class TestSettings:
             ("image_size", 70),
             ("encoder_name", "dinov2_vitb14"),
             ("layers", [0]),
+            ("layer_reduction", "mean"),
             ("scales", [1.0, 0.5]),
             ("covariance_type", "full"),
         ],
@@ -278,9 +280,10 @@ class TestSettings:
             fitted_network.load_state_dict(state_dict)
         assert str(raised.value).isprintable()
 
-    def test_model_of_0_2_0_without_scales_loads(self, make_network):
+    @pytest.mark.parametrize("setting", ["scales", "layer_reduction"])
+    def test_model_of_a_version_without_the_setting_loads(self, make_network, setting):
         state_dict = make_network().state_dict()
-        del state_dict["_extra_state"]["settings"]["scales"], state_dict["_extra_state"]["digest"]
+        del state_dict["_extra_state"]["settings"][setting], state_dict["_extra_state"]["digest"]
         make_network().load_state_dict(saved_and_loaded(state_dict))
 
     @pytest.mark.parametrize(
