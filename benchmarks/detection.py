@@ -2,8 +2,9 @@
 
 FOLDER holds ``normal`` and ``validation``, and the cases to report in ``anomalous/images`` with ``anomalous/labels``,
 or in ``test`` with ``labels``. A case without a label is healthy. Every method scores each normal case without having
-seen it (cross-fitting), takes threshold and detection limit from these cases, and makes masks by the same rules.
-``--half second`` reports the second half of the subjects, where the first was for the choice of settings.
+seen it (cross-fitting), takes threshold and detection limit from these cases, and makes masks by the same rules. The
+last two columns are of the normals themselves, each judged by the limits of the others.
+Rows are for all subjects and, as settings were chosen on the first half of them, for the second.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from monai.transforms import Compose, EnsureChannelFirstd
 from scripts.data import LoadImageFiled, OrientUprightd
 from scripts.data.cases import CaseDataset, find_cases
 from scripts.inference.measurements import decision
-from scripts.inference.regions import find_regions, outlined
+from scripts.inference.regions import Regions, outlined
 from scripts.metrics.cases import CaseTable, case_metrics
 from scripts.metrics.functional import pixel_metrics
 from scripts.metrics.histograms import bin_edges, count_pixels
@@ -47,6 +48,8 @@ METRICS = {
     "flagged": "ill cases flagged",
     "healthy_regions": "regions a healthy case",
     "healthy_flagged": "healthy cases flagged",
+    "held_out_regions": "regions a held-out normal",
+    "held_out_flagged": "held-out normals flagged",
 }
 
 
@@ -83,7 +86,7 @@ def main() -> None:
     parser.add_argument("--embedding_store", type=Path, default=ROOT / "quality_output")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--half", choices=["first", "second", "both"], default="both", help="of the subjects to report")
+    parser.add_argument("--halves", nargs="+", choices=["first", "second", "both"], default=["both", "second"])
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=15)
@@ -98,9 +101,11 @@ def main() -> None:
         rows: dict[str, list[dict[str, float]]] = {}
         for seed in range(options.seeds if name == "mixture" else 1):
             for score, maps in METHODS[name](data, seed, options):
-                rows.setdefault(score, []).append(evaluate(maps, data.cases, options))
-        for score, values in rows.items():
-            lines.append(table_line(score, values))
+                for half in options.halves:
+                    row = score if half == "both" else f"{score}, {half} half"
+                    rows.setdefault(row, []).append(evaluate(maps, data.cases, half, options))
+        for row, values in rows.items():
+            lines.append(table_line(row, values))
             print(lines[-1], flush=True)
     if options.output:
         options.output.write_text("\n".join(lines) + "\n")
@@ -198,7 +203,7 @@ def raw_maps(scores: HeldOutScores, row: int) -> list[tuple[np.ndarray, CaseGeom
     ]
 
 
-def evaluate(maps: Maps, cases: Sequence[Case], options: argparse.Namespace) -> dict[str, float]:
+def evaluate(maps: Maps, cases: Sequence[Case], half: str, options: argparse.Namespace) -> dict[str, float]:
     """Calibrate maps on the held-out normals, make masks and compare them with the labels."""
     normal = np.concatenate(
         [scores[geometry.nonempty][geometry.foreground[geometry.nonempty]] for scores, geometry in maps.held_out]
@@ -207,16 +212,16 @@ def evaluate(maps: Maps, cases: Sequence[Case], options: argparse.Namespace) -> 
 
     def regions_of(scores: np.ndarray, geometry: CaseGeometry) -> Any:
         calibrated = (scores - median) / (threshold - median)
-        found = find_regions(calibrated, geometry.foreground, geometry.min_voxels(options.min_region_mm3))
-        return calibrated, outlined(calibrated, found, options.extent)
+        return calibrated, outlined(calibrated, geometry.regions(calibrated, options.min_region_mm3), options.extent)
 
-    limits = DetectionLimits.of([regions_of(*case)[1].peaks for case in maps.held_out])
+    held_out = [regions_of(*case)[1] for case in maps.held_out]
+    limits = DetectionLimits.of([regions.peaks for regions in held_out])
     limit = limits.peak_limit(options.false_regions)
     edges = bin_edges()
     counts = np.zeros((4, len(edges)))
     rows, flags, healthy = [], [], []
     for case, (scores, geometry) in zip(cases, maps.test, strict=True):
-        if not is_reported(case, cases, options.half):
+        if not is_reported(case, cases, half):
             continue
         calibrated, regions = regions_of(scores, geometry)
         detected = regions.reaching(limit)
@@ -229,7 +234,7 @@ def evaluate(maps: Maps, cases: Sequence[Case], options: argparse.Namespace) -> 
         counts += count_pixels(calibrated, label, edges, geometry.foreground)
         rows.append(
             {
-                "image_score": detected.peaks.max(initial=1.0),
+                "image_score": detected.peaks.max(initial=0.0),
                 "is_anomalous": label.any(),
                 "size_unit": "mm3",
                 **count_mask(label, detected.labels > 0),
@@ -240,7 +245,23 @@ def evaluate(maps: Maps, cases: Sequence[Case], options: argparse.Namespace) -> 
     values.update(pixel_metrics(counts, edges, {}))
     values["flagged"] = float(np.mean(flags)) if flags else np.nan
     values["healthy_regions"], values["healthy_flagged"] = np.mean(healthy, axis=0) if healthy else (np.nan, np.nan)
+    values["held_out_regions"], values["held_out_flagged"] = left_out(held_out, options.false_regions)
     return values
+
+
+def left_out(normals: Sequence[Regions], false_regions: float) -> tuple[float, float]:
+    """Detect the regions of each held-out normal case by the limits of the others.
+
+    Returns:
+        Number of detected regions a case, and share of flagged cases.
+    """
+    results = []
+    for index, regions in enumerate(normals):
+        limits = DetectionLimits.of([other.peaks for other in (*normals[:index], *normals[index + 1 :])])
+        detected = regions.reaching(limits.peak_limit(false_regions))
+        results.append((len(detected.peaks), bool(decision(detected, limits, case_alpha=0.05)["flagged"])))
+    n_regions, flagged = np.mean(results, axis=0)
+    return float(n_regions), float(flagged)
 
 
 def is_reported(case: Case, cases: Sequence[Case], half: str) -> bool:

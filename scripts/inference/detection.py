@@ -13,8 +13,8 @@ from monai.utils import convert_to_dst_type
 from ..errors import InputError
 from ..models.detection import MAX_FALSE_REGIONS, DetectionLimits
 from .foreground import foreground_mask
-from .measurements import affine_of, voxel_mm3
-from .regions import find_regions, min_voxels_of, outlined
+from .measurements import affine_of, spacing_of, voxel_mm3
+from .regions import find_regions, min_voxels_of, outlined, peak_size_of
 
 MAX_NUMBER = 1e12
 
@@ -48,8 +48,8 @@ class DetectRegionsd(MapTransform):
         self,
         keys: KeysCollection,
         limits: DetectionLimits | None,
-        false_regions: float = 0.5,
-        extent: float = 0.5,
+        false_regions: float = 0.25,
+        extent: float = 0.6,
         min_region_mm3: float = 0.0,
         threshold: float = 0.0,
         image_key: str = "image",
@@ -76,12 +76,13 @@ class DetectRegionsd(MapTransform):
         detected = dict(data)
         image = detected[self.image_key]
         foreground = foreground_mask(image.cpu().numpy())
-        voxel_size = voxel_mm3(affine_of(image)) if foreground.ndim == 3 else 1.0
-        min_voxels = min_voxels_of(self.min_region_mm3, voxel_size)
+        is_volume, affine = foreground.ndim == 3, affine_of(image)
+        min_voxels = min_voxels_of(self.min_region_mm3, voxel_mm3(affine) if is_volume else 1.0)
+        peak_size = peak_size_of(foreground.shape, spacing_of(affine) if is_volume else None)
         detected["foreground"] = foreground
         for key in self.key_iterator(detected):
             scores = detected[key][0].cpu().numpy()
-            regions, limit = find_regions(scores, foreground, min_voxels, self.threshold or 1.0), -np.inf
+            regions, limit = find_regions(scores, foreground, min_voxels, self.threshold or 1.0, peak_size), -np.inf
             if self.limits is not None and not self.threshold:
                 regions = outlined(scores, regions, self.extent)
                 limit = self.limits.peak_limit(self.false_regions)

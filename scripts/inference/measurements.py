@@ -63,6 +63,12 @@ def voxel_mm3(affine: np.ndarray) -> float:
     return abs(float(np.linalg.det(affine[:3, :3])))
 
 
+def spacing_of(affine: np.ndarray) -> np.ndarray:
+    """Return the distances ``[3]`` in mm of neighbouring voxels along each axis from their affine ``[4,4]`` in mm."""
+    distances: np.ndarray = np.linalg.norm(affine[:3, :3], axis=0)
+    return distances
+
+
 def measurements(
     scores: np.ndarray, mask: np.ndarray, foreground: np.ndarray, affine: np.ndarray, spatial_dim: int
 ) -> dict[str, Any]:
@@ -133,7 +139,7 @@ def region_entries(
 
     Returns:
         For each region its ``peak``, ``p_value`` (None without limits), ``n_voxels``, ``volume_ml`` (None for an image)
-        and ``peak_voxel``, the indices of its peak in the array.
+        and ``peak_voxel``, the indices of its highest score in the array.
     """
     voxel_ml = voxel_mm3(affine) / 1000 if scores.ndim == 3 else None
     entries = []

@@ -105,7 +105,7 @@ def load_detection_limits(path: str | os.PathLike, score: str, target_fpr: float
         target_fpr: share of normal patches that reach the decision threshold of the maps.
 
     Returns:
-        The limits as calibrated scores; None if the file is missing or was written by version 0.5 or earlier.
+        The limits as calibrated scores; None if the file is missing or was written by version 0.6 or earlier.
 
     Raises:
         InputError: the file is no checkpoint, or not calibrated for the score.
@@ -124,7 +124,7 @@ def load_detection_limits(path: str | os.PathLike, score: str, target_fpr: float
     limits = calibration.detection_limits(kind, target_fpr)
     if limits is None:
         logger.warning(
-            f"{path} was calibrated by version 0.5 or earlier and has no detection limits: the mask is the map at 1 "
+            f"{path} was calibrated by version 0.6 or earlier and has no detection limits: the mask is the map at 1 "
             "and above, and no case can be flagged; run `calibrate` on normal images (docs/thresholds.md)."
         )
     return limits

@@ -19,7 +19,7 @@ class DetectionLimits:
     """Peaks of the regions of n held-out normal cases, as calibrated scores.
 
     Attributes:
-        case_peaks: highest peak of each case ``[n]``, falling; 1 for a case without a region.
+        case_peaks: highest peak of each case ``[n]``, falling; 0 for a case without a region.
         region_peaks: the highest peaks of all regions of all cases ``[m]``, falling; up to ``MAX_FALSE_REGIONS`` a
             case.
     """
@@ -30,7 +30,7 @@ class DetectionLimits:
     @classmethod
     def of(cls, cases: Sequence[np.ndarray]) -> "DetectionLimits":
         """Take the limits from the calibrated peaks of the regions of each case, at least one case."""
-        return cls(_falling([max([1.0, *case]) for case in cases]), _falling(np.concatenate(cases)))
+        return cls(_falling([max([0.0, *case]) for case in cases]), _falling(np.concatenate(cases)))
 
     @property
     def n_cases(self) -> int:
@@ -44,11 +44,11 @@ class DetectionLimits:
             false_regions: regions a case, up to ``MAX_FALSE_REGIONS``.
 
         Returns:
-            A calibrated score of at least 1, halfway between two peaks; above all of them for a rate that allows none.
+            A calibrated score of at least 0, halfway between two peaks; above all of them for a rate that allows none.
         """
         n_allowed = math.floor(false_regions * self.n_cases)
         if n_allowed >= len(self.region_peaks):
-            return 1.0
+            return 0.0
         after = self.region_peaks[n_allowed]
         before = self.region_peaks[n_allowed - 1] if n_allowed else np.inf
         limit = (before + after) / 2 if np.isfinite(before) else after
@@ -79,32 +79,32 @@ class RegionCalibration(nn.Module):
     """Raw peaks of the regions of held-out normal cases, for every score kind; empty if not fitted.
 
     Attributes:
-        case_peaks: highest peak of each case ``[kinds,n]``, falling, NaN where not fitted.
-        region_peaks: highest peaks of all cases ``[kinds,m]``, falling, padded with NaN.
+        case_local_peaks: highest peak of each case ``[kinds,n]``, falling, NaN where not fitted.
+        region_local_peaks: highest peaks of all cases ``[kinds,m]``, falling, padded with NaN.
     """
 
-    case_peaks: torch.Tensor
-    region_peaks: torch.Tensor
+    case_local_peaks: torch.Tensor
+    region_local_peaks: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("case_peaks", "region_peaks"):
+        for name in ("case_local_peaks", "region_local_peaks"):
             self.register_buffer(name, torch.empty(len(SCORE_KINDS), 0))
 
-    def fit(self, peaks: Mapping[str, Sequence[np.ndarray]], thresholds: Mapping[str, float]) -> None:
+    def fit(self, peaks: Mapping[str, Sequence[np.ndarray]], medians: Mapping[str, float]) -> None:
         """Store peaks.
 
         Args:
             peaks: by score kind, for each held-out normal case the raw peaks of its regions.
-            thresholds: by score kind the raw decision threshold, which stands for a case without a region.
+            medians: by score kind the raw score that is 0, which stands for a case without a region.
         """
         n_cases = len(next(iter(peaks.values())))
         n_kept = math.ceil(MAX_FALSE_REGIONS * n_cases)
-        rows: dict[str, list[np.ndarray]] = {"case_peaks": [], "region_peaks": []}
+        rows: dict[str, list[np.ndarray]] = {"case_local_peaks": [], "region_local_peaks": []}
         for kind in SCORE_KINDS:
             cases = peaks.get(kind, [])
-            rows["case_peaks"].append(_falling([max([*case, thresholds[kind]]) for case in cases]))
-            rows["region_peaks"].append(_falling([peak for case in cases for peak in case])[:n_kept])
+            rows["case_local_peaks"].append(_falling([max([*case, medians[kind]]) for case in cases]))
+            rows["region_local_peaks"].append(_falling([peak for case in cases for peak in case])[:n_kept])
         for name, values in rows.items():
             filled = np.full((len(values), max(map(len, values))), np.nan, np.float32)
             for row, value in zip(filled, values, strict=True):
@@ -124,12 +124,12 @@ class RegionCalibration(nn.Module):
         """
         calibrated = [
             (values[kind][~values[kind].isnan()].double().cpu().numpy() - median) / (threshold - median)
-            for values in (self.case_peaks, self.region_peaks)
+            for values in (self.case_local_peaks, self.region_local_peaks)
         ]
         return DetectionLimits(*calibrated) if len(calibrated[0]) else None
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Load buffers of any number of cases, or none, from models of 0.5 and earlier."""
+        """Load buffers of any number of cases, or none, from models of 0.6 and earlier."""
         for name, buffer in list(self.named_buffers()):
             saved = state_dict.get(prefix + name, buffer.new_empty(len(SCORE_KINDS), 0))
             setattr(self, name, saved.detach().to(buffer, copy=True))

@@ -14,8 +14,9 @@ from ..errors import InputError
 
 ENCODER = "encoder.vit."
 CALIBRATION = "calibration."  # NaN there marks a score kind that is not calibrated
-# One column per held-out case or region; models of 0.5 and earlier have none.
-REGION_PEAKS = ("calibration.regions.case_peaks", "calibration.regions.region_peaks")
+# One column per held-out case or region; models of 0.5 and earlier have none, and those of 0.6 other peaks.
+REGION_PEAKS = ("calibration.regions.case_local_peaks", "calibration.regions.region_local_peaks")
+REGION_PEAKS_OF_0_6 = ("calibration.regions.case_peaks", "calibration.regions.region_peaks")
 FIT = "fit it with `python -m monai.bundle run training --config_file configs/train.json --dataset_dir NORMALS`"
 REMEDY = f"take another copy, or {FIT}"
 
@@ -144,7 +145,7 @@ def check_region_peaks(state_dict: Mapping[str, Any], what: str, remedy: str = R
     """Check the peaks of held-out normal cases.
 
     Args:
-        state_dict: that of a `PatchAnomalyNetwork`; without peaks if it was fitted with 0.5 or earlier.
+        state_dict: that of a `PatchAnomalyNetwork`; without peaks if it was fitted with 0.6 or earlier.
         what: name of the file, for the message.
         remedy: advice, for the message.
 
@@ -164,9 +165,11 @@ def check_region_peaks(state_dict: Mapping[str, Any], what: str, remedy: str = R
 
 def _with_columns_of(state_dict: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
     """Give the expected peaks of regions the number of columns that a state dict has."""
-    adapted = dict(expected)
+    if not isinstance(state_dict, Mapping):
+        return dict(expected)
+    adapted = {**expected, **{name: state_dict[name] for name in REGION_PEAKS_OF_0_6 if name in state_dict}}
     for name in REGION_PEAKS:
-        saved = state_dict.get(name) if isinstance(state_dict, Mapping) else None
+        saved = state_dict.get(name)
         if saved is None:
             adapted.pop(name, None)
         elif name in adapted and isinstance(saved, torch.Tensor) and saved.ndim == 2:

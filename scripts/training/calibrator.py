@@ -83,16 +83,13 @@ class ThresholdCalibrator:
         network, calibration = self.network, self.network.calibration
         calibration.fit(scores.patches, network.target_fpr)
         peaks = scores.region_peaks(self.min_region_mm3)
-        kinds = {kind: SCORE_KINDS.index(kind) for kind in peaks}
-        calibration.regions.fit(
-            peaks,
-            {kind: float(calibration.decision_threshold(row, network.target_fpr)) for kind, row in kinds.items()},
-        )
+        score_ranges = {kind: calibration.score_range(SCORE_KINDS.index(kind), network.target_fpr) for kind in peaks}
+        calibration.regions.fit(peaks, {kind: float(median) for kind, (median, _) in score_ranges.items()})
         self.report = detection_report(network, peaks[network.score])
-        at_default = self.report["peak_limits"]["0.5"]
+        at_default = self.report["peak_limits"]["0.25"]
         logger.info(
             f"detection limits from {self.report['held_out_cases']} held-out normal cases: a peak of "
-            f"{at_default['peak']:.2f} leaves 0.5 false regions a case (95 % interval {at_default['low']:.2f} to "
+            f"{at_default['peak']:.2f} leaves 0.25 false regions a case (95 % interval {at_default['low']:.2f} to "
             f"{at_default['high']:.2f})"
         )
 

@@ -12,8 +12,8 @@ from monai.data import MetaTensor
 
 from ..inference.foreground import foreground_mask
 from ..inference.inferer import DPMMInferer, nonempty_slices
-from ..inference.measurements import affine_of, voxel_mm3
-from ..inference.regions import min_voxels_of
+from ..inference.measurements import affine_of, spacing_of, voxel_mm3
+from ..inference.regions import Regions, find_regions, min_voxels_of, peak_size_of
 from ..models.encoder import PATCH_SIZE
 from ..models.network import PatchAnomalyNetwork
 
@@ -25,11 +25,13 @@ class CaseGeometry(NamedTuple):
         foreground: ``[S,H,W]``, true where the image is not background.
         nonempty: indices of the s slices that have embeddings.
         voxel_mm3: volume of a voxel in mm³; 1 for an image, whose regions are measured in pixels.
+        spacing: distances of slices, rows and columns in mm; None for an image.
     """
 
     foreground: np.ndarray
     nonempty: np.ndarray
     voxel_mm3: float
+    spacing: np.ndarray | None
 
     @classmethod
     def of(cls, image: torch.Tensor, inferer: DPMMInferer) -> CaseGeometry:
@@ -37,8 +39,14 @@ class CaseGeometry(NamedTuple):
         (slices,) = inferer.slices(image.unsqueeze(0))
         foreground = torch.from_numpy(foreground_mask(image.cpu().numpy()))[None, None]
         (masks,) = inferer.slices(foreground)
-        voxel_size = voxel_mm3(affine_of(image)) if image.ndim == 4 and isinstance(image, MetaTensor) else 1.0
-        return cls(masks[:, 0].numpy(), nonempty_slices(slices).cpu().numpy(), voxel_size)
+        voxel_size, spacing = 1.0, None
+        if image.ndim == 4:
+            affine = np.eye(4)
+            if isinstance(image, MetaTensor):
+                voxel_size, affine = voxel_mm3(affine_of(image)), np.asarray(image.affine, dtype=float)
+            others = [axis for axis in range(3) if axis != inferer.spatial_dim]
+            spacing = spacing_of(affine)[[inferer.spatial_dim, *others]]
+        return cls(masks[:, 0].numpy(), nonempty_slices(slices).cpu().numpy(), voxel_size, spacing)
 
     def save(self, file: BinaryIO) -> None:
         """Write a compressed file."""
@@ -48,6 +56,7 @@ class CaseGeometry(NamedTuple):
             shape=self.foreground.shape,
             nonempty=self.nonempty,
             voxel_mm3=self.voxel_mm3,
+            spacing=[] if self.spacing is None else self.spacing,
         )
 
     @classmethod
@@ -56,7 +65,8 @@ class CaseGeometry(NamedTuple):
         with np.load(path) as saved:
             shape = tuple(saved["shape"].tolist())
             foreground = np.unpackbits(saved["foreground"], count=math.prod(shape)).reshape(shape).astype(bool)
-            return cls(foreground, saved["nonempty"], float(saved["voxel_mm3"]))
+            spacing = saved["spacing"] if len(saved["spacing"]) else None
+            return cls(foreground, saved["nonempty"], float(saved["voxel_mm3"]), spacing)
 
     def patch_foreground(self, network: PatchAnomalyNetwork) -> np.ndarray:
         """Select the patches whose centre is in the foreground.
@@ -73,9 +83,11 @@ class CaseGeometry(NamedTuple):
         selected = padded[:, rows[:, None], columns].reshape(len(self.nonempty), -1)
         return selected if selected.any() else np.ones_like(selected)
 
-    def min_voxels(self, min_region_mm3: float) -> int:
-        """Return the number of voxels of the smallest region."""
-        return min_voxels_of(min_region_mm3, self.voxel_mm3)
+    def regions(self, anomaly_map: np.ndarray, min_region_mm3: float) -> Regions:
+        """Find the regions of the calibrated map ``[S,H,W]`` of the case, as `DetectRegionsd` does."""
+        min_voxels = min_voxels_of(min_region_mm3, self.voxel_mm3)
+        peak_size = peak_size_of(anomaly_map.shape, self.spacing)
+        return find_regions(anomaly_map, self.foreground, min_voxels, peak_size=peak_size)
 
 
 def _pixels_of_patches(n_pixels: int, n_resized: int) -> np.ndarray:

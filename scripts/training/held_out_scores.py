@@ -16,7 +16,6 @@ from monai.utils import evenly_divisible_all_gather
 
 from ..distributed import gather
 from ..files import PARTIAL
-from ..inference.regions import find_regions
 from ..models.calibration import normalize_scores
 from ..models.mixture import SCORE_KINDS
 from ..models.network import PatchAnomalyNetwork
@@ -103,11 +102,7 @@ class HeldOutScores:
             of_cases = []
             for case in self.cases:
                 scores = normalize_scores(torch.from_numpy(np.load(case.scores)[row]), median, threshold)
-                regions = find_regions(
-                    self.anomaly_map(scores, case.geometry),
-                    case.geometry.foreground,
-                    case.geometry.min_voxels(min_region_mm3),
-                )
+                regions = case.geometry.regions(self.anomaly_map(scores, case.geometry), min_region_mm3)
                 of_cases.append(regions.peaks * float(threshold - median) + float(median))
             peaks[kind] = gather(of_cases)
         return peaks

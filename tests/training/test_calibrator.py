@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from scripts.errors import InputError
 from scripts.inference.foreground import foreground_mask
 from scripts.inference.inferer import DPMMInferer
-from scripts.inference.regions import find_regions
+from scripts.inference.regions import find_regions, peak_size_of
 from scripts.models.checkpoint import load_detection_limits
 from scripts.training.calibrator import ThresholdCalibrator
 from scripts.training.cross_fit import CrossFit, HeldOut
@@ -22,6 +23,12 @@ from tests.tiny_cases import brain, save
 
 def image_of(seed, shape=(40, 46, 5)):
     return torch.from_numpy(brain(seed, shape).astype(np.float32))[None] / 2000
+
+
+def regions_of(image, anomaly_map):
+    """Find the regions of a map as inference does."""
+    spacing = (1, 1, 1) if image.ndim == 4 else None
+    return find_regions(anomaly_map, foreground_mask(image.numpy()), peak_size=peak_size_of(anomaly_map.shape, spacing))
 
 
 @pytest.fixture
@@ -45,7 +52,19 @@ class TestCaseGeometry:
         loaded = CaseGeometry.load(tmp_path / "a.npz")
         np.testing.assert_array_equal(loaded.foreground, geometry.foreground)
         np.testing.assert_array_equal(loaded.nonempty, geometry.nonempty)
-        assert loaded.voxel_mm3 == geometry.voxel_mm3
+        assert loaded.voxel_mm3 == geometry.voxel_mm3 and loaded.spacing.tolist() == [1, 1, 1]
+
+    @pytest.mark.parametrize(("spatial_dim", "spacing"), [(0, [2, 3, 5]), (1, [3, 2, 5]), (2, [5, 2, 3])])
+    def test_spacing_follows_the_slices(self, spatial_dim, spacing):
+        affine = torch.diag(torch.tensor([2.0, 3.0, 5.0, 1.0]))
+        geometry = CaseGeometry.of(MetaTensor(image_of(0, (40, 46, 20)), affine), DPMMInferer(spatial_dim))
+        assert geometry.spacing.tolist() == spacing and geometry.voxel_mm3 == pytest.approx(30)
+
+    def test_image_has_no_spacing(self, tmp_path):
+        geometry = CaseGeometry.of(image_of(0)[..., 0], DPMMInferer())
+        with (tmp_path / "a.npz").open("wb") as file:
+            geometry.save(file)
+        assert geometry.spacing is CaseGeometry.load(tmp_path / "a.npz").spacing is None
 
     @pytest.mark.parametrize("size", [(40, 46), (150, 60), (57, 56)])
     def test_patch_is_foreground_if_its_centre_is(self, size, fitted_network):
@@ -68,10 +87,9 @@ class TestHeldOutScores:
         assert sum(map(len, peaks)) > 0
         for image, of_case in zip(images, peaks, strict=True):
             anomaly_map = DPMMInferer(2, 2)(image[None], network)[0, 0].numpy()
-            expected = find_regions(anomaly_map, foreground_mask(image.numpy())).peaks
-            close = [peak for peak in expected if abs(peak - 1) > 0.01]  # the cache holds half precision
-            found = [peak for peak in (of_case - median) / (threshold - median) if abs(peak - 1) > 0.01]
-            np.testing.assert_allclose(found, close, atol=0.02)
+            expected = regions_of(image, anomaly_map).peaks
+            found = (of_case - median) / (threshold - median)
+            np.testing.assert_allclose(found, expected, atol=0.02)  # the cache holds half precision
 
     def test_patches_of_the_background_do_not_count(self, embedded):
         network, dataset, _ = embedded
@@ -141,8 +159,7 @@ class TestThresholdCalibrator:
             found = 0
             for image in images:
                 anomaly_map = DPMMInferer(2, 2)(image[None], network)[0, 0].numpy()
-                regions = find_regions(anomaly_map, foreground_mask(image.numpy()))
-                found += int((regions.peaks >= limits.peak_limit(rate)).sum())
+                found += int((regions_of(image, anomaly_map).peaks >= limits.peak_limit(rate)).sum())
             assert found <= rate * len(images) + 1  # the cache holds half precision
         low, peak, high = (calibrator.report["peak_limits"]["0.5"][name] for name in ("low", "peak", "high"))
         assert low <= peak <= high

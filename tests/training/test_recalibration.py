@@ -107,7 +107,7 @@ class TestRecalibrate:
         before = torch.load(fitted / "model.pt", weights_only=True)
         _, after = calibrate(fitted / "site")
         changed = {name for name in before if str(before[name]) != str(after[name])}
-        peaks = {"calibration.regions.case_peaks", "calibration.regions.region_peaks"}
+        peaks = {"calibration.regions.case_local_peaks", "calibration.regions.region_local_peaks"}
         assert changed == {"calibration.quantiles", "_extra_state", *peaks}
         digests = [state["_extra_state"].pop("digest") for state in (before, after)]
         assert digests[0] != digests[1] and before["_extra_state"] == after["_extra_state"]

@@ -55,7 +55,7 @@ class HeldOut:
 
     def geometry(self, index):
         n_slices = len(self.cases[index])
-        return CaseGeometry(np.ones((n_slices, 56, 56), bool), np.arange(n_slices), 1.0)
+        return CaseGeometry(np.ones((n_slices, 56, 56), bool), np.arange(n_slices), 1.0, None)
 
     def all_patches(self):
         return torch.cat([case.flatten(0, 1) for case in self.cases]).float()
