@@ -169,7 +169,7 @@ class TestInference:
 
     def test_displayed_settings_are_used(self, server, folder, tmp_path):
         config = server.get("info/").json()["models"]["anomaly"]["config"]
-        assert (config["threshold"], config["smoothing_mm"], config["false_regions"]) == (0.0, 0.0, 0.5)
+        assert (config["threshold"], config["smoothing_mm"], config["false_regions"]) == (0.0, 0.0, 0.25)
         assert config.keys() >= {"extent", "min_region_mm3"}
         for settings in ({"threshold": 0.4}, {"smoothing_mm": 3.0}, {"false_regions": 4.0, "extent": 0.2}, {}):
             masks, _ = infer_locally(folder, tmp_path, **settings)

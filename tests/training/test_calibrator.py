@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from scipy.ndimage import gaussian_filter
 
 from scripts.errors import InputError
+from scripts.inference.detection import DetectRegionsd
 from scripts.inference.foreground import foreground_mask
 from scripts.inference.inferer import DPMMInferer
 from scripts.inference.regions import find_regions, peak_size_of
@@ -59,6 +61,21 @@ class TestCaseGeometry:
         affine = torch.diag(torch.tensor([2.0, 3.0, 5.0, 1.0]))
         geometry = CaseGeometry.of(MetaTensor(image_of(0, (40, 46, 20)), affine), DPMMInferer(spatial_dim))
         assert geometry.spacing.tolist() == spacing and geometry.voxel_mm3 == pytest.approx(30)
+
+    @pytest.mark.parametrize("spatial_dim", [0, 1, 2, None])
+    def test_regions_are_those_of_inference(self, spatial_dim):
+        affine = torch.diag(torch.tensor([2.0, 3.0, 1.5, 1.0]))
+        image = MetaTensor(image_of(0, (40, 46, 20)), affine)
+        noise = np.random.default_rng(0).standard_normal(image.shape[1:])
+        scores = gaussian_filter(noise, 1.5).astype(np.float32) * 30
+        if spatial_dim is None:
+            image, scores = image[..., 10], scores[..., 10]
+        geometry = CaseGeometry.of(image, DPMMInferer(spatial_dim or 0))
+        slices = scores[None] if spatial_dim is None else np.moveaxis(scores, spatial_dim, 0)
+        data = {"image": image, "pred": MetaTensor(scores[None], image.affine)}
+        detected = DetectRegionsd("pred", None)(data)["regions"]
+        assert len(detected.peaks) > 3
+        np.testing.assert_allclose(geometry.regions(slices, 0).peaks, detected.peaks, rtol=1e-4)
 
     def test_image_has_no_spacing(self, tmp_path):
         geometry = CaseGeometry.of(image_of(0)[..., 0], DPMMInferer())
