@@ -122,6 +122,7 @@ class TestOverlays:
         assert network.settings() == {
             "encoder_name": "dinov2_vits14",
             "layers": [11],
+            "layer_reduction": "concat",
             "image_size": 448,
             "scales": [1.0],
             "n_components": 500,
