@@ -72,6 +72,15 @@ class Data(NamedTuple):
     inferer: Any
 
 
+class Result(NamedTuple):
+    """A reported case: its numbers, its histograms, the number of its detected regions, and whether it is flagged."""
+
+    row: dict[str, Any]
+    counts: np.ndarray
+    n_regions: int
+    flagged: bool
+
+
 class Maps(NamedTuple):
     """Maps ``[S,H,W]`` of held-out normals and of the cases to report, raw, with their geometry."""
 
@@ -93,6 +102,7 @@ def main() -> None:
     parser.add_argument("--false_regions", type=float, default=config("inference")["false_regions"])
     parser.add_argument("--extent", type=float, default=config("inference")["extent"])
     parser.add_argument("--min_region_mm3", type=float, default=config("inference")["min_region_mm3"])
+    parser.add_argument("--case_alpha", type=float, default=config("inference")["case_alpha"])
     options = parser.parse_args()
     data = embed(options.data, options.embedding_store)
     lines = [f"| method | {' | '.join(METRICS.values())} |", f"|---|{'---|' * len(METRICS)}"]
@@ -101,11 +111,11 @@ def main() -> None:
         rows: dict[str, list[dict[str, float]]] = {}
         for seed in range(options.seeds if name == "mixture" else 1):
             for score, maps in METHODS[name](data, seed, options):
-                for half in options.halves:
+                for half, values in evaluate(maps, data.cases, options).items():
                     row = score if half == "both" else f"{score}, {half} half"
-                    rows.setdefault(row, []).append(evaluate(maps, data.cases, half, options))
-        for row, values in rows.items():
-            lines.append(table_line(row, values))
+                    rows.setdefault(row, []).append(values)
+        for row, seeds in rows.items():
+            lines.append(table_line(row, seeds))
             print(lines[-1], flush=True)
     if options.output:
         options.output.write_text("\n".join(lines) + "\n")
@@ -203,8 +213,12 @@ def raw_maps(scores: HeldOutScores, row: int) -> list[tuple[np.ndarray, CaseGeom
     ]
 
 
-def evaluate(maps: Maps, cases: Sequence[Case], half: str, options: argparse.Namespace) -> dict[str, float]:
-    """Calibrate maps on the held-out normals, make masks and compare them with the labels."""
+def evaluate(maps: Maps, cases: Sequence[Case], options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Calibrate maps on the held-out normals, make masks and compare them with the labels.
+
+    Returns:
+        The metrics of each of the halves.
+    """
     normal = np.concatenate(
         [scores[geometry.nonempty][geometry.foreground[geometry.nonempty]] for scores, geometry in maps.held_out]
     )
@@ -217,51 +231,55 @@ def evaluate(maps: Maps, cases: Sequence[Case], half: str, options: argparse.Nam
     held_out = [regions_of(*case)[1] for case in maps.held_out]
     limits = DetectionLimits.of([regions.peaks for regions in held_out])
     limit = limits.peak_limit(options.false_regions)
-    edges = bin_edges()
-    counts = np.zeros((4, len(edges)))
-    rows, flags, healthy = [], [], []
+    results = []
     for case, (scores, geometry) in zip(cases, maps.test, strict=True):
-        if not is_reported(case, cases, half):
-            continue
         calibrated, regions = regions_of(scores, geometry)
-        detected = regions.reaching(limit)
-        flagged = bool(decision(detected, limits, case_alpha=0.05)["flagged"])
-        if case.label is None or not case.label.any():
-            healthy.append((len(detected.peaks), flagged))
-        else:
-            flags.append(flagged)
+        n_regions, flagged = judge(regions, limits, options)
         label = np.zeros(scores.shape, bool) if case.label is None else case.label
-        counts += count_pixels(calibrated, label, edges, geometry.foreground)
-        rows.append(
-            {
-                "image_score": detected.peaks.max(initial=0.0),
-                "is_anomalous": label.any(),
-                "size_unit": "mm3",
-                **count_mask(label, detected.labels > 0),
-                **match_regions(label, regions, limit, geometry.voxel_mm3),
-            }
-        )
+        detected = regions.reaching(limit)
+        row = {
+            "image_score": detected.peaks.max(initial=0.0),
+            "is_anomalous": label.any(),
+            "size_unit": "mm3",
+            **count_mask(label, detected.labels > 0),
+            **match_regions(label, regions, limit, geometry.voxel_mm3),
+        }
+        counts = count_pixels(calibrated, label, bin_edges(), geometry.foreground)
+        results.append(Result(row, counts, n_regions, flagged))
+    held_out_regions, held_out_flagged = np.mean(left_out(held_out, options), axis=0)
+    normals = {"held_out_regions": held_out_regions, "held_out_flagged": held_out_flagged}
+    return {
+        half: summarize([result for case, result in zip(cases, results, strict=True) if is_reported(case, cases, half)])
+        | normals
+        for half in options.halves
+    }
+
+
+def summarize(results: Sequence[Result]) -> dict[str, float]:
+    """Compute the metrics of some of the cases."""
+    rows = [result.row for result in results]
+    ill = [result.flagged for result in results if result.row["is_anomalous"]]
+    healthy = [(result.n_regions, result.flagged) for result in results if not result.row["is_anomalous"]]
     values = {"false_regions_per_case": np.nan, **case_metrics(CaseTable.of(rows), np.ones(len(rows)))}
-    values.update(pixel_metrics(counts, edges, {}))
-    values["flagged"] = float(np.mean(flags)) if flags else np.nan
+    values.update(pixel_metrics(np.sum([result.counts for result in results], axis=0), bin_edges(), {}))
+    values["flagged"] = float(np.mean(ill)) if ill else np.nan
     values["healthy_regions"], values["healthy_flagged"] = np.mean(healthy, axis=0) if healthy else (np.nan, np.nan)
-    values["held_out_regions"], values["held_out_flagged"] = left_out(held_out, options.false_regions)
     return values
 
 
-def left_out(normals: Sequence[Regions], false_regions: float) -> tuple[float, float]:
-    """Detect the regions of each held-out normal case by the limits of the others.
-
-    Returns:
-        Number of detected regions a case, and share of flagged cases.
-    """
-    results = []
+def left_out(normals: Sequence[Regions], options: argparse.Namespace) -> list[tuple[int, bool]]:
+    """Judge each held-out normal case by the limits of the others, see `judge`."""
+    judged = []
     for index, regions in enumerate(normals):
-        limits = DetectionLimits.of([other.peaks for other in (*normals[:index], *normals[index + 1 :])])
-        detected = regions.reaching(limits.peak_limit(false_regions))
-        results.append((len(detected.peaks), bool(decision(detected, limits, case_alpha=0.05)["flagged"])))
-    n_regions, flagged = np.mean(results, axis=0)
-    return float(n_regions), float(flagged)
+        others = [other.peaks for other in (*normals[:index], *normals[index + 1 :])]
+        judged.append(judge(regions, DetectionLimits.of(others), options))
+    return judged
+
+
+def judge(regions: Regions, limits: DetectionLimits, options: argparse.Namespace) -> tuple[int, bool]:
+    """Count the detected regions of a case, and decide whether it is flagged."""
+    detected = regions.reaching(limits.peak_limit(options.false_regions))
+    return len(detected.peaks), bool(decision(detected, limits, options.case_alpha)["flagged"])
 
 
 def is_reported(case: Case, cases: Sequence[Case], half: str) -> bool:

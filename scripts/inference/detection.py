@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
 from ..errors import InputError
-from ..models.detection import MAX_FALSE_REGIONS, DetectionLimits
+from ..models.detection import DEFAULT_FALSE_REGIONS, MAX_FALSE_REGIONS, DetectionLimits
 from .foreground import foreground_mask
-from .measurements import affine_of, spacing_of, voxel_mm3
-from .regions import find_regions, min_voxels_of, outlined, peak_size_of
+from .measurements import affine_of, voxel_mm3
+from .regions import candidate_regions, outlined
 
 MAX_NUMBER = 1e12
 
@@ -48,7 +49,7 @@ class DetectRegionsd(MapTransform):
         self,
         keys: KeysCollection,
         limits: DetectionLimits | None,
-        false_regions: float = 0.25,
+        false_regions: float = DEFAULT_FALSE_REGIONS,
         extent: float = 0.6,
         min_region_mm3: float = 0.0,
         threshold: float = 0.0,
@@ -76,13 +77,15 @@ class DetectRegionsd(MapTransform):
         detected = dict(data)
         image = detected[self.image_key]
         foreground = foreground_mask(image.cpu().numpy())
-        is_volume, affine = foreground.ndim == 3, affine_of(image)
-        min_voxels = min_voxels_of(self.min_region_mm3, voxel_mm3(affine) if is_volume else 1.0)
-        peak_size = peak_size_of(foreground.shape, spacing_of(affine) if is_volume else None)
+        voxel_size, spacing = 1.0, None
+        if foreground.ndim == 3:
+            affine = affine_of(image)
+            voxel_size, spacing = voxel_mm3(affine), nib.affines.voxel_sizes(affine)
         detected["foreground"] = foreground
         for key in self.key_iterator(detected):
             scores = detected[key][0].cpu().numpy()
-            regions, limit = find_regions(scores, foreground, min_voxels, self.threshold or 1.0, peak_size), -np.inf
+            threshold, limit = self.threshold or 1.0, -np.inf
+            regions = candidate_regions(scores, foreground, self.min_region_mm3, voxel_size, spacing, threshold)
             if self.limits is not None and not self.threshold:
                 regions = outlined(scores, regions, self.extent)
                 limit = self.limits.peak_limit(self.false_regions)

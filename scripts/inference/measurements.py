@@ -63,12 +63,6 @@ def voxel_mm3(affine: np.ndarray) -> float:
     return abs(float(np.linalg.det(affine[:3, :3])))
 
 
-def spacing_of(affine: np.ndarray) -> np.ndarray:
-    """Return the distances ``[3]`` in mm of neighbouring voxels along each axis from their affine ``[4,4]`` in mm."""
-    distances: np.ndarray = np.linalg.norm(affine[:3, :3], axis=0)
-    return distances
-
-
 def measurements(
     scores: np.ndarray, mask: np.ndarray, foreground: np.ndarray, affine: np.ndarray, spatial_dim: int
 ) -> dict[str, Any]:

@@ -60,12 +60,13 @@ def find_regions(
     reaching = scores >= threshold if foreground is None else (scores >= threshold) & foreground
     labels = np.zeros(scores.shape, np.int32)
     box = _bounding_box(reaching)
-    components, n_components = label(reaching[box], return_num=True)
-    numbers, values = components[reaching[box]], scores[box][reaching[box]]
+    inside = reaching[box]
+    components, n_components = label(inside, return_num=True)
+    numbers = components[inside]
     sizes = np.bincount(numbers, minlength=n_components + 1)
-    peaks = _highest(values, numbers, n_components)
+    peaks = _highest(scores[box][inside], numbers, n_components)
     if peak_size is not None:
-        means = _local_means(scores, box, peak_size)[reaching[box]]
+        means = _local_means(scores, box, peak_size)[inside]
         peaks = np.clip(_highest(means, numbers, n_components), 0, peaks)
     kept = 1 + np.flatnonzero(sizes[1:] >= min_voxels)
     kept = kept[np.argsort(-peaks[kept], kind="stable")]
@@ -73,6 +74,31 @@ def find_regions(
     renumbered[kept] = np.arange(1, len(kept) + 1)
     labels[box] = renumbered[components]
     return Regions(labels, peaks[kept], sizes[kept])
+
+
+def candidate_regions(
+    scores: np.ndarray,
+    foreground: np.ndarray,
+    min_region_mm3: float,
+    voxel_mm3: float,
+    spacing: Sequence[float] | np.ndarray | None,
+    threshold: float = 1.0,
+) -> Regions:
+    """Find the regions of the map of a case that a mask chooses from, at inference as in the calibration.
+
+    Args:
+        scores: calibrated map of an image or a volume.
+        foreground: the same shape, true where a region may be.
+        min_region_mm3: volume of the smallest region; in pixels for images.
+        voxel_mm3: volume of a voxel; 1 for an image.
+        spacing: see `peak_size_of`.
+        threshold: score that the voxels of a region reach.
+
+    Returns:
+        The regions.
+    """
+    min_voxels = min_voxels_of(min_region_mm3, voxel_mm3)
+    return find_regions(scores, foreground, min_voxels, threshold, peak_size_of(scores.shape, spacing))
 
 
 def outlined(scores: np.ndarray, regions: Regions, extent: float, threshold: float = 1.0) -> Regions:

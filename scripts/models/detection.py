@@ -11,6 +11,7 @@ from torch import nn
 
 from .mixture import SCORE_KINDS
 
+DEFAULT_FALSE_REGIONS = 0.25  # as in configs/inference.json
 MAX_FALSE_REGIONS = 16.0  # regions a case whose peaks are stored; more make no useful mask
 
 

@@ -16,7 +16,7 @@ from ..errors import InputError, reason
 from ..metrics.bootstrap import interval
 from ..metrics.froc import FALSE_REGION_RATES
 from ..models.checkpoint import save_network
-from ..models.detection import DetectionLimits
+from ..models.detection import DEFAULT_FALSE_REGIONS, DetectionLimits
 from ..models.mixture import SCORE_KINDS
 from ..models.network import PatchAnomalyNetwork
 from .cross_fit import CrossFit, HeldOut
@@ -86,11 +86,11 @@ class ThresholdCalibrator:
         score_ranges = {kind: calibration.score_range(SCORE_KINDS.index(kind), network.target_fpr) for kind in peaks}
         calibration.regions.fit(peaks, {kind: float(median) for kind, (median, _) in score_ranges.items()})
         self.report = detection_report(network, peaks[network.score])
-        at_default = self.report["peak_limits"]["0.25"]
+        at_default = self.report["peak_limits"][f"{DEFAULT_FALSE_REGIONS:g}"]
         logger.info(
             f"detection limits from {self.report['held_out_cases']} held-out normal cases: a peak of "
-            f"{at_default['peak']:.2f} leaves 0.25 false regions a case (95 % interval {at_default['low']:.2f} to "
-            f"{at_default['high']:.2f})"
+            f"{at_default['peak']:.2f} leaves {DEFAULT_FALSE_REGIONS:g} false regions a case (95 % interval "
+            f"{at_default['low']:.2f} to {at_default['high']:.2f})"
         )
 
 

@@ -6,14 +6,15 @@ import math
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
 from ..inference.foreground import foreground_mask
 from ..inference.inferer import DPMMInferer, nonempty_slices
-from ..inference.measurements import affine_of, spacing_of, voxel_mm3
-from ..inference.regions import Regions, find_regions, min_voxels_of, peak_size_of
+from ..inference.measurements import voxel_mm3
+from ..inference.regions import Regions, candidate_regions
 from ..models.encoder import PATCH_SIZE
 from ..models.network import PatchAnomalyNetwork
 
@@ -41,11 +42,9 @@ class CaseGeometry(NamedTuple):
         (masks,) = inferer.slices(foreground)
         voxel_size, spacing = 1.0, None
         if image.ndim == 4:
-            affine = np.eye(4)
-            if isinstance(image, MetaTensor):
-                voxel_size, affine = voxel_mm3(affine_of(image)), np.asarray(image.affine, dtype=float)
+            affine = np.asarray(image.affine, dtype=float) if isinstance(image, MetaTensor) else np.eye(4)
             others = [axis for axis in range(3) if axis != inferer.spatial_dim]
-            spacing = spacing_of(affine)[[inferer.spatial_dim, *others]]
+            voxel_size, spacing = voxel_mm3(affine), nib.affines.voxel_sizes(affine)[[inferer.spatial_dim, *others]]
         return cls(masks[:, 0].numpy(), nonempty_slices(slices).cpu().numpy(), voxel_size, spacing)
 
     def save(self, file: BinaryIO) -> None:
@@ -85,9 +84,7 @@ class CaseGeometry(NamedTuple):
 
     def regions(self, anomaly_map: np.ndarray, min_region_mm3: float) -> Regions:
         """Find the regions of the calibrated map ``[S,H,W]`` of the case, as `DetectRegionsd` does."""
-        min_voxels = min_voxels_of(min_region_mm3, self.voxel_mm3)
-        peak_size = peak_size_of(anomaly_map.shape, self.spacing)
-        return find_regions(anomaly_map, self.foreground, min_voxels, peak_size=peak_size)
+        return candidate_regions(anomaly_map, self.foreground, min_region_mm3, self.voxel_mm3, self.spacing)
 
 
 def _pixels_of_patches(n_pixels: int, n_resized: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Regions of a map: connected components by peak, their outline, and the mask made of them."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from scripts.inference.detection import DetectRegionsd
 from scripts.inference.measurements import MeasureAnomalyd
 from scripts.inference.regions import find_regions, min_voxels_of, outlined, peak_size_of
 from scripts.models.detection import DetectionLimits
+from tests.tiny_bundle import ROOT
 
 
 def smooth_map(seed=0, shape=(40, 50, 12)):
@@ -191,6 +194,12 @@ class TestDetectRegionsd:
         scores[6:11, 6:11] = 5
         assert detect(scores, many)["result"]["flagged"] is True
         assert detect(scores)["result"]["flagged"] is None
+
+    def test_defaults_are_those_of_the_config(self):
+        config = json.loads((ROOT / "configs" / "inference.json").read_text())
+        transform = DetectRegionsd("pred", LIMITS)
+        for name in ("false_regions", "extent", "min_region_mm3", "threshold"):
+            assert getattr(transform, name) == config[name]
 
     @pytest.mark.parametrize(
         "arguments",
