@@ -13,26 +13,8 @@ from monai.deploy.core import Model
 from pydicom.uid import generate_uid
 
 from scripts.files import file_sha256
+from scripts.inference.dicom_objects import Algorithm
 from scripts.models.provenance import provenance
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """Description of the bundle in every written object.
-
-    Attributes:
-        manufacturer: authors of the bundle.
-        name: name of the bundle.
-        version: version of the bundle.
-        device_uid: unique for every fit, as the IHE profile for AI results requires.
-        provenance: returns the current settings, weights and versions; see `scripts.models.provenance`.
-    """
-
-    manufacturer: str
-    name: str
-    version: str
-    device_uid: str
-    provenance: Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -42,10 +24,12 @@ class Bundle:
     Attributes:
         model: the network and the folder of the bundle, as the SDK represents loaded models.
         algorithm: description for the results.
+        provenance: returns the current settings, weights and versions; see `scripts.models.provenance`.
     """
 
     model: Model
     algorithm: Algorithm
+    provenance: Callable[[], dict[str, Any]]
 
     @classmethod
     def load(cls, path: Path) -> Bundle:
@@ -77,8 +61,6 @@ class Bundle:
                 name=metadata["name"],
                 version=metadata["version"],
                 device_uid=generate_uid(entropy_srcs=[digest]),
-                provenance=partial(
-                    provenance, network, {**settings, "ckpt_path": "models/model.pt", "model_sha256": digest}
-                ),
             ),
+            partial(provenance, network, {**settings, "ckpt_path": "models/model.pt", "model_sha256": digest}),
         )

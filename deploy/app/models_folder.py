@@ -1,10 +1,8 @@
 """Search for the bundle in the folder of models, without imports from the bundle."""
 
-import json
-import re
 from pathlib import Path
 
-OLDEST = (0, 5)  # the layout of `scripts` differs in earlier bundles
+NEWEST_NEEDED = Path("scripts", "inference", "dicom_objects.py")  # not in bundles of 0.7 and earlier
 
 
 def find_bundle(models: Path) -> Path:
@@ -26,17 +24,9 @@ def find_bundle(models: Path) -> Path:
             f"The models folder {models} holds {len(bundles)} bundles; expected one, so write it there with "
             "`python -m scripts.export_bundle`, and say with -m where it is."
         )
-    metadata = bundles[0] / "configs" / "metadata.json"
-    try:
-        version = str(json.loads(metadata.read_text())["version"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    if not (bundles[0] / NEWEST_NEEDED).is_file():
         raise ValueError(
-            f"{metadata} names no version; export the model again with `python -m scripts.export_bundle`."
-        ) from error
-    release = re.match(r"(\d+)\.(\d+)", version)
-    if release is None or (int(release[1]), int(release[2])) < OLDEST:
-        raise ValueError(
-            f"The bundle in {bundles[0]} has version {version}; expected {OLDEST[0]}.{OLDEST[1]} or later, so export "
-            "its model again with `python -m scripts.export_bundle`, or run the app of its version."
+            f"The bundle in {bundles[0]} was exported by an earlier version than that of the app; export its model "
+            "again with `python -m scripts.export_bundle`, or run the app of its version."
         )
     return bundles[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage, MRImageStorage
-from pydicom.valuerep import DA, TM
 
 from scripts.data.dicom import validate_series
 from scripts.errors import InputError, reason_of
@@ -24,23 +22,6 @@ logger = logging.getLogger("anomaly_app")
 Header = pydicom.Dataset
 TAKEN = (MRImageStorage, CTImageStorage)
 EXPECTED = "expected one MR or CT series of one file per slice"
-# Attributes of patient and study that the results copy. They may be empty but must be present; anonymisers tend to
-# remove them or to fill them with invalid values.
-COPIED_ATTRIBUTES = {
-    "PatientName": str,
-    "PatientID": str,
-    "PatientBirthDate": DA,
-    "PatientSex": hd.PatientSexValues,
-    "StudyDate": DA,
-    "StudyTime": TM,
-    "StudyID": str,
-    "AccessionNumber": str,
-    "ReferringPhysicianName": str,
-    "PositionReferenceIndicator": str,
-}
-# Warnings about invalid values contain them, including birth dates and names.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-warnings.filterwarnings("ignore", message="The string .* is unlikely to represent", category=UserWarning)
 
 
 def read_headers(folder: Path) -> list[Header]:
@@ -152,17 +133,6 @@ def check_series(headers: Sequence[Header]) -> None:
         raise InputError(f"{wrong}.")
 
 
-def clear_invalid_attributes(data: pydicom.Dataset) -> None:
-    """Set attributes of patient and study to empty if they are missing or invalid, in place."""
-    for keyword, kind in COPIED_ATTRIBUTES.items():
-        try:
-            kind(data.get(keyword, ""))
-        except ValueError:
-            setattr(data, keyword, "")
-        else:
-            data.setdefault(keyword, "")
-
-
 def read_volume(headers: Sequence[Header]) -> tuple[list[pydicom.Dataset], hd.Volume]:
     """Decode a series and apply rescale slope and intercept, as ITK does for the bundle.
 
@@ -178,7 +148,6 @@ def read_volume(headers: Sequence[Header]) -> tuple[list[pydicom.Dataset], hd.Vo
     slices = [pydicom.dcmread(header.filename) for header in headers]
     syntax = slices[0].file_meta.TransferSyntaxUID.name
     for index, data in enumerate(slices, 1):
-        clear_invalid_attributes(data)
         try:
             _ = data.pixel_array
         except Exception as error:

@@ -28,6 +28,7 @@ IDENTITY = {
     "SeriesDescription": "../../../up",
     "PatientSex": "0000",
     "PatientBirthDate": "1970-4711",
+    "InstitutionName": "Sample Hospital",
 }
 
 

@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not PYTHON.exists(), reason=f"NOT TESTED: no {PYTHON}; `make test-deploy` makes it"),
 ]
 GOOD = ["axial", "oblique", "sagittal", "downwards", "ct"]
+KINDS = ["segmentation", "parametric_map", "measurements"]
 COMPRESSED = ["rle", "jpeg-lossless", "jpeg-2000"]
 BAD = {}
 
@@ -163,9 +164,7 @@ class TestObjects:
     def test_references_to_series_and_study(self, runs, series, name):
         source = series[name][0]
         instances = {data.SOPInstanceUID for data in series[name]}
-        objects = [
-            pydicom.dcmread(runs[name].dicom(kind)) for kind in ("segmentation", "parametric_map", "measurements")
-        ]
+        objects = [pydicom.dcmread(runs[name].dicom(kind)) for kind in KINDS]
         for written in objects:
             assert written.StudyInstanceUID == source.StudyInstanceUID
             assert written.PatientName == PATIENT and written.PatientID == source.PatientID
@@ -184,6 +183,15 @@ class TestObjects:
         (evidence,) = objects[2].CurrentRequestedProcedureEvidenceSequence
         (referenced,) = evidence.ReferencedSeriesSequence
         assert {item.ReferencedSOPInstanceUID for item in referenced.ReferencedSOPSequence} == instances
+
+    def test_results_of_a_series_have_numbers_dates_and_institution(self, runs, series):
+        for name in GOOD:
+            written = [pydicom.dcmread(runs[name].dicom(kind)) for kind in KINDS]
+            assert [data.SeriesNumber for data in written] == [191, 192, 193]
+            for data in written:
+                assert data.InstitutionName == series[name][0].InstitutionName
+                moments = [f"{data[kind + 'Date'].value}{data[kind + 'Time'].value}" for kind in ("Series", "Content")]
+                assert re.fullmatch(r"\d{14}\.?\d*", moments[0]) and moments[0] == moments[1]
 
     def test_descriptions_name_the_bundle(self, runs):
         metadata = json.loads((ROOT / "configs" / "metadata.json").read_text())
