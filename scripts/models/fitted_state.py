@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..data.acquisition import is_fitted_acquisition
 from ..digests import CONVERTED_DIGEST, tensor_digest
 from ..errors import InputError
 
@@ -60,7 +61,13 @@ def encoder_digest(state_dict: Mapping[str, Any]) -> str:
     return tensor_digest({name.removeprefix(ENCODER): state_dict[name] for name in state_dict if _is_weight(name)})
 
 
-def fitted_digest(state_dict: Mapping[str, Any], weights: str, settings: Mapping[str, Any], claimed: str) -> str:
+def fitted_digest(
+    state_dict: Mapping[str, Any],
+    weights: str,
+    settings: Mapping[str, Any],
+    claimed: str,
+    acquisition: Mapping[str, Any] | None = None,
+) -> str:
     """Compute the digest of all fitted state.
 
     Args:
@@ -68,6 +75,7 @@ def fitted_digest(state_dict: Mapping[str, Any], weights: str, settings: Mapping
         weights: see `encoder_digest`.
         settings: see `PatchAnomalyNetwork.settings`.
         claimed: recorded digest of the encoder's weights; empty if they are random.
+        acquisition: see `PatchAnomalyNetwork.acquisition`.
 
     Returns:
         SHA-256 in hexadecimal.
@@ -76,6 +84,8 @@ def fitted_digest(state_dict: Mapping[str, Any], weights: str, settings: Mapping
         name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor) and not _is_weight(name)
     }
     content = {"settings": settings, "weights_digest": claimed, "encoder": weights, "tensors": tensor_digest(others)}
+    if acquisition is not None:
+        content["acquisition"] = acquisition
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -116,7 +126,8 @@ def check_digests(state_dict: Mapping[str, Any], what: str = "The fitted model")
     claimed, weights = extra["weights_digest"], encoder_digest(state_dict)
     if claimed not in ("", weights) and ("digest" in extra or claimed == CONVERTED_DIGEST):
         raise InputError(f"{what} has other encoder weights than those that it was fitted with; {REMEDY}.")
-    if "digest" in extra and extra["digest"] != fitted_digest(state_dict, weights, extra["settings"], claimed):
+    digest = fitted_digest(state_dict, weights, extra["settings"], claimed, extra.get("acquisition"))
+    if "digest" in extra and extra["digest"] != digest:
         raise InputError(f"{what} was damaged or changed since it was saved: its digest differs; {REMEDY}.")
     return weights if claimed else ""
 
@@ -178,13 +189,14 @@ def _with_columns_of(state_dict: Mapping[str, Any], expected: Mapping[str, Any])
 
 
 def is_extra_state(value: Any) -> bool:
-    """Return whether a value is a network's extra state: settings and digests."""
+    """Return whether a value is a network's extra state: settings, digests and acquisition."""
     return (
         isinstance(value, dict)
         and isinstance(value.get("settings"), dict)
         and all(isinstance(name, str) and is_plain(setting) for name, setting in value["settings"].items())
         and isinstance(value.get("weights_digest"), str)
         and isinstance(value.get("digest", ""), str)
+        and ("acquisition" not in value or is_fitted_acquisition(value["acquisition"]))
     )
 
 

@@ -41,6 +41,10 @@ class PatchAnomalyNetwork(nn.Module):
         score: kind of anomaly score, see `DirichletProcessMixture.anomaly_score`.
         target_fpr: share of normal patches that reach the decision threshold.
 
+    Attributes:
+        acquisition: DICOM series that it was fitted on, see `scripts.data.acquisition.fitted_acquisition`; None if not
+            known.
+
     Raises:
         InputError: a score that the mixture does not have, or a target out of range.
     """
@@ -67,6 +71,7 @@ class PatchAnomalyNetwork(nn.Module):
         self.score_index = SCORE_KINDS.index(score)
         self.target_fpr = float(target_fpr)
         self.image_size = encoder.image_size
+        self.acquisition: dict[str, Any] | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Compute calibrated anomaly maps: 0 is a typical normal patch, 1 the decision threshold.
@@ -215,10 +220,11 @@ class PatchAnomalyNetwork(nn.Module):
         }
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return settings and digests of the encoder weights and of all fitted state, saved with the buffers."""
+        """Return settings, acquisition and digests of the encoder weights and all fitted state, to be saved."""
         tensors, settings, claimed = self._tensors(), self.settings(), self.encoder.weights_digest
-        digest = fitted_digest(tensors, encoder_digest(tensors), settings, claimed)
-        return {"settings": settings, "weights_digest": claimed, "digest": digest}
+        digest = fitted_digest(tensors, encoder_digest(tensors), settings, claimed, self.acquisition)
+        known = {} if self.acquisition is None else {"acquisition": self.acquisition}
+        return {"settings": settings, "weights_digest": claimed, "digest": digest, **known}
 
     def set_extra_state(self, state: Any) -> None:
         """Set a saved state that `load_state_dict` has checked.
@@ -228,6 +234,7 @@ class PatchAnomalyNetwork(nn.Module):
         """
         self._check_settings(state)
         self.encoder.weights_digest = state["weights_digest"]
+        self.acquisition = state.get("acquisition")
 
     @torch.jit.unused
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

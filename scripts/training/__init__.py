@@ -5,7 +5,7 @@ from .checkpoint import FitCheckpoint
 from .cross_fit import CrossFit
 from .embedding_cache import EmbeddingCache
 from .embeddings import EmbeddingDataset, raise_failed_cases
-from .handlers import BestModelTracker, MixtureInitializer
+from .handlers import AcquisitionRecorder, BestModelTracker, MixtureInitializer
 from .output import FitOutput
 from .recalibration import recalibrate
 from .report import FitProgressBar, FitReporter
@@ -13,6 +13,7 @@ from .sampler import DistributedBatchSampler
 from .trainer import LikelihoodEvaluator, OnlineEMTrainer
 
 __all__ = [
+    "AcquisitionRecorder",
     "BestModelTracker",
     "CheckpointSaver",
     "CrossFit",

@@ -1,4 +1,4 @@
-"""Training handlers: initialisation and best-epoch selection."""
+"""Training handlers: initialisation, best-epoch selection, and the acquisition of the training set."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from sklearn.cluster import kmeans_plusplus
 
+from ..data.acquisition import fitted_acquisition, read_acquisitions
 from ..errors import InputError
 from ..models.network import PatchAnomalyNetwork
-from .embeddings import CachedEmbeddings
+from .embeddings import CachedEmbeddings, EmbeddingDataset
 from .trainer import VALIDATION
 
 logger = logging.getLogger(__name__)
@@ -156,3 +157,27 @@ class BestModelTracker:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from an earlier state."""
         self.history, self._best = list(state["history"]), dict(state["best"])
+
+
+class AcquisitionRecorder:
+    """Let a fitted network know the DICOM series of its training set; that of a fit on other files knows none.
+
+    Args:
+        network: see `PatchAnomalyNetwork.acquisition`.
+        embeddings: training set.
+    """
+
+    def __init__(self, network: PatchAnomalyNetwork, embeddings: EmbeddingDataset) -> None:
+        self.network = network
+        self.embeddings = embeddings
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, before the handler that writes the network."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Read the headers of the cases that the network is fitted on."""
+        cases = getattr(self.embeddings.cases, "data", self.embeddings.cases)
+        images = [case["image"] for case in cases if case["case"] not in self.embeddings.failed]
+        series = read_acquisitions(images) if all(isinstance(image, str) for image in images) else None
+        self.network.acquisition = fitted_acquisition(series) if series else None

@@ -102,7 +102,7 @@ class FitReporter:
         return fit_figure(self.tracker.history, self.tracker.best_epoch, self._weights())
 
     def report(self) -> dict[str, Any]:
-        """Collect the content of ``fit_report.json``: data, settings, epochs, weights, and quantiles of the scores."""
+        """Collect the content of ``fit_report.json``: data, settings, epochs, weights, quantiles of scores."""
         mixture, calibration = self.network.mixture, self.network.calibration
         return {
             "note": NOTE,
@@ -116,6 +116,7 @@ class FitReporter:
                 kind: calibration.table(index) for index, kind in enumerate(SCORE_KINDS) if kind in mixture.score_kinds
             },
             "detection": self.calibrator.report,
+            "acquisition": self.network.acquisition,
             "epochs": self.tracker.history,
             **provenance(self.network, self.settings),
         }
