@@ -119,11 +119,30 @@ def validate_series(headers: Sequence[pydicom.Dataset]) -> str:
         return str(error)
 
 
+def frame_headers(header: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """Make a header of each frame of a multi-frame file, of its geometry and scale; none if a position is missing.
+
+    Raises:
+        HeaderError: a value cannot be read.
+    """
+    shared = _value(header, "SharedFunctionalGroupsSequence") or []
+    frames = []
+    for groups in _value(header, "PerFrameFunctionalGroupsSequence") or []:
+        frame = pydicom.Dataset()
+        for keyword, group in FRAME_GROUPS.items():
+            for item in [item for source in (groups, *shared) for item in _value(source, group) or []]:
+                if (value := _value(item, keyword)) is not None:
+                    setattr(frame, keyword, value)
+                    break
+        frames.append(frame)
+    return frames if all("ImagePositionPatient" in frame for frame in frames) else []
+
+
 def _series_error(headers: Sequence[pydicom.Dataset]) -> str:
     n_series = len({str(_value(header, "SeriesInstanceUID")) for header in headers})
     if n_series > 1:
         return f"the folder holds {n_series} DICOM series; expected one in each folder"
-    frames = _frames(headers[0]) if len(headers) == 1 else []
+    frames = frame_headers(headers[0]) if len(headers) == 1 else []
     if error := _series_error(frames) or _order_error(frames) if len(frames) > 1 else "":
         return error
     if any(_value(header, "PhotometricInterpretation") == "PALETTE COLOR" for header in headers):
@@ -183,21 +202,6 @@ def _order_error(frames: Sequence[pydicom.Dataset]) -> str:
     if steps.min() <= 0:
         return "the slices of the DICOM file are not stored in order of their positions; expected that, so convert it"
     return ""
-
-
-def _frames(header: pydicom.Dataset) -> list[pydicom.Dataset]:
-    """Make a header of each frame of a multi-frame file; none if a position is missing."""
-    shared = _value(header, "SharedFunctionalGroupsSequence") or []
-    frames = []
-    for groups in _value(header, "PerFrameFunctionalGroupsSequence") or []:
-        frame = pydicom.Dataset()
-        for keyword, group in FRAME_GROUPS.items():
-            for item in [item for source in (groups, *shared) for item in _value(source, group) or []]:
-                if (value := _value(item, keyword)) is not None:
-                    setattr(frame, keyword, value)
-                    break
-        frames.append(frame)
-    return frames if all("ImagePositionPatient" in frame for frame in frames) else []
 
 
 def _value(header: pydicom.Dataset, keyword: str) -> Any:

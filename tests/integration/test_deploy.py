@@ -18,7 +18,20 @@ import yaml
 from PIL import Image
 from pydicom.sr.codedict import codes
 
-from tests.integration.deploy_studies import bad_studies, compressed_studies, good_studies, study_of_several_series
+from scripts.data.acquisition import Acquisition, fitted_acquisition
+from tests.integration.deploy_studies import (
+    FLAIR,
+    T1,
+    T2,
+    bad_studies,
+    compressed_studies,
+    enhanced_studies,
+    good_studies,
+    item,
+    study_of_contrasts,
+    study_of_several_series,
+    study_with_copy_and_damage,
+)
 from tests.tiny_bundle import ROOT, run_bundle
 from tests.tiny_cases import PATIENT, at_slice
 
@@ -29,8 +42,11 @@ pytestmark = [
 ]
 GOOD = ["axial", "oblique", "sagittal", "downwards", "ct"]
 KINDS = ["segmentation", "parametric_map", "measurements"]
-COMPRESSED = ["rle", "jpeg-lossless", "jpeg-2000"]
+COMPRESSED = ["rle", "jpeg-ls", "jpeg-lossless", "jpeg-2000", "htj2k"]
+ENHANCED = {"enhanced-mr": "oblique", "enhanced-ct": "ct"}  # the series that they hold
+SELECTIONS = {"several": "*UP", "contrasts-all": "ALL", "broken-all": "all"}
 BAD = {}
+UIDS = {}  # of the series of studies
 
 
 @dataclass
@@ -39,6 +55,7 @@ class Run:
 
     status: int
     log: str
+    study: Path
     output: Path
 
     def results(self) -> Path:
@@ -69,6 +86,14 @@ def bundles(shipped, tmp_path_factory):
     state["calibration.quantiles"] = torch.full_like(state["calibration.quantiles"], torch.nan)
     del state["_extra_state"]["digest"]  # of the calibration before
     torch.save(state, model)
+    for name in ("contrasts", "contrasts-all", "t2-and-flair"):
+        shutil.copytree(shipped, folder / name)
+        model = folder / name / "models" / "model.pt"
+        state = torch.load(model, weights_only=True)
+        t1 = Acquisition.of(item(Modality="MR", **T1))
+        state["_extra_state"]["acquisition"] = fitted_acquisition([(t1, "somebody")])
+        del state["_extra_state"]["digest"]  # of the state before
+        torch.save(state, model)
     return folder
 
 
@@ -86,15 +111,34 @@ def runs(bundles, series, tmp_path_factory):
     for name in GOOD:
         shutil.copytree(Path(series[name][0].filename).parent, studies / name)
     compressed_studies(studies, series["axial"])
+    enhanced_studies(studies, series)
     study_of_several_series(studies / "several", studies / "axial")
     shutil.copytree(studies / "several" / "short", studies / "short")
+    study_with_copy_and_damage(studies / "copy-and-damage", studies / "axial")
+    UIDS.update(
+        {
+            "contrasts": study_of_contrasts(studies / "contrasts", T2, T1, FLAIR),
+            "contrasts-all": study_of_contrasts(studies / "contrasts-all", T1, T2, T1),
+            "broken-all": study_of_contrasts(studies / "broken-all", T1, T2),
+        }
+    )
+    (studies / "broken-all" / "1" / "003.dcm").unlink()
+    shutil.copytree(studies / "axial", studies / "no-output")
+    (folder / "output").mkdir()
+    (folder / "output" / "no-output").touch()
     BAD.update(bad_studies(studies), unfitted="is not calibrated")
     for name in ("nothing-found", "unfitted"):
         shutil.copytree(studies / "axial", studies / name)
-    done = run_app(ROOT / "tests" / "integration" / "run_deploy_app.py", bundles, studies, folder / "output")
+    done = run_app(
+        ROOT / "tests" / "integration" / "run_deploy_app.py",
+        bundles,
+        studies,
+        folder / "output",
+        json.dumps(SELECTIONS),
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     logs = dict(re.findall(r"^=== (.*?)\n(.*?\nstatus \d)$", done.stderr, re.DOTALL | re.MULTILINE))
-    return {name: Run(int(log[-1]), log, folder / "output" / name) for name, log in logs.items()}
+    return {name: Run(int(log[-1]), log, studies / name, folder / "output" / name) for name, log in logs.items()}
 
 
 @pytest.fixture(scope="module")
@@ -115,20 +159,20 @@ def expected(shipped, series, tmp_path_factory):
 
 
 def frames_by_source(dataset):
-    """Return frames ``[H,W]`` and their positions by the UID of the source slice."""
+    """Return frames ``[H,W]`` and their positions by the UID of the source slice, or its number in one image."""
     pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
     frames = {}
     for frame, groups in zip(pixels, dataset.PerFrameFunctionalGroupsSequence, strict=True):
         (derivation,) = groups.DerivationImageSequence
         (source,) = derivation.SourceImageSequence
         position = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, float)
-        frames[source.ReferencedSOPInstanceUID] = frame, position
+        frames[source.get("ReferencedFrameNumber", source.ReferencedSOPInstanceUID)] = frame, position
     assert len(frames) == len(pixels)
     return frames
 
 
 class TestObjects:
-    @pytest.mark.parametrize("name", [*GOOD, *COMPRESSED, "several"])
+    @pytest.mark.parametrize("name", [*GOOD, *COMPRESSED, "several", "copy-and-damage"])
     def test_segmentation_is_the_mask_of_the_bundle(self, runs, series, expected, name):
         case = name if name in GOOD else "axial"
         assert runs[name].status == 0, runs[name].log
@@ -147,7 +191,7 @@ class TestObjects:
                 n_frames += 1
         assert n_frames and not frames
 
-    @pytest.mark.parametrize("name", [*GOOD, *COMPRESSED, "several"])
+    @pytest.mark.parametrize("name", [*GOOD, *COMPRESSED, "several", "copy-and-damage"])
     def test_parametric_map_has_the_values_of_the_map(self, runs, series, expected, name):
         case = name if name in GOOD else "axial"
         written = pydicom.dcmread(runs[name].dicom("parametric_map"))
@@ -159,6 +203,36 @@ class TestObjects:
             frame, position = frames[data.SOPInstanceUID]
             np.testing.assert_allclose(frame, at_slice(scores, data), rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(position, np.array(data.ImagePositionPatient, float), atol=1e-4)
+
+    @pytest.mark.parametrize("name", ENHANCED)
+    def test_results_of_a_multi_frame_image_refer_to_its_frames(self, runs, series, expected, name):
+        assert runs[name].status == 0, runs[name].log
+        case = ENHANCED[name]
+        source = pydicom.dcmread(next(runs[name].study.iterdir()))
+        places = [group.PlanePositionSequence[0] for group in source.PerFrameFunctionalGroupsSequence]
+        for kind, suffix in (("segmentation", "mask"), ("parametric_map", "map")):
+            written = pydicom.dcmread(runs[name].dicom(kind))
+            (instance,) = written.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+            assert instance.ReferencedSOPInstanceUID == source.SOPInstanceUID
+            frames = frames_by_source(written)
+            values = nib.load(expected / case / f"{case}_{suffix}.nii.gz")
+            for number, place in enumerate(places, 1):
+                (data,) = (d for d in series[case] if d.ImagePositionPatient == place.ImagePositionPatient)
+                expected_frame = at_slice(values, data)
+                if kind == "parametric_map" or expected_frame.any():
+                    frame, position = frames.pop(number)
+                    np.testing.assert_allclose(frame, expected_frame, rtol=1e-4, atol=1e-5)
+                    np.testing.assert_allclose(position, np.array(place.ImagePositionPatient, float), atol=1e-4)
+            assert not frames
+
+    def test_dciodvfy_finds_no_error(self, runs):
+        if shutil.which("dciodvfy") is None:
+            pytest.skip("NOT TESTED: no dciodvfy; Debian's dicom3tools has it")
+        for name in ("axial", "nothing-found", *ENHANCED):
+            for kind in KINDS:
+                done = subprocess.run(["dciodvfy", runs[name].dicom(kind)], capture_output=True, text=True, check=False)
+                errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+                assert not errors, (name, kind, errors)
 
     @pytest.mark.parametrize("name", GOOD)
     def test_references_to_series_and_study(self, runs, series, name):
@@ -254,10 +328,45 @@ class TestObjects:
         assert (measurements["anomalous_volume_ml"], measurements["n_regions"], measurements["slices"]) == (0, 0, [])
 
 
+def scored(run):
+    """Return the UIDs of the series with results."""
+    reports = run.output.glob("*/measurements/measurements.json")
+    return {json.loads(path.read_text())["series_instance_uid"] for path in reports}
+
+
 class TestApp:
-    def test_largest_series_is_taken(self, runs, series):
+    def test_series_of_the_pattern_is_taken(self, runs, series):
         uid = series["axial"][0].SeriesInstanceUID
-        assert f"series {uid} with 6 slices is taken, out of 2 that could be and 6 in the input" in runs["several"].log
+        assert (
+            f"series 1 ({uid}) with 6 files is taken, out of 1 that could be and 6 in the input" in runs["several"].log
+        )
+
+    def test_series_like_those_of_the_fit_is_taken(self, runs):
+        _, t1, _ = UIDS["contrasts"]
+        assert runs["contrasts"].status == 0, runs["contrasts"].log
+        assert scored(runs["contrasts"]) == {t1}
+
+    def test_all_series_like_those_of_the_fit(self, runs):
+        first, _, third = UIDS["contrasts-all"]
+        assert runs["contrasts-all"].status == 0, runs["contrasts-all"].log
+        assert scored(runs["contrasts-all"]) == {first, third}
+        numbers = [pydicom.dcmread(path).SeriesNumber for path in runs["contrasts-all"].output.rglob("*.dcm")]
+        assert sorted(numbers) == [191, 192, 193, 391, 392, 393]
+
+    def test_a_bad_series_of_all_does_not_stop_the_others(self, runs):
+        broken, good = UIDS["broken-all"]
+        assert runs["broken-all"].status == 1 and scored(runs["broken-all"]) == {good}
+        assert f"series 1 ({broken}): the slices of the series lie 4 to 8 mm apart" in runs["broken-all"].log
+
+    def test_copies_and_damaged_files_of_no_scored_series_are_logged(self, runs):
+        log = runs["copy-and-damage"].log
+        assert "the files 'series/002.dcm' and 'series/copy.dcm' hold the same image: the second is dropped" in log
+        assert "the file 'other/cut_off.dcm' of the study is damaged or no DICOM: skipped" in log
+
+    def test_output_that_cannot_be_made(self, runs):
+        run = runs["no-output"]
+        assert run.status == 1 and "no-output cannot be written (File exists); give another place" in run.log
+        assert "Traceback" not in run.log and run.output.is_file()
 
     def test_no_identity_leaks_and_no_stray_files(self, runs):
         def without_uids(text):  # the digits of which may be those of the patient by chance
@@ -349,13 +458,13 @@ class TestPackage:
         manifest = json.loads((package / "map" / "app.json").read_text())
         dockerfile = (package / "Dockerfile").read_text()
         settings = yaml.safe_load((package / "app.config").read_text())
-        (tmp_path / "app.yaml").write_text(yaml.safe_dump({**settings, "series": {"description": "t1.*short"}}))
+        (tmp_path / "app.yaml").write_text(yaml.safe_dump({**settings, "series": {"description": "t1*short*"}}))
         environment = {
             **os.environ,
             **dict(re.findall(r"^ENV (HOLOSCAN_\w+)=(.*)$", dockerfile, re.MULTILINE)),
             "CONTEXT": str(package),
             "CONFIG": str(tmp_path / "app.yaml"),
-            "STUDY": str(runs["several"].output.parents[1] / "studies" / "several"),
+            "STUDY": str(runs["several"].study),
             "OUTPUT": str(tmp_path / "out"),
             "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",
@@ -364,7 +473,7 @@ class TestPackage:
         command = ["unshare", "-m", "bash", "-c", REPLAY, "replay", *json.loads(manifest["command"])]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
-        packaged, direct = Run(0, done.stderr, tmp_path / "out"), runs["short"]
+        packaged, direct = Run(0, done.stderr, runs["several"].study, tmp_path / "out"), runs["short"]
         for kind in ("segmentation", "parametric_map"):
             first, second = (frames_by_source(pydicom.dcmread(run.dicom(kind))) for run in (packaged, direct))
             assert first and first.keys() == second.keys()

@@ -1,38 +1,39 @@
-"""Reader of one series of a study as a volume."""
+"""Reader of a series as a volume."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from monai.deploy.core import Fragment, Image, Operator, OperatorSpec
 from monai.deploy.core.domain.dicom_series import DICOMSeries
 from monai.deploy.core.domain.dicom_series_selection import SelectedSeries, StudySelectedSeries
 from monai.deploy.core.domain.dicom_study import DICOMStudy
-from series import check_series, choose_series, read_headers, read_volume
+from series import check_series, read_volume
+from study import Header, Study
 
 
 class SeriesReader(Operator):
-    """Choose, check and decode a series.
+    """Check and decode a series.
 
     It replaces three operators of the SDK, which silently drop slices that share a position, swap the two pixel
     spacings in the affine, use the value type of the first slice for all, and log descriptions.
 
     Named outputs:
-        study_selected_series_list: the series, its slices in the order of the volume, for the writers.
+        study_selected_series_list: the for the writers: slices in the order of the volume, or one multi-frame image.
         image: an `Image` ``[W,H,D]`` with the affine of that array in RAS.
 
     Args:
         fragment: the app.
         args: arguments of `Operator`.
-        folder: folder of DICOM files.
-        pattern: pattern for the SeriesDescription, see `choose_series`.
+        study: the study.
+        headers: headers of the series.
         kwargs: keyword arguments of `Operator`.
     """
 
-    def __init__(self, fragment: Fragment, *args: Any, folder: Path, pattern: str, **kwargs: Any) -> None:
-        self.folder = folder
-        self.pattern = pattern
+    def __init__(self, fragment: Fragment, *args: Any, study: Study, headers: Sequence[Header], **kwargs: Any) -> None:
+        self.study = study
+        self.headers = headers
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
@@ -44,11 +45,12 @@ class SeriesReader(Operator):
         """Read the series and emit it.
 
         Raises:
-            InputError: the study has no usable series.
+            InputError: the series is no volume of whole files.
         """
-        headers = choose_series(read_headers(self.folder), self.pattern)
+        self.study.check_unreadable(self.headers)
+        headers = self.study.without_copies(self.headers)
         check_series(headers)
-        slices, volume = read_volume(headers)
+        slices, volume = read_volume(self.study, headers)
         study = DICOMStudy(slices[0].StudyInstanceUID)
         series = DICOMSeries(slices[0].SeriesInstanceUID)
         study.add_series(series)
