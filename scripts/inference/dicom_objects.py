@@ -222,9 +222,8 @@ def valid_header(data: Dataset) -> Dataset:
         try:
             kind(data.get(keyword, ""))
         except ValueError:
-            setattr(header, keyword, "")
-        else:
-            header.setdefault(keyword, "")
+            header.pop(keyword)  # the element itself is that of the source
+        header.setdefault(keyword, "")
     return header
 
 
