@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage, MRImageStorage
-from study import Header
+from study import Header, whole_number
 
 from scripts.data.acquisition import Acquisition, normalized_description
 from scripts.errors import InputError
@@ -41,7 +41,7 @@ def choose_series(headers: Sequence[Header], selection: str, fitted: Mapping[str
     by_uid: dict[str, list[Header]] = defaultdict(list)
     for header in headers:
         by_uid[header.SeriesInstanceUID].append(header)
-    series = sorted(by_uid.values(), key=lambda s: (int(s[0].get("SeriesNumber") or 0), s[0].SeriesInstanceUID))
+    series = sorted(by_uid.values(), key=lambda s: (whole_number(s[0], "SeriesNumber", 0), s[0].SeriesInstanceUID))
     images = [slices for slices in series if slices[0].SOPClassUID in TAKEN]
     views = [slices for slices in images if not any(map(is_localizer, slices))]
     volumes = [slices for slices in views if is_volume(slices)] or views
@@ -75,7 +75,7 @@ def choose_series(headers: Sequence[Header], selection: str, fitted: Mapping[str
 
 def name_of(slices: Sequence[Header]) -> str:
     """Name a series by number and UID; its description may name the patient."""
-    return f"series {slices[0].get('SeriesNumber')} ({slices[0].SeriesInstanceUID})"
+    return f"series {whole_number(slices[0], 'SeriesNumber', 0)} ({slices[0].SeriesInstanceUID})"
 
 
 def matches(header: Header, pattern: str) -> bool:
@@ -90,4 +90,4 @@ def is_localizer(header: Header) -> bool:
 
 def is_volume(slices: Sequence[Header]) -> bool:
     """Return whether a series has several slices or frames."""
-    return len(slices) > 1 or int(slices[0].get("NumberOfFrames") or 1) > 1
+    return len(slices) > 1 or whole_number(slices[0], "NumberOfFrames", 1) > 1

@@ -8,7 +8,7 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 import pydicom
-from study import Header, Study
+from study import Header, Study, whole_number
 
 from scripts.data.dicom import HeaderError, frame_headers, validate_series
 from scripts.errors import InputError
@@ -26,7 +26,7 @@ def check_series(headers: Sequence[Header]) -> None:
     Raises:
         InputError: slices lack a position, are in colour, missing, duplicate, or differ in size or orientation.
     """
-    is_multi_frame = any(int(header.get("NumberOfFrames") or 1) > 1 for header in headers)
+    is_multi_frame = any(whole_number(header, "NumberOfFrames", 1) > 1 for header in headers)
     if is_multi_frame and len(headers) > 1:
         raise InputError(f"the series has {len(headers)} files, one or more of them of several slices; {EXPECTED}.")
     slices = _frames(headers[0]) if is_multi_frame else list(headers)
@@ -93,7 +93,7 @@ def _frames(header: Header) -> list[pydicom.Dataset]:
         frames = frame_headers(header)
     except HeaderError as error:
         raise InputError(f"{error}.") from error
-    if len(frames) != int(header.NumberOfFrames):
+    if len(frames) != whole_number(header, "NumberOfFrames", 1):
         raise InputError(f"not every frame of the image has a position; {EXPECTED}, with its place in space.")
     for frame in frames:
         for keyword in ("SeriesInstanceUID", "FrameOfReferenceUID"):

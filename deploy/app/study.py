@@ -54,7 +54,7 @@ class Study:
             The study.
 
         Raises:
-            InputError: there are several studies or patients.
+            InputError: there are several studies or patients, or no file can be read.
         """
         headers: list[Header] = []
         unreadable: dict[Path, str] = {}
@@ -70,6 +70,11 @@ class Study:
             except Exception as error:  # a damaged header makes pydicom raise almost anything
                 if not isinstance(error, InvalidDicomError) or path.suffix.lower() == ".dcm":
                     unreadable[path] = _series_of(path)
+        if unreadable and not headers:
+            raise InputError(
+                f"the study has {len(unreadable)} DICOM files, all of them damaged or without the UIDs of image, "
+                "series and kind; expected whole files, so send the study again."
+            )
         n_studies = len({header.get("StudyInstanceUID") for header in headers})
         if n_studies > 1:
             raise InputError(f"the input holds {n_studies} studies; expected one, so give the folder of one.")
@@ -147,6 +152,12 @@ class Study:
     def _is_same_image(self, first: Header, other: Header) -> bool:
         has_same_place = all(first.get(keyword) == other.get(keyword) for keyword in PLACE)
         return has_same_place and np.array_equal(self.decode(first).pixel_array, self.decode(other).pixel_array)
+
+
+def whole_number(header: Header, keyword: str, default: int) -> int:
+    """Return a number that is not negative; the default if it is missing or none."""
+    text = str(header.get(keyword, ""))
+    return int(text) if text.isdecimal() else default
 
 
 def _check_patient(headers: Sequence[Header]) -> None:

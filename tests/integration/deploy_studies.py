@@ -288,6 +288,8 @@ def bad_studies(folder):
     study("truncated")
     whole = files("truncated")[3].read_bytes()
     files("truncated")[3].write_bytes(whole[: len(whole) - 1000])
+    for data in study("no-uids"):
+        edit(data, SOPInstanceUID="")
     study("garbage")
     files("garbage")[3].write_bytes(np.random.default_rng(0).bytes(3000))
     edit(study("frames-of-reference")[2], FrameOfReferenceUID=generate_uid())
@@ -317,6 +319,7 @@ def bad_studies(folder):
         "same-uid": "the files '000.dcm' and 'changed.dcm' are different images with one SOPInstanceUID",
         "ambiguous": "2 series could be taken (series 1 (",
         "t2-and-flair": "EchoTime 100 ms, fitted on 3 to 3",
+        "no-uids": "the study has 6 DICOM files, all of them damaged or without the UIDs",
         "empty": "None of the 0 series",
         "single-slice": "the series has a single slice",
         "two-studies": "the input holds 2 studies",
