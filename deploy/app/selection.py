@@ -56,7 +56,8 @@ def choose_series(headers: Sequence[Header], selection: str, fitted: Mapping[str
         raise InputError(
             f"None of the {len(series)} series can be taken ({len(images)} are MR or CT, {len(views)} of them no "
             f"localizer, {len(described)} of them described as {selection!r}, 0 of them like those that the model was "
-            f"fitted on{reasons}; modalities: {dict(kinds)}); expected an MR or CT volume of the model's contrast."
+            f"fitted on{reasons}; modalities: {dict(kinds)}); expected an MR or CT volume of the model's contrast, "
+            "so give such a study, or fit a model on this one's."
         )
     known = [slices for slices in candidates if fitted and normalized_description(slices[0]) in fitted["descriptions"]]
     chosen = candidates if is_for_all else known or candidates
