@@ -33,8 +33,8 @@ def private_network():
 
 
 @contextlib.contextmanager
-def orthanc_server(folder: Path):
-    """Start Orthanc in a private network, and end it afterwards; skip if it is not installed."""
+def orthanc_server(folder: Path, **more):
+    """Start Orthanc in a private network, with more settings, and end it afterwards; skip if it is not installed."""
     if not (shutil.which("Orthanc") and shutil.which("ip") and PLUGIN.is_file()):
         pytest.skip("NOT TESTED: no Orthanc here; apt-get install orthanc orthanc-dicomweb iproute2")
     folder.mkdir(parents=True)
@@ -46,6 +46,7 @@ def orthanc_server(folder: Path):
         "DicomServerEnabled": False,
         "Plugins": [str(PLUGIN)],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        **more,
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with private_network(), (folder / "orthanc.log").open("w") as log:
