@@ -14,7 +14,6 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-import yaml
 from PIL import Image
 from pydicom.sr.codedict import codes
 
@@ -406,76 +405,3 @@ class TestApp:
         done = run_app(ROOT / "deploy" / "app", "-i", study, "-o", tmp_path / "out", "-m", tmp_path / "models")
         assert done.returncode == 1
         assert "holds 0 bundles; expected one" in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.fixture(scope="module")
-def package(shipped, tmp_path_factory):
-    """Return the build context of the image."""
-    folder = tmp_path_factory.mktemp("package")
-    models, context = folder / "models", folder / "context"
-    shutil.copytree(shipped, models / "anomaly")
-    without_docker = os.pathsep.join([str(PYTHON.parent), "/usr/sbin", "/sbin"])
-    done = run_app(ROOT / "deploy" / "package.py", "--models", models, "--context", context, PATH=without_docker)
-    assert done.returncode == 0, done.stderr
-    assert "NO IMAGE WAS BUILT" in done.stdout
-    return context
-
-
-REPLAY = """
-set -e
-mount -t tmpfs none /opt
-mount -t tmpfs none /var
-mkdir -p /opt/holoscan/app /opt/holoscan/models /var/holoscan/input
-mount --bind "$CONTEXT/app" /opt/holoscan/app
-mount --bind "$CONTEXT/models" /opt/holoscan/models
-mount --bind "$STUDY" /var/holoscan/input
-mkdir -p /var/holoscan/output
-mount --bind "$OUTPUT" /var/holoscan/output
-cp "$CONFIG" /var/holoscan/app.yaml
-cd /var/holoscan
-exec "$@"
-"""
-
-
-class TestPackage:
-    def test_dry_run_keeps_the_build_context(self, package):
-        manifest = json.loads((package / "map" / "app.json").read_text())
-        assert json.loads(manifest["command"]) == ["python3", "/opt/holoscan/app"]
-        assert manifest["version"] == json.loads((ROOT / "configs" / "metadata.json").read_text())["version"]
-        assert json.loads((package / "map" / "pkg.json").read_text())["models"] == {
-            "anomaly": "/opt/holoscan/models/anomaly"
-        }
-        assert (package / "models" / "anomaly" / "models" / "model.pt").is_file()
-        assert (package / "app" / "__main__.py").is_file()
-        dockerfile = (package / "Dockerfile").read_text()
-        assert "COPY ./models  /opt/holoscan/models" in dockerfile and "-r /tmp/requirements.txt" in dockerfile
-        assert (package / "pip" / "requirements.txt").read_text() == (ROOT / "requirements-deploy.txt").read_text()
-
-    def test_command_gives_the_same_results(self, package, runs, tmp_path):
-        if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
-            pytest.skip("NOT TESTED: the packaged command needs a mount namespace of its own (unshare -m, as root)")
-        (tmp_path / "out").mkdir()
-        manifest = json.loads((package / "map" / "app.json").read_text())
-        dockerfile = (package / "Dockerfile").read_text()
-        settings = yaml.safe_load((package / "app.config").read_text())
-        (tmp_path / "app.yaml").write_text(yaml.safe_dump({**settings, "series": {"description": "t1*short*"}}))
-        environment = {
-            **os.environ,
-            **dict(re.findall(r"^ENV (HOLOSCAN_\w+)=(.*)$", dockerfile, re.MULTILINE)),
-            "CONTEXT": str(package),
-            "CONFIG": str(tmp_path / "app.yaml"),
-            "STUDY": str(runs["several"].study),
-            "OUTPUT": str(tmp_path / "out"),
-            "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        command = ["unshare", "-m", "bash", "-c", REPLAY, "replay", *json.loads(manifest["command"])]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        packaged, direct = Run(0, done.stderr, runs["several"].study, tmp_path / "out"), runs["short"]
-        for kind in ("segmentation", "parametric_map"):
-            first, second = (frames_by_source(pydicom.dcmread(run.dicom(kind))) for run in (packaged, direct))
-            assert first and first.keys() == second.keys()
-            for uid in first:
-                np.testing.assert_array_equal(first[uid][0], second[uid][0])
