@@ -38,8 +38,13 @@ from .app_folder import (
     model_digest,
     open_output,
 )
+from .fit_record import settle_fit
+from .origins import LOOPBACK
+from .parent_process import PARENT
 
-TEXT_OPTIONS = ("ckpt_path", "studies", "normals", "bundles", "modality", "output_dir")  # 2024 and a,b are names
+TEXT_OPTIONS = ("ckpt_path", "studies", "normals", "bundles", "modality", "host", "output_dir")  # 2024, a,b are names
+AUTHENTICATION = "MONAI_LABEL_AUTH_ENABLE"
+ORIGINS = "MONAI_LABEL_CORS_ORIGINS"
 
 
 @SetParseFns(**dict.fromkeys(TEXT_OPTIONS, str))
@@ -50,10 +55,11 @@ def serve(
     bundles: str | tuple[str, ...] = (),
     modality: str = "MR",
     port: int = 8000,
+    host: str = "127.0.0.1",
     output_dir: str = "label_output",
     **settings: Any,
 ) -> None:
-    """Serve on 127.0.0.1 until Ctrl-C.
+    """Serve until Ctrl-C.
 
     Args:
         ckpt_path: the fitted model, exported with the bundle to ``anomaly`` in ``output_dir`` at the first start. Later
@@ -64,6 +70,7 @@ def serve(
             `scripts.export_bundle`.
         modality: modality of the series on a DICOMweb server.
         port: port of the server.
+        host: address to listen on; one that other machines reach needs authentication, see docs/label.md.
         output_dir: folder for the app, copies of bundles, links to studies, labels, uploads and files fetched from a
             DICOMweb server. New, empty, or from an earlier start.
         settings: values by config id for the export, e.g. ``--false_regions 0.1``.
@@ -82,13 +89,15 @@ def serve(
         raise InputError("normals are added to a folder of studies; a DICOMweb server holds no empty labels.")
     if not studies:
         raise InputError("studies must name a folder of images or a DICOMweb server; got an empty name.")
-    check_port(port)
+    check_address(host, port)
     with open_output(output_dir) as output:
         copies = copy_bundles(output, sources) or [export_once(ckpt_path, output, settings)]
         make_app(output, copies)
+        for sentence in filter(None, (settle_fit(path / "models" / "model.pt") for path in copies)):
+            print(sentence, flush=True)
         if not is_remote:
             studies = str(link_all_studies(output, Path(studies).resolve(), normals))
-        run_server(output, [path.name for path in copies], studies, modality, port)
+        run_server(output, [path.name for path in copies], studies, modality, host, port)
 
 
 def export_once(ckpt_path: str, output: RecordedDirectory, settings: dict[str, Any]) -> Path:
@@ -116,28 +125,49 @@ def link_all_studies(output: RecordedDirectory, source: Path, normals: str | Non
     return studies
 
 
-def check_port(port: int) -> None:
-    """Check that a port is free.
+def check_address(host: str, port: int) -> None:
+    """Check that a port is free, and that only an address of this machine is open without authentication.
 
     Raises:
-        InputError: another program listens there, or the number is not a port.
+        InputError: another program listens there, the number is not a port, or everybody could read the images.
     """
     if type(port) is not int or not 0 < port < 65536:
         raise InputError(f"port must be a whole number from 1 to 65535; got {port!r}.")
+    if host not in LOOPBACK and os.environ.get(AUTHENTICATION, "").lower() not in ("1", "true"):
+        raise InputError(
+            f"host {host} can be reached from other machines, and anyone there could read the images; set "
+            f"{AUTHENTICATION}=true with a token server (docs/label.md), or take 127.0.0.1 and an SSH tunnel."
+        )
     with socket.socket() as probe:
         if not probe.connect_ex(("127.0.0.1", port)):
             raise InputError(f"Port {port} is taken by another program; give --port.")
 
 
-def run_server(output: RecordedDirectory, models: list[str], studies: str, modality: str, port: int) -> None:
+def allowed_origins() -> list[str]:
+    """Return the addresses of web pages that may send requests, from the environment.
+
+    Raises:
+        InputError: they are no list of addresses.
+    """
+    text = os.environ.get(ORIGINS) or "[]"
+    try:
+        origins = json.loads(text)
+    except ValueError:
+        origins = None
+    if not isinstance(origins, list) or not all(str(each).startswith(("http://", "https://")) for each in origins):
+        raise InputError(f"""{ORIGINS} must be a list such as '["http://viewer.hospital:3000"]'; got {text!r}.""")
+    return [origin.rstrip("/") for origin in origins]
+
+
+def run_server(output: RecordedDirectory, models: list[str], studies: str, modality: str, host: str, port: int) -> None:
     """Start MONAI Label, print instructions once it is ready, and wait for its end."""
-    folder = output.path
+    folder, origins = output.path, allowed_origins()
     temporary = (
         folder / f"{PARTIAL}server"
     )  # holds images of patients; if this process is killed, the next start clears it
     temporary.mkdir(mode=0o700)
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(folder / "app")]
-    command += ["--studies", studies, "--host", "127.0.0.1", "--port", str(port), "--uvicorn_app", "server:app"]
+    command += ["--studies", studies, "--host", host, "--port", str(port), "--uvicorn_app", "server:app"]
     for name, value in (("models", ",".join(models)), ("zoo_source", "local"), ("sam2", "false")):
         command += ["--conf", name, value]
     environment = {
@@ -147,11 +177,15 @@ def run_server(output: RecordedDirectory, models: list[str], studies: str, modal
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder / "dicom"),
         "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
         "TMPDIR": str(temporary),
+        "DPMM_LABEL_HOST": host,
+        "DPMM_LABEL_ORIGINS": json.dumps(origins),
+        PARENT: str(os.getpid()),
     }
+    environment.pop(ORIGINS, None)  # MONAI Label 0.8.5 does not start with it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = subprocess.Popen(command, cwd=folder / "app", env=environment)  # where server.py is
     try:
-        address = f"http://127.0.0.1:{port}"
+        address = f"http://{host if host in LOOPBACK else '127.0.0.1'}:{port}"
         while server.poll() is None and not is_ready(address):
             time.sleep(0.5)
         if server.poll() is None:
@@ -167,9 +201,9 @@ def run_server(output: RecordedDirectory, models: list[str], studies: str, modal
 
 
 def is_ready(address: str) -> bool:
-    """Return whether a server answers."""
+    """Return whether a server answers, or wants a token first."""
     try:
-        return requests.get(f"{address}/info/", timeout=60).ok
+        return requests.get(f"{address}/info/", timeout=60).status_code in (200, 401)
     except requests.RequestException:
         return False
 

@@ -24,12 +24,29 @@ from scripts.files import PARTIAL, RecordedDirectory, file_sha256, has_record, r
 from .request_rules import name_error
 
 LABEL = Path(__file__).parent
+COPIED = (
+    "answers",
+    "batch",
+    "bundle_tasks",
+    "checks",
+    "dicomweb_studies",
+    "explanations",
+    "fit_record",
+    "label_files",
+    "origins",
+    "parameters",
+    "parent_process",
+    "read_only_studies",
+    "request_rules",
+    "routes",
+    "series_frames",
+    "server",
+)
 SERVER = {
     "main.py": LABEL / "app.py",
-    "server.py": LABEL / "server.py",
-    "request_rules.py": LABEL / "request_rules.py",
-    "read_only_studies.py": LABEL / "read_only_studies.py",
+    **{f"{name}.py": LABEL / f"{name}.py" for name in COPIED},
     "dicom.py": Path(dicom.__file__),
+    "dicom_objects.py": Path(dicom.__file__).parents[1] / "inference" / "dicom_objects.py",
 }
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".png", ".jpg")  # of the images that MONAI Label takes from a folder
 IGNORED = shutil.ignore_patterns(".*", "__pycache__")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
+from label_files import label_error
 from monailabel.datastore.local import LocalDatastore
 from request_rules import name_error
 
@@ -102,7 +103,8 @@ class ReadOnlyStudies(LocalDatastore):
             Name of the label.
 
         Raises:
-            HTTPException: there is no such image, or the label would be written outside the folder of labels.
+            HTTPException: there is no such image, the file is no label of it, or the label would be written outside
+                the folder of labels.
         """
         if image_id not in self._datastore.objects:
             raise HTTPException(404, f"There is no image {image_id!r} among the studies.")
@@ -110,6 +112,8 @@ class ReadOnlyStudies(LocalDatastore):
             raise HTTPException(422, wrong)
         suffix = self._to_id(Path(label_filename).name)[1]
         self._check_label(Path(self._datastore.label_path(label_tag)) / self._filename(image_id, suffix))
+        if wrong := label_error(self.get_image_uri(image_id), label_filename):
+            raise HTTPException(422, wrong)
         with self._changing:
             return super().save_label(image_id, label_filename, label_tag, label_info)
 

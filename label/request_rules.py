@@ -19,6 +19,7 @@ PLACES = frozenset(
     {"bundle_path", "tracking_uri"}
 )  # folders that MONAI Label runs code from, addresses that it writes to
 JSON_FIELDS = frozenset({"info", "params", "wsi"})
+RESERVED = frozenset({"strategy"})  # of the information on an image
 NO = frozenset({"", "0", "f", "false", "n", "no", "off"})
 MAX_BYTES = 200
 
@@ -85,12 +86,25 @@ def form_error(key: str, value: str) -> str:
     if key not in JSON_FIELDS or not value:
         return ""
     try:
-        settings = json.loads(value)
+        settings = json.loads(value, parse_constant=refuse_constant)
+    except NotFiniteError as error:
+        return str(error)
     except (ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict):
         return f"{key} must be a JSON object, such as {{}}; got {value[:MAX_BYTES]!r}."
+    if key == "info" and RESERVED.intersection(settings):
+        return f"{', '.join(sorted(RESERVED))} of an image is kept by the server itself; leave it out."
     return settings_error(settings)
+
+
+class NotFiniteError(ValueError):
+    """JSON holds a number that no answer could repeat."""
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python's parser of JSON takes."""
+    raise NotFiniteError(f"Numbers must be finite; got {name}.")
 
 
 def settings_error(value: Any, key: str = "") -> str:

@@ -143,7 +143,7 @@ class Settings(BaseModel, validate_assignment=True):
     threshold: Annotated[Number, Field(ge=0, json_schema_extra={"label_option": True})] = Field(
         description="what the map must reach to be in the mask, instead of the rules for regions; 0 takes these"
     )
-    smoothing_mm: OrOff[Annotated[Number, Field(ge=0, json_schema_extra={"label_option": True})]] = Field(
+    smoothing_mm: OrOff[Annotated[Number, Field(ge=0, le=50, json_schema_extra={"label_option": True})]] = Field(
         description="standard deviation in mm of a Gaussian over the map"
     )
     slice_step: Positive = Field(

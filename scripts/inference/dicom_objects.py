@@ -77,7 +77,9 @@ class Algorithm:
     device_uid: str
 
 
-def segmentation(mask: np.ndarray, slices: Sequence[Dataset], algorithm: Algorithm) -> hd.seg.Segmentation:
+def segmentation(
+    mask: np.ndarray, slices: Sequence[Dataset], algorithm: Algorithm, is_edited: bool = False
+) -> hd.seg.Segmentation:
     """Make the DICOM Segmentation of a mask, without empty frames.
 
     An empty mask gives an object of empty frames, because an object without frames is not valid.
@@ -86,6 +88,7 @@ def segmentation(mask: np.ndarray, slices: Sequence[Dataset], algorithm: Algorit
         mask: ``[D,H,W]``, nonzero in anomalous regions.
         slices: the D source images in order, or one image of D frames; see `in_frame_order`.
         algorithm: description of the bundle.
+        is_edited: whether a person accepted or changed the mask.
 
     Returns:
         The object, with one segment.
@@ -97,7 +100,7 @@ def segmentation(mask: np.ndarray, slices: Sequence[Dataset], algorithm: Algorit
         segment_label="Anomaly",
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
         segmented_property_type=codes.SCT.Lesion,
-        algorithm_type="AUTOMATIC",
+        algorithm_type="SEMIAUTOMATIC" if is_edited else "AUTOMATIC",
         algorithm_identification=_identification(algorithm),
     )
     dataset = hd.seg.Segmentation(
