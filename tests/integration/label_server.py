@@ -29,7 +29,7 @@ class LabelServer:
     def send(self, method: str, path: str, **arguments) -> requests.Response:
         """Send a request without normalising its path."""
         request = requests.Request(method, self.address, **arguments).prepare()
-        _, _, query = request.url.partition("?")
+        _, _, query = (request.url or "").partition("?")
         request.url = f"{self.address}/{path}" + (f"?{query}" if query else "")
         with requests.Session() as session:
             return session.send(request, timeout=300)

@@ -1,5 +1,7 @@
 """MONAI Label on series of a DICOMweb server: masks, DICOM SEG with its geometry, and errors for bad series."""
 
+import json
+import re
 import shutil
 
 import highdicom as hd
@@ -8,11 +10,12 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.encaps import encapsulate
+from pydicom.sr.codedict import codes
 from pydicom.uid import RLELossless, generate_uid
 
 from tests.integration.label_server import label_server
 from tests.integration.orthanc_server import orthanc_server, store
-from tests.tiny_bundle import run_bundle
+from tests.tiny_bundle import ROOT, run_bundle
 from tests.tiny_cases import PATIENT, at_slice, brain, save_dicom_series
 
 pytestmark = pytest.mark.label
@@ -21,6 +24,7 @@ LESION = (slice(16, 22), slice(20, 26), slice(1, 4))
 SEGMENTS = [
     {"name": "anomaly", "description": "beyond the normal limit", "color": [255, 0, 0], "model_name": "anomaly"}
 ]
+ALGORITHM = json.loads((ROOT / "configs" / "metadata.json").read_text())["name"]
 THRESHOLD = 0.5  # so low that a tiny random encoder finds something anywhere
 
 
@@ -37,6 +41,10 @@ def variant(folder, source, change):
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         if change(index, dataset) is not False:
             dataset.save_as(folder / f"{index}.dcm")
+
+
+def place_of(data):
+    return tuple(round(float(each), 2) for each in data.ImagePositionPatient)
 
 
 def to_colour(_, dataset):
@@ -120,7 +128,11 @@ class TestDicomWeb:
         (referenced,) = segmentation.ReferencedSeriesSequence
         assert referenced.SeriesInstanceUID == uid
         assert {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence} <= set(headers)
-        assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["anomaly"]
+        (segment,) = segmentation.SegmentSequence
+        assert segment.SegmentLabel == "Anomaly" and segment.SegmentAlgorithmType == "AUTOMATIC"
+        assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == codes.SCT.Lesion.value
+        assert segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == ALGORITHM
+        assert str(first.PatientName) and segmentation.PatientName == first.PatientName
         (common,) = segmentation.SharedFunctionalGroupsSequence
         orientation = common.PlaneOrientationSequence[0].ImageOrientationPatient
         np.testing.assert_allclose(orientation, first.ImageOrientationPatient, atol=1e-4)
@@ -136,6 +148,38 @@ class TestDicomWeb:
         )
         expected = np.stack([at_slice(mask, header) for header in headers.values()])
         assert expected.any() and np.array_equal(pixels[..., 0], expected)
+
+    def test_map_and_report_are_dicom_objects(self, server, series_of, tmp_path):
+        path, uid = series_of("plain")
+        headers = headers_of(path)
+        for output in ("dicom_map", "dicom_sr"):
+            answer = server.infer("anomaly", uid, output)
+            assert answer.status_code == 200, answer.text
+            (tmp_path / f"{output}.dcm").write_bytes(answer.content)
+        scores = pydicom.dcmread(tmp_path / "dicom_map.dcm")
+        answer = server.infer("anomaly", uid, "map")
+        (tmp_path / "map.nii.gz").write_bytes(answer.content)
+        image, by_place = nib.load(tmp_path / "map.nii.gz"), {place_of(header): header for header in headers}
+        frames = np.frombuffer(scores.FloatPixelData, np.float32).reshape(-1, scores.Rows, scores.Columns)
+        assert len(frames) == len(headers)
+        for frame, pixels in zip(scores.PerFrameFunctionalGroupsSequence, frames, strict=True):
+            source = by_place[place_of(frame.PlanePositionSequence[0])]
+            np.testing.assert_allclose(pixels, at_slice(image, source), rtol=1e-6)
+        report = pydicom.dcmread(tmp_path / "dicom_sr.dcm")
+        assert report.Modality == "SR" and report.StudyInstanceUID == headers[0].StudyInstanceUID
+
+    def test_final_label_is_stored_as_a_segmentation(self, server, series_of, tmp_path):
+        path, uid = series_of("compressed")
+        answer = server.infer("anomaly", uid, "image", threshold=THRESHOLD)
+        assert answer.status_code == 200, answer.text
+        url = {"image": uid, "tag": "final"}
+        for content, status in ((b"text", 422), (answer.content, 200)):
+            files = {"label": ("label.nii.gz", content)}
+            saved = server.send("PUT", "datastore/label", params=url, files=files)
+            assert saved.status_code == status, saved.text
+        stored = server.get("proxy/dicom/qido/series").json()
+        (series,) = [each for each in stored if each["00080060"]["Value"] == ["SEG"]]
+        assert series["0020000D"]["Value"] == [str(headers_of(path)[0].StudyInstanceUID)]
 
     def test_label_is_the_mask_of_the_bundle(self, server, folder, series_of, tmp_path):
         path, uid = series_of("plain")
@@ -153,7 +197,7 @@ class TestDicomWeb:
             ("hole", 422, "lie 4 to 8 mm apart"),
             ("localizer", 422, "differ in orientation"),
             ("tiny", 422, "10 x 10 pixels"),
-            ("damaged", 500, "It failed"),
+            ("damaged", 422, "does not deliver the series"),
         ],
     )
     def test_bad_series_is_answered_with_a_reason(self, server, series_of, name, status, expected):
@@ -191,6 +235,10 @@ class TestDicomWeb:
     def test_no_patient_is_named_in_logs(self, server, folder, series_of):
         _, uid = series_of("plain")
         assert server.infer("anomaly", uid, "dicom_seg", threshold=THRESHOLD, label_info=SEGMENTS).status_code == 200
+        sample = server.send("POST", "activelearning/random", json={})
+        assert sample.status_code == 200 and "PatientID" not in sample.text
         logs = [server.log, *(folder / "served" / "app" / "logs").iterdir()]
         text = "".join(log.read_text() for log in logs)
+        identifier = str(headers_of(series_of("plain")[0])[0].PatientID)
         assert uid in text and not any(part in text for part in PATIENT.split("^"))
+        assert not re.search(rf"\b{identifier}\b", text)

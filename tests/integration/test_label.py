@@ -4,10 +4,12 @@ import hashlib
 import json
 import shutil
 import tarfile
+import time
 
 import nibabel as nib
 import numpy as np
 import pytest
+import requests
 import torch
 
 from tests.integration.label_server import label_server
@@ -250,8 +252,99 @@ class TestWrongInput:
 
     def test_setting_out_of_range(self, server):
         response = server.infer("anomaly", "lesion", "json", smoothing_mm=-1)
-        assert response.status_code == 422 and "must not be negative" in response.json()["detail"]
+        assert response.status_code == 422 and "at least 0 and at most 50" in response.json()["detail"]
         assert server.infer("anomaly", "lesion", "json").status_code == 200
+
+    def test_wrong_parameters_are_refused_before_anything_is_read(self, server):
+        wrong = [{"threshold": value} for value in (None, -1, "2.0", True, [1.0], {"a": 1}, float("nan"), float("inf"))]
+        wrong += [{"smoothing_mm": 1e9}, {"false_regions": 17}, {"extent": 1.1}, {"min_region_mm3": "1"}]
+        wrong += [{"unknown": 1}, {"threshold ": 1}, {"image": "lesion"}, {"session": {}}, {"device": "cuda:77"}]
+        wrong += [{"result_extension": ".exe"}, {"result_dtype": "object"}, {"save_label": "yes"}, {"label_info": 1}]
+        wrong += [{"model_filename": "other.pt"}, {"logging": "LOUD"}, {"threshold": 10**400}, {"x" * 10_000: 1}]
+        for params in wrong:
+            image = {"image": "text", "output": "json"}
+            response = server.send("POST", "infer/anomaly", params=image, **with_params(**params))
+            detail = response.json()["detail"]
+            assert response.status_code == 422 and "the file is damaged" not in detail, (params, detail)
+            assert detail.isprintable() and 10 < len(detail) < 1000
+
+    def test_unread_parameters_are_refused(self, server):
+        for arguments in (
+            {"params": {"image": "lesion"}, "json": {"threshold": 2.0}},
+            {"params": {"image": "lesion", "threshold": 2.0}},
+            {"params": {"image": "lesion", "output": "picture"}},
+            {"params": {"image": "lesion", "output": "dicom_seg"}},
+            {"params": {"image": "lesion"}, "data": {"params": "[]"}},
+            {},
+        ):
+            response = server.send("POST", "infer/anomaly", **arguments)
+            assert response.status_code == 422 and response.json()["detail"], arguments
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [
+            ("POST", "infer/anomaly?image=lesion&session_id=bogus", 404),
+            ("GET", "session/bogus", 404),
+            ("POST", "activelearning/bogus", 404),
+            ("POST", "scoring/bogus", 404),
+            ("POST", "train/bogus", 404),
+            ("POST", "batch/infer/bogus", 404),
+            ("POST", "infer/wsi/anomaly?image=lesion", 404),
+            ("POST", "reload", 404),
+            ("GET", "model/bogus", 404),
+            ("PUT", "model/anomaly", 403),
+            ("DELETE", "model/anomaly", 403),
+            ("POST", "infer/anomaly?output=json", 422),
+            ("GET", "datastore/image", 422),
+        ],
+    )
+    def test_unknown_things_are_answered_with_a_sentence(self, server, method, path, status):
+        response = server.send(method, path)
+        assert response.status_code == status and isinstance(response.json()["detail"], str)
+
+    def test_other_types_of_json_are_checked_as_well(self, server, folder):
+        evil = folder / "evil"
+        config = json.dumps({"configs": {"evil": f"$open({str(evil)!r}, 'w')"}})
+        session = requests.put(f"{server.address}/session/", files={"files": ("x.json", config)}, timeout=60).json()
+        attack = {"tracking": session["session_info"]["image"], "run_id": "evil", "max_epochs": 1}
+        for kind in ("application/json", "application/form+json", "APPLICATION/FORM+JSON; x=form", "text/form"):
+            for params in (attack, {"client_id": "$1+1"}, {"tracking": "mlflow"}, {"gpus": "a\0b"}):
+                data = {"data": json.dumps(params), "headers": {"Content-Type": kind}}
+                assert server.send("POST", "train/anomaly", **data).status_code == 422, (kind, params)
+        assert not evil.exists()
+
+    def test_format_that_cannot_hold_the_result_is_refused(self, server):
+        for params in ({"result_extension": ".png"}, {"result_extension": ".tif"}):
+            response = server.infer("anomaly", "lesion", "image", **params)
+            assert response.status_code == 422 and "A volume cannot be written" in response.json()["detail"]
+
+    def test_uploads_keep_their_format(self, server, tmp_path):
+        for name in ("x.nii", "X.NII.GZ", "x.y.nii.gz"):
+            save(tmp_path / name.lower(), CASES["lesion"], AFFINE)
+            with (tmp_path / name.lower()).open("rb") as file:
+                assert server.infer("anomaly", "", "json", {"file": (name, file)}).status_code == 200, name
+
+    def test_label_elsewhere_is_refused(self, server, tmp_path):
+        zeros = np.zeros(CASES["lesion"].shape, np.uint8)
+        shifted = AFFINE.copy()
+        shifted[0, 3] += 7
+        for affine in (np.diag([9.0, 9.0, 9.0, 1.0]), shifted):
+            save(tmp_path / "l.nii.gz", zeros, affine)
+            data = {"label": ("l.nii.gz", (tmp_path / "l.nii.gz").read_bytes())}
+            answer = server.send("PUT", "datastore/label", params={"image": "lesion", "tag": "x"}, files=data)
+            assert answer.status_code == 422 and "another place" in answer.json()["detail"]
+        header = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 40 40 5\nencoding: raw\ndata file: /etc/passwd\n\n"
+        files = {"label": ("l.nrrd", header)}
+        answer = server.send("PUT", "datastore/label", params={"image": "lesion", "tag": "x"}, files=files)
+        assert answer.status_code == 422 and "holds its values itself" in answer.json()["detail"]
+
+    def test_text_is_no_label(self, server, folder):
+        before = digests(folder)
+        for content in (b"text", (folder / "in" / "lesion.nii.gz").read_bytes()):
+            image = {"image": "oblong", "tag": "final"}
+            answer = server.send("PUT", "datastore/label", params=image, files={"label": ("l.nii.gz", content)})
+            assert answer.status_code == 422 and "label" in answer.json()["detail"]
+        assert digests(folder) == before and not list((folder / "served").glob("studies-*/labels/final/oblong*"))
 
 
 NEW = ("new.nii.gz", b"not an original")
@@ -372,8 +465,11 @@ class TestFiles:
     def test_temporary_files_stay_in_the_server_folder(self, server, folder):
         (temporary,) = (folder / "served").glob(".dpmm_partial-*")
         before = set(temporary.iterdir())
-        assert server.get("datastore/dataset").status_code == 200
-        assert set(temporary.iterdir()) > before
+        assert server.get("datastore/dataset").content.startswith(b"PK")
+        end = time.monotonic() + 30  # the archive is removed after the answer
+        while set(temporary.iterdir()) != before:
+            assert time.monotonic() < end, "the archive is still there"
+            time.sleep(0.1)
 
     def test_sentences_name_no_folders(self, server, folder):
         for name in ("text", "cut-off"):

@@ -13,7 +13,7 @@ import pytest
 
 from label import __main__ as command
 from label import app_folder
-from label.__main__ import check_port, export_once, link_all_studies, serve
+from label.__main__ import check_address, export_once, link_all_studies, serve
 from label.app_folder import copy_bundles, link_normals, link_studies, make_app, open_output
 from scripts.errors import InputError
 from scripts.files import LOCK, RECORD, RecordedDirectory
@@ -115,16 +115,33 @@ class TestServe:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             with pytest.raises(InputError, match="is taken"):
-                check_port(taken.getsockname()[1])
+                check_address("127.0.0.1", taken.getsockname()[1])
 
     @pytest.mark.parametrize("port", ["http", 0, -1, 65536, 80.5, True, None])
     def test_invalid_port_raises(self, port):
         with pytest.raises(InputError, match="whole number from 1 to 65535"):
-            check_port(port)
+            check_address("127.0.0.1", port)
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "viewer.hospital"])
+    def test_other_machines_need_authentication(self, monkeypatch, host):
+        monkeypatch.delenv(command.AUTHENTICATION, raising=False)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with pytest.raises(InputError, match="anyone there could read the images"):
+            check_address(host, port)
+        monkeypatch.setenv(command.AUTHENTICATION, "true")
+        check_address(host, port)
+
+    @pytest.mark.parametrize("text", ["*", '"http://a"', '["*"]', "{", '["a.example"]'])
+    def test_wrong_origins_raise(self, monkeypatch, text):
+        monkeypatch.setenv(command.ORIGINS, text)
+        with pytest.raises(InputError, match="must be a list such as"):
+            command.allowed_origins()
 
     def test_numbers_and_commas_are_paths(self, monkeypatch):
         opened = []
-        monkeypatch.setattr(command, "check_port", lambda port: None)
+        monkeypatch.setattr(command, "check_address", lambda host, port: None)
         monkeypatch.setattr(
             command, "open_output", lambda output_dir: opened.append(output_dir) or RecordedDirectory("")
         )
