@@ -5,11 +5,15 @@ BIN := .venv/bin
 LABEL := .venv-label/bin/python
 DEPLOY := .venv-deploy/bin/python
 MINUTES ?= 10
+PORT ?= 8000
+LABEL_OUTPUT ?= label_output
+PLATFORM ?= gpu
+SEND_TO ?= 127.0.0.1:4242:ORTHANC
 BUNDLE := $(shell find configs scripts -type f -not -name '*.pyc')
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.10 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help venv weights demo picture label deploy map test test-fast test-label test-deploy fuzz check format benchmark requirements clean
+.PHONY: help venv weights demo picture label deploy gateway map image test test-fast test-label test-endurance test-deploy test-package fuzz check format benchmark requirements clean
 
 help: ## list of the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -44,8 +48,14 @@ picture: demo ## update the picture of the README from the demo
 demo_output/model.pt: | weights
 	$(BIN)/python -m demo
 
-label: .venv-label/installed demo_output/model.pt ## MONAI Label server with the cases of the demo, for 3D Slicer
-	$(LABEL) -m label --normals demo_output/data/normal
+ifeq ($(MODEL)$(STUDIES),)
+label: .venv-label/installed demo_output/model.pt ## MONAI Label server with the cases of the demo, or PORT= STUDIES= MODEL=
+	$(LABEL) -m label --port $(PORT) --normals demo_output/data/normal
+else
+label: .venv-label/installed $(if $(MODEL),,demo_output/model.pt)
+	$(LABEL) -m label --port $(PORT) --ckpt_path $(or $(MODEL),demo_output/model.pt) \
+	    --studies $(or $(STUDIES),demo_output/data/unseen) --output_dir $(LABEL_OUTPUT)
+endif
 
 deploy_output/models: demo_output/model.pt $(BUNDLE)
 	$(BIN)/python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output $@/anomaly --show_progress False
@@ -57,8 +67,18 @@ deploy: .venv-deploy/installed deploy_output/models ## run the MONAI Deploy app 
 	$(DEPLOY) deploy/app -i deploy_output/study -o deploy_output/results -m deploy_output/models
 	@find deploy_output/results -type f
 
-map: .venv-deploy/installed deploy_output/models ## MONAI Application Package; without docker, its build context
-	$(DEPLOY) deploy/package.py --models deploy_output/models --context deploy_output/map_context
+deploy_output/wheelhouse-$(PLATFORM)/requirements.txt: requirements-deploy.txt deploy/wheelhouse.py | .venv-deploy/installed
+	$(DEPLOY) deploy/package.py wheelhouse --platform $(PLATFORM) --output $(@D)
+
+map: .venv-deploy/installed deploy_output/models deploy_output/wheelhouse-$(PLATFORM)/requirements.txt ## what the image of the MONAI Application Package is made of; PLATFORM=cpu
+	$(DEPLOY) deploy/package.py context --platform $(PLATFORM) --models deploy_output/models \
+	    --wheelhouse deploy_output/wheelhouse-$(PLATFORM) --output deploy_output/map_context
+
+image: map ## the image, by docker
+	$(DEPLOY) deploy/package.py build --context deploy_output/map_context
+
+gateway: .venv-deploy/installed deploy_output/models ## gateway of the demo's model to a PACS, SEND_TO=HOST:PORT:AET
+	$(DEPLOY) deploy/gateway --models deploy_output/models --work_dir deploy_output/gateway --send_to $(SEND_TO)
 
 test: weights .venv-label/installed .venv-deploy/installed check ## all tests and checks
 	$(BIN)/python -m pytest
@@ -69,8 +89,14 @@ test-fast: venv ## unit tests, which need only .venv and no weights
 test-label: weights .venv-label/installed ## tests with a MONAI Label server, and with Orthanc if installed
 	$(BIN)/python -m pytest -m label
 
+test-endurance: .venv-label/installed demo_output/model.pt ## 1,000 good and bad requests to a MONAI Label server
+	$(BIN)/python -m tests.endurance
+
 test-deploy: weights .venv-deploy/installed ## tests with the MONAI Deploy app
 	$(BIN)/python -m pytest -m deploy
+
+test-package: .venv-deploy/installed ## file system of the image, made and run without docker: as root, 14 GB, ten minutes
+	$(BIN)/python -m pytest -m package
 
 fuzz: venv ## new random attacks, for MINUTES=10
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
