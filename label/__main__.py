@@ -35,10 +35,9 @@ from .app_folder import (
     link_normals,
     link_studies,
     make_app,
-    model_digest,
     open_output,
 )
-from .fit_record import settle_fit
+from .fit_record import model_digest, settle_fit
 from .origins import LOOPBACK
 from .parent_process import PARENT
 

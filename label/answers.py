@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pydicom
 from bundle_tasks import AnomalyInference, ScoredImage, mask_suffix, write_image
 from dicom_objects import Algorithm, parametric_map, segmentation, structured_report
 from fastapi import HTTPException, Response
 from fastapi.responses import JSONResponse
+from label_files import PICTURES
 from parameters import AnswerParameters
 from pydicom.uid import generate_uid
 from requests_toolbelt import MultipartEncoder
@@ -24,7 +24,6 @@ from series_frames import encoded, frames_of, slices_of
 IMAGES = ("image", "map")
 DICOM_OBJECTS = ("dicom_seg", "dicom_map", "dicom_sr")
 OUTPUTS = ("all", "json", *IMAGES, *DICOM_OBJECTS)
-PICTURES = (".png", ".jpg", ".jpeg", ".tif")
 EMPTY = "Nothing reaches the threshold: the mask is empty, and there is no DICOM SEG without a segment."
 
 
@@ -54,18 +53,14 @@ def answer_to(
         )
     name, content = image_file("mask" if output == "all" else output, scored, image, parameters)
     if output in IMAGES:
-        return Response(content, media_type="application/octet-stream", headers=attachment(name))
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(content, media_type="application/octet-stream", headers=headers)
     fields = {
         "params": (None, json.dumps(scored.measurements), "application/json"),
         "image": (name, content, "application/octet-stream"),
     }
     encoder = MultipartEncoder(fields=fields)
     return Response(encoder.to_string(), media_type=encoder.content_type)
-
-
-def attachment(name: str) -> dict[str, str]:
-    """Return the header that names a file."""
-    return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
 def image_file(kind: str, scored: ScoredImage, image: str, parameters: AnswerParameters) -> tuple[str, bytes]:
@@ -116,9 +111,9 @@ def dicom_object(output: str, scored: ScoredImage, slices: Sequence[pydicom.Data
     if output == "dicom_sr":
         dataset = structured_report(scored.measurements, slices, algorithm)
     elif output == "dicom_map":
-        dataset = parametric_map(frames_of(scored.anomaly_map, slices).astype(np.float32), slices, algorithm)
+        dataset = parametric_map(frames_of(scored.anomaly_map, slices), slices, algorithm)
     elif scored.mask.any():
-        dataset = segmentation(frames_of(scored.mask, slices) > 0, slices, algorithm)
+        dataset = segmentation(frames_of(scored.mask, slices), slices, algorithm)
     else:
         raise HTTPException(422, EMPTY)
     return encoded(dataset)

@@ -19,8 +19,9 @@ from scripts.data import dicom
 from scripts.data.cases import find_cases
 from scripts.data.images import ImageFileReader
 from scripts.errors import InputError, reason_of
-from scripts.files import PARTIAL, RecordedDirectory, file_sha256, has_record, read_record, write_record
+from scripts.files import PARTIAL, RecordedDirectory, has_record, read_record, write_record
 
+from .fit_record import model_digest
 from .request_rules import name_error
 
 LABEL = Path(__file__).parent
@@ -177,11 +178,6 @@ def is_made_from(output: RecordedDirectory, target: Path, origin: dict[str, Any]
     origins[name] = origin
     write_record(output.path, record["files"], record["about"])
     return False
-
-
-def model_digest(path: Path) -> str | None:
-    """Compute the SHA-256 of a model; None if the file is missing."""
-    return file_sha256(path) if path.is_file() else None
 
 
 def link_studies(studies: Path, source: Path) -> list[str]:

@@ -16,12 +16,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from fit_record import recorded_fit
+from fit_record import model_digest, recorded_fit
 from label_files import label_error
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
@@ -198,7 +197,7 @@ class AnomalyInference(InferTask):
 
     def model_digest(self) -> str:
         """Return the SHA-256 of the model."""
-        self._digest = self._digest or sha256(self.model.read_bytes()).hexdigest()
+        self._digest = self._digest or model_digest(self.model) or ""
         return self._digest
 
     def score(self, image: str, settings: Mapping[str, Any], device: str = "") -> ScoredImage:

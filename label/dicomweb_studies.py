@@ -93,7 +93,7 @@ class DicomWebStudies(DICOMWebDatastore):
             if not mask.any():
                 raise HTTPException(422, EMPTY)
             slices = slices_of(image)
-            dataset = segmentation(frames_of(mask, slices) > 0, slices, self.algorithm(), is_edited=True)
+            dataset = segmentation(frames_of(mask, slices), slices, self.algorithm(), is_edited=True)
             self._client.store_instances([dataset])
             label_info = {**label_info, "SeriesInstanceUID": str(dataset.SeriesInstanceUID)}
         return LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info)

@@ -26,6 +26,11 @@ class InputError(ValueError):
     """Invalid input of the user; the server knows such errors of any module by the name of their class."""
 
 
+def model_digest(path: Path) -> str | None:
+    """Compute the SHA-256 of a model; None if the file is missing."""
+    return sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
 @contextmanager
 def recorded_fit(model: Path, n_images: int) -> Iterator[Path]:
     """Replace a model by a new fit, if the fit is complete.
@@ -54,7 +59,7 @@ def recorded_fit(model: Path, n_images: int) -> Iterator[Path]:
 def _fit(model: Path, n_images: int) -> Iterator[Path]:
     candidate = model.parent / CANDIDATE / model.name
     shutil.rmtree(candidate.parent, ignore_errors=True)
-    record = {"state": "begun", "began": _now(), "images": n_images, "replaces": _digest(model)}
+    record = {"state": "begun", "began": _now(), "images": n_images, "replaces": model_digest(model)}
     _write(model, record)
     try:
         yield candidate
@@ -64,7 +69,7 @@ def _fit(model: Path, n_images: int) -> Iterator[Path]:
         _write(model, {**record, "state": "failed", "ended": _now()})
         shutil.rmtree(candidate.parent, ignore_errors=True)
         raise
-    _write(model, {**record, "state": "complete", "ended": _now(), "model": _digest(candidate)})
+    _write(model, {**record, "state": "complete", "ended": _now(), "model": model_digest(candidate)})
     _replace(model, candidate)
 
 
@@ -85,7 +90,7 @@ def settle_fit(model: Path) -> str:
         record = json.loads(path.read_text())
     except ValueError:  # cut off by a loss of power
         record = {"state": "begun", "began": "an unknown day"}
-    if record["state"] == "complete" and candidate.is_file() and _digest(candidate) == record["model"]:
+    if record["state"] == "complete" and candidate.is_file() and model_digest(candidate) == record["model"]:
         _replace(model, candidate)
     shutil.rmtree(candidate.parent, ignore_errors=True)
     if record["state"] == "begun":
@@ -95,7 +100,7 @@ def settle_fit(model: Path) -> str:
         return (
             f"The last fit of {name} ({record['state']}) began on {record['began']}; its model is the one from before."
         )
-    if _digest(model) != record["model"]:
+    if model_digest(model) != record["model"]:
         return f"The model of {name} is not that of its last fit here, which ended on {record['ended']}."
     return f"The model of {name} was fitted here on {record['images']} images; the fit ended on {record['ended']}."
 
@@ -109,10 +114,6 @@ def _write(model: Path, record: dict[str, Any]) -> None:
     partial = model.parent / f".{RECORD}.partial"
     partial.write_text(json.dumps(record, indent=2) + "\n")
     os.replace(partial, model.parent / RECORD)
-
-
-def _digest(path: Path) -> str | None:
-    return sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _now() -> str:

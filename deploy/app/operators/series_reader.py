@@ -20,7 +20,7 @@ class SeriesReader(Operator):
     spacings in the affine, use the value type of the first slice for all, and log descriptions.
 
     Named outputs:
-        study_selected_series_list: the for the writers: slices in the order of the volume, or one multi-frame image.
+        study_selected_series_list: for the writers: slices in the order of the volume, or one multi-frame image.
         image: an `Image` ``[W,H,D]`` with the affine of that array in RAS.
 
     Args:
