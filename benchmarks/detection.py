@@ -1,7 +1,6 @@
 """The masks of each method: `python -m benchmarks.detection --data FOLDER`.
 
-FOLDER holds ``normal`` and ``validation``, and the cases to report in ``anomalous/images`` with ``anomalous/labels``,
-or in ``test`` with ``labels``. A case without a label is healthy. Every method scores each normal case without having
+FOLDER is one of `population`, with labels. Every method scores each normal case without having
 seen it (cross-fitting), takes threshold and detection limit from these cases, and makes masks by the same rules. The
 last two columns are of the normals themselves, each judged by the limits of the others.
 Rows are for all subjects and, as settings were chosen on the first half of them, for the second.
@@ -10,7 +9,6 @@ Rows are for all subjects and, as settings were chosen on the first half of them
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from monai.transforms import Compose, EnsureChannelFirstd
 
-from scripts.data import LoadImageFiled, OrientUprightd
-from scripts.data.cases import CaseDataset, find_cases
 from scripts.inference.measurements import decision
 from scripts.inference.regions import Regions, outlined
 from scripts.metrics.cases import CaseTable, case_metrics
@@ -30,12 +25,12 @@ from scripts.metrics.histograms import bin_edges, count_pixels
 from scripts.metrics.matching import count_mask, match_regions
 from scripts.models.detection import DetectionLimits
 from scripts.training.cross_fit import CrossFit, HeldOut
-from scripts.training.embeddings import CachedEmbeddings, EmbeddingDataset
+from scripts.training.embeddings import CachedEmbeddings
 from scripts.training.geometry import CaseGeometry
 from scripts.training.held_out_scores import HeldOutScores
 
-from .memory_bank import MemoryBank
-from .quality import ROOT, config, spread
+from .population import ROOT, Case, Population, config, embed
+from .quality import intensities, memory_bank, spread
 
 METRICS = {
     "pixel_ap": "AP",
@@ -51,25 +46,6 @@ METRICS = {
     "held_out_regions": "regions a held-out normal",
     "held_out_flagged": "held-out normals flagged",
 }
-
-
-class Case(NamedTuple):
-    """A case to report: its name and its label ``[S,H,W]``, None for a healthy case."""
-
-    name: str
-    label: np.ndarray | None
-
-
-class Data(NamedTuple):
-    """Embeddings of all cases, and the cases to report."""
-
-    normals: CachedEmbeddings
-    images: Sequence[dict[str, Any]]
-    test: CachedEmbeddings
-    test_images: Sequence[dict[str, Any]]
-    cases: list[Case]
-    network: Any
-    inferer: Any
 
 
 class Result(NamedTuple):
@@ -121,86 +97,43 @@ def main() -> None:
         options.output.write_text("\n".join(lines) + "\n")
 
 
-def embed(folder: Path, store: Path) -> Data:
-    """Embed all cases with the settings of the bundle's configs."""
-    train = config("train", dataset_dir=folder / "normal", validation_dir=folder / "validation", embedding_store=store)
-    network, inferer, cache = (train.get_parsed_content(name) for name in ("network", "inferer", "embedding_cache"))
-    transform = train.get_parsed_content("preprocessing")
-    normals = train.get_parsed_content("normals") + find_cases(folder / "validation")
-    is_split = (folder / "anomalous").is_dir()
-    found = find_cases(folder / "anomalous" / "images" if is_split else folder / "test")
-    labels = folder / "anomalous" / "labels" if is_split else folder / "labels"
-    paths = {case["case"]: case["image"] for case in find_cases(labels)} if labels.is_dir() else {}
-    datasets: list[Any] = [CaseDataset(cases, transform) for cases in (normals, found)]
-    embedded = [EmbeddingDataset(cases, network, inferer, cache=cache).compute() for cases in datasets]
-    cases = [Case(case["case"], label_of(paths.get(case["case"]), inferer)) for case in found]
-    return Data(embedded[0], datasets[0], embedded[1], datasets[1], cases, network, inferer)
-
-
-def label_of(path: str | None, inferer: Any) -> np.ndarray | None:
-    """Read a label as the slices ``[S,H,W]`` that the network sees."""
-    if path is None:
-        return None
-    upright = Compose([LoadImageFiled("image"), EnsureChannelFirstd("image"), OrientUprightd("image")])
-    image = upright({"image": path})["image"]
-    (slices,) = inferer.slices(image[:1].unsqueeze(0))
-    return np.asarray(slices[:, 0]) > 0
-
-
-def mixture(data: Data, seed: int, options: argparse.Namespace) -> Iterator[tuple[str, Maps]]:
+def mixture(data: Population, seed: int, options: argparse.Namespace) -> Iterator[tuple[str, Maps]]:
     """Fit mixtures without each fold and one on all normals."""
     data.network.mixture.score_kinds = ("negative_log_likelihood", "subspace")
-    empty = data.normals.select([])
+    normals = data.train + data.validation
     tracker: Any = SimpleNamespace(best_epoch=options.epochs)
-    cross_fit = CrossFit(data.network, tracker, data.normals, empty, options.folds, seed=seed)
+    settling_epochs = config("train")["settling_epochs"]
+    sets = (data.train, data.validation)
+    cross_fit = CrossFit(data.network, tracker, *sets, options.folds, seed=seed, settling_epochs=settling_epochs)
     held_out = HeldOutScores(data.network, cross_fit.held_out())
-    test = HeldOutScores(data.network, [HeldOut(cross_fit.fit(data.normals), data.test)])
+    test = HeldOutScores(data.network, [HeldOut(cross_fit.fit(normals), data.test)])
     for row, kind in enumerate(data.network.mixture.score_kinds):
         yield f"mixture, {kind}", Maps(raw_maps(held_out, row), raw_maps(test, row))
 
 
-def memory_bank(data: Data, seed: int, options: argparse.Namespace) -> Iterator[tuple[str, Maps]]:
+def searched(data: Population, seed: int, options: argparse.Namespace) -> Iterator[tuple[str, Maps]]:
     """Search among the patches of the normals, for a held-out case among those of the other folds."""
-    empty = data.normals.select([])
-    cross_fit = CrossFit(data.network, None, data.normals, empty, options.folds, seed=seed)  # type: ignore[arg-type]
-    pixels = {name: getattr(data.network, name) for name in ("resized", "patch_grid", "to_pixels")}
-    network = SimpleNamespace(mixture=Searched(data.normals), **pixels)
-    held_out = HeldOutScores(network, (HeldOut(Searched(rest), fold) for fold, rest in cross_fit.folds()))  # type: ignore[arg-type]
+    tracker: Any = None
+    cross_fit = CrossFit(data.network, tracker, data.train, data.validation, options.folds, seed=seed)
+    pixels = {name: getattr(data.network, name) for name in ("resized", "patch_grid", "smooth", "to_pixels")}
+    network = SimpleNamespace(mixture=memory_bank(data.train + data.validation), **pixels)
+    held_out = HeldOutScores(network, (HeldOut(memory_bank(rest), fold) for fold, rest in cross_fit.folds()))  # type: ignore[arg-type]
     test = HeldOutScores(network, [HeldOut(network.mixture, data.test)])  # type: ignore[arg-type]
     yield "memory bank", Maps(raw_maps(held_out, 0), raw_maps(test, 0))
 
 
-class Searched:
-    """Stand in for a mixture, with the cosine distance to the nearest normal patch as its only score."""
-
-    score_kinds = ("cosine",)
-    means = torch.empty(0)
-
-    def __init__(self, normals: CachedEmbeddings) -> None:
-        patches = (normals[index].float().numpy() for index in range(len(normals)))
-        self.bank = MemoryBank(patches, normals.n_features)
-
-    def anomaly_score(self, patches: torch.Tensor, kind: str) -> torch.Tensor:
-        """Return the distances ``[N]`` of patches ``[N,D]``."""
-        return torch.from_numpy(self.bank.distances(patches.numpy()))
-
-
-def intensity(data: Data, seed: int, options: argparse.Namespace) -> Iterator[tuple[str, Maps]]:
+def intensity(data: Population, seed: int, options: argparse.Namespace) -> Iterator[tuple[str, Maps]]:
     """Take the scaled grey value itself as the map."""
 
     def maps(images: Sequence[dict[str, Any]], embeddings: CachedEmbeddings) -> list[tuple[np.ndarray, CaseGeometry]]:
-        found = []
-        for index, item in enumerate(images):
-            (slices,) = data.inferer.slices(item["image"].unsqueeze(0))
-            found.append((np.asarray(slices.amax(1)), embeddings.geometry(index)))
-        return found
+        return [(intensities(item["image"], data), embeddings.geometry(index)) for index, item in enumerate(images)]
 
-    yield "grey value", Maps(maps(data.images, data.normals), maps(data.test_images, data.test))
+    yield "grey value", Maps(maps(data.normal_images, data.train + data.validation), maps(data.test_images, data.test))
 
 
-METHODS: dict[str, Callable[[Data, int, argparse.Namespace], Iterator[tuple[str, Maps]]]] = {
+METHODS: dict[str, Callable[[Population, int, argparse.Namespace], Iterator[tuple[str, Maps]]]] = {
     "mixture": mixture,
-    "memory_bank": memory_bank,
+    "memory_bank": searched,
     "intensity": intensity,
 }
 
@@ -249,7 +182,7 @@ def evaluate(maps: Maps, cases: Sequence[Case], options: argparse.Namespace) -> 
     held_out_regions, held_out_flagged = np.mean(left_out(held_out, options), axis=0)
     normals = {"held_out_regions": held_out_regions, "held_out_flagged": held_out_flagged}
     return {
-        half: summarize([result for case, result in zip(cases, results, strict=True) if is_reported(case, cases, half)])
+        half: summarize([result for case, result in zip(cases, results, strict=True) if half in ("both", case.half)])
         | normals
         for half in options.halves
     }
@@ -280,18 +213,6 @@ def judge(regions: Regions, limits: DetectionLimits, options: argparse.Namespace
     """Count the detected regions of a case, and decide whether it is flagged."""
     detected = regions.reaching(limits.peak_limit(options.false_regions))
     return len(detected.peaks), bool(decision(detected, limits, options.case_alpha)["flagged"])
-
-
-def is_reported(case: Case, cases: Sequence[Case], half: str) -> bool:
-    """Return whether a case's subject is in the half to report."""
-    subjects = sorted({subject_of(each.name) for each in cases})
-    position = subjects.index(subject_of(case.name))
-    return half == "both" or (position < len(subjects) // 2) == (half == "first")
-
-
-def subject_of(case: str) -> str:
-    """Return the subject of a case, such as ``sub-07`` of ``normal_sub-07_T1w``."""
-    return re.sub("^(ab)?normal_", "", case).rpartition("_")[0]
 
 
 def table_line(name: str, rows: Sequence[dict[str, float]]) -> str:

@@ -12,6 +12,7 @@ from functools import partial
 
 import faiss
 import numpy as np
+import torch
 
 from .cost import median_seconds, peak_mb
 
@@ -19,12 +20,15 @@ CHUNK = 20000  # random patches made at once
 
 
 class MemoryBank:
-    """Exact nearest-neighbour search among stored patches.
+    """Exact nearest-neighbour search among stored patches; stands in for a mixture of a single score kind.
 
     Args:
         chunks: l2-normalised patches, ``[N,D]`` each.
         n_features: D.
     """
+
+    score_kinds = ("cosine",)
+    means = torch.empty(0)  # on the CPU
 
     def __init__(self, chunks: Iterable[np.ndarray], n_features: int) -> None:
         self.index = faiss.IndexFlatIP(n_features)
@@ -39,6 +43,10 @@ class MemoryBank:
     def distances(self, patches: np.ndarray) -> np.ndarray:
         """Compute cosine distances ``[N]`` of l2-normalised patches ``[N,D]`` to their nearest neighbours."""
         return 1 - self.index.search(patches, 1)[0][:, 0]
+
+    def anomaly_score(self, patches: torch.Tensor, kind: str) -> torch.Tensor:
+        """Return the distances ``[N]`` of patches ``[N,D]``."""
+        return torch.from_numpy(self.distances(patches.numpy()))
 
 
 def measure(n_stored: int, n_patches: int, n_features: int, min_run_time: float = 30) -> dict[str, float]:

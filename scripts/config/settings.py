@@ -53,7 +53,7 @@ class Settings(BaseModel, validate_assignment=True):
     ] = Field(description="DINOv2 of this size, with or without register tokens")
     layers: ListOf[Integer] = Field(
         description="blocks of the encoder whose tokens are used, from 0; -1 is the last, the paper's "
-        "([why 8](benchmarks/quality.md))"
+        "([why these](benchmarks/quality.md))"
     )
     layer_reduction: Literal["mean", "concat"] = Field(
         description="how the tokens of several blocks become one embedding; of a single block it has no effect"
@@ -72,8 +72,10 @@ class Settings(BaseModel, validate_assignment=True):
         description="form of the components' covariances; the paper's is `diag`, and `full` needs `--reg_covar 1e-3`"
     )
     rank: Positive = Field(description="dimensions of each component's subspace, where `covariance_type` is `low_rank`")
-    reg_covar: Annotated[Number, Field(gt=0)] = Field(
-        description="added to every variance; with few normals 3e-4 ([why](benchmarks/quality.md#real-disease))"
+    reg_covar: Annotated[Number, Field(gt=0)] = Field(description="added to every variance")
+    distribution: Literal["gaussian", "student_t"] = Field(
+        description="likelihood of a component: the paper's is `gaussian`; `student_t` has degrees of freedom that are "
+        "fitted to held-out normals ([why](benchmarks/quality.md#distribution))"
     )
     score: Literal["cosine", "euclidean", "mahalanobis", "negative_log_likelihood", "subspace"] = Field(
         description="what measures anomaly; the paper's is `cosine`, and `subspace` needs `low_rank`; can change "
@@ -81,6 +83,9 @@ class Settings(BaseModel, validate_assignment=True):
     )
     target_fpr: Annotated[Number, Field(ge=0.001, lt=0.5)] = Field(
         description="share of normal patches beyond the limit; can change without a new fit"
+    )
+    patch_smoothing: Annotated[Number, Field(ge=0, le=10)] = Field(
+        description="standard deviation in patches of a Gaussian that smooths the scores of a slice"
     )
     spatial_dim: Annotated[int, Field(strict=True, ge=0, le=2)] = Field(
         description="axis across which slices are taken: 2 axial, 1 sagittal, 0 coronal"
@@ -108,6 +113,9 @@ class Settings(BaseModel, validate_assignment=True):
     max_epochs: Positive = Field(description="epochs after which a fit ends")
     patience: OrOff[Positive] = Field(
         description="epochs without a better validation log-likelihood after which a fit ends; `off` makes all"
+    )
+    settling_epochs: Annotated[int, Field(strict=True, ge=0)] = Field(
+        description="epochs after the best one whose steps decay, so that the fit depends less on the order of the slices"
     )
     batch_slices: Positive = Field(description="slices in a batch")
     step_size: OrOff[Annotated[Number, Field(gt=0, le=1)]] = Field(

@@ -11,7 +11,16 @@ from .calibration import ScoreCalibration, check_target_fpr, normalize_scores
 from .encoder import DINOv2PatchEncoder
 from .fitted_state import REMEDY, check_fitted, encoder_digest, fitted_digest, is_extra_state
 from .mixture import SCORE_KINDS, DirichletProcessMixture
-from .resize import linear_weights, repeat_last
+from .resize import gaussian_weights, linear_weights, repeat_last
+
+# Settings that models of earlier versions do not name: distribution and patch_smoothing of 0.8, layer_reduction of 0.6,
+# scales of 0.2.0.
+SETTINGS_OF_0_8 = {
+    "layer_reduction": "concat",
+    "scales": [1.0],
+    "distribution": "gaussian",
+    "patch_smoothing": 0.0,
+}
 
 
 class PatchOutput(NamedTuple):
@@ -40,13 +49,15 @@ class PatchAnomalyNetwork(nn.Module):
         mixture: the model of normal embeddings.
         score: kind of anomaly score, see `DirichletProcessMixture.anomaly_score`.
         target_fpr: share of normal patches that reach the decision threshold.
+        patch_smoothing: standard deviation of a Gaussian that smooths the scores of a slice's patches, in patches; 0
+            for none.
 
     Attributes:
         acquisition: DICOM series that it was fitted on, see `scripts.data.acquisition.fitted_acquisition`; None if not
             known.
 
     Raises:
-        InputError: a score that the mixture does not have, or a target out of range.
+        InputError: a score that the mixture does not have, or a target or smoothing out of range.
     """
 
     def __init__(
@@ -55,11 +66,14 @@ class PatchAnomalyNetwork(nn.Module):
         mixture: DirichletProcessMixture,
         score: str = "cosine",
         target_fpr: float = 0.01,
+        patch_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         if score not in mixture.score_kinds:
             raise InputError(f"score must be one of {', '.join(mixture.score_kinds)}; got {score!r}.")
         check_target_fpr(target_fpr)
+        if not patch_smoothing >= 0:
+            raise InputError(f"patch_smoothing must be a number of patches, at least 0; got {patch_smoothing}.")
         if encoder.n_features != mixture.n_features:
             raise InputError(
                 f"n_features of the mixture must be the encoder's {encoder.n_features}; got {mixture.n_features}."
@@ -70,6 +84,7 @@ class PatchAnomalyNetwork(nn.Module):
         self.score = score
         self.score_index = SCORE_KINDS.index(score)
         self.target_fpr = float(target_fpr)
+        self.patch_smoothing = float(patch_smoothing)
         self.image_size = encoder.image_size
         self.acquisition: dict[str, Any] | None = None
 
@@ -115,7 +130,7 @@ class PatchAnomalyNetwork(nn.Module):
         embeddings = self.embed(images)
         components, log_likelihood = self.mixture(embeddings.permute(0, 2, 3, 1).flatten(0, 2))
         if self.score == "negative_log_likelihood":
-            scores = -log_likelihood.reshape(len(images), 1, *embeddings.shape[2:])
+            scores = self.smooth(-log_likelihood.reshape(len(images), 1, *embeddings.shape[2:]))
         else:
             scores = self.patch_scores(embeddings, self.score)
         anomaly_map = self.to_pixels(normalize_scores(scores, median, threshold), images.shape[2], images.shape[3])
@@ -165,7 +180,14 @@ class PatchAnomalyNetwork(nn.Module):
         """Compute raw anomaly scores ``[B,1,h,w]`` of embeddings ``[B,D,h,w]``; see `DirichletProcessMixture`."""
         b, d, h, w = embeddings.shape
         samples = embeddings.permute(0, 2, 3, 1).reshape(-1, d)
-        return self.mixture.anomaly_score(samples, kind, active).reshape(b, 1, h, w)
+        return self.smooth(self.mixture.anomaly_score(samples, kind, active).reshape(b, 1, h, w))
+
+    def smooth(self, scores: torch.Tensor) -> torch.Tensor:
+        """Smooth the scores ``[...,h,w]`` of patches by ``patch_smoothing``."""
+        if self.patch_smoothing == 0:
+            return scores
+        rows = gaussian_weights(scores.shape[-2], self.patch_smoothing, scores)
+        return rows @ scores @ gaussian_weights(scores.shape[-1], self.patch_smoothing, scores).T
 
     def exceeds_threshold(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return the mask ``[B,1,h,w]`` of embeddings ``[B,D,h,w]`` that reach the decision threshold."""
@@ -217,6 +239,8 @@ class PatchAnomalyNetwork(nn.Module):
             "n_features": self.mixture.n_features,
             "covariance_type": self.mixture.covariance_type,
             **({"rank": self.mixture.rank} if self.mixture.covariance_type == "low_rank" else {}),
+            "distribution": self.mixture.distribution,
+            "patch_smoothing": self.patch_smoothing,
         }
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -272,11 +296,18 @@ class PatchAnomalyNetwork(nn.Module):
     def _check_settings(self, state: Any) -> None:
         if not is_extra_state(state):
             raise InputError(f"The fitted model does not say which settings it was fitted with; {REMEDY}.")
-        saved = {"layer_reduction": "concat", "scales": [1.0], **state["settings"]}  # of 0.6 and 0.2.0
-        for name, value in self.settings().items():
-            if saved.get(name) != value:
-                fitted = printable(str(saved.get(name)))
-                raise InputError(
-                    f"The checkpoint was fitted with {name}={fitted}, this network has {name}={value}; give the "
-                    f"same value (as `--{name} {fitted}`) or fit again."
-                )
+        saved = {**SETTINGS_OF_0_8, **state["settings"]}
+        settings = self.settings()
+        different = [name for name, value in settings.items() if saved.get(name) != value]
+        if different:
+            fitted = {name: printable(str(saved.get(name))) for name in different}
+            flags = " ".join(f"--{name} {value.replace(' ', '')}" for name, value in fitted.items())
+            raise InputError(
+                f"The checkpoint was fitted with {_listed(fitted)}, this network has "
+                f"{_listed({name: settings[name] for name in different})}; give the same values (as `{flags}`) or fit "
+                "again."
+            )
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return " and ".join(f"{name}={value}" for name, value in settings.items())

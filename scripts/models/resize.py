@@ -23,6 +23,22 @@ def linear_weights(n_in: int, n_out: int, like: torch.Tensor) -> torch.Tensor:
     return (weights / weights.sum(1, keepdim=True)).to(like)
 
 
+def gaussian_weights(n: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
+    """Compute weights of smoothing with a Gaussian that ends at the border.
+
+    Args:
+        n: samples along an axis.
+        sigma: standard deviation in samples, above 0.
+        like: tensor with the dtype and device.
+
+    Returns:
+        ``[n,n]``, rows that sum to 1.
+    """
+    positions = torch.arange(n, device=like.device)
+    weights = ((positions.unsqueeze(1) - positions) / sigma).square().mul(-0.5).exp()
+    return (weights / weights.sum(1, keepdim=True)).to(like)
+
+
 def resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Resize images ``[B,C,H,W]`` to ``[B,C,height,width]``, linearly with antialiasing."""
     rows, columns = linear_weights(images.shape[2], height, images), linear_weights(images.shape[3], width, images)

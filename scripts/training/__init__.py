@@ -5,7 +5,7 @@ from .checkpoint import FitCheckpoint
 from .cross_fit import CrossFit
 from .embedding_cache import EmbeddingCache
 from .embeddings import EmbeddingDataset, raise_failed_cases
-from .handlers import AcquisitionRecorder, BestModelTracker, MixtureInitializer
+from .handlers import AcquisitionRecorder, BestModelTracker, MixtureInitializer, MixtureSettler, TailFitter
 from .output import FitOutput
 from .recalibration import recalibrate
 from .report import FitProgressBar, FitReporter
@@ -26,7 +26,9 @@ __all__ = [
     "FitReporter",
     "LikelihoodEvaluator",
     "MixtureInitializer",
+    "MixtureSettler",
     "OnlineEMTrainer",
+    "TailFitter",
     "ThresholdCalibrator",
     "raise_failed_cases",
     "recalibrate",

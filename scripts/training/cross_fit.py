@@ -17,7 +17,7 @@ from ..models.network import PatchAnomalyNetwork
 from .embeddings import CachedEmbeddings
 from .handlers import BestModelTracker, MixtureInitializer
 from .sampler import DistributedBatchSampler
-from .trainer import OnlineEMTrainer
+from .trainer import OnlineEMTrainer, settle
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class CrossFit:
         schedule: see `OnlineEMTrainer`.
         init_params: see `MixtureInitializer`.
         seed: seed of the folds and of each fit.
+        settling_epochs: see `MixtureSettler`.
 
     Raises:
         InputError: fewer than 2 folds.
@@ -65,6 +66,7 @@ class CrossFit:
         schedule: str = "ema",
         init_params: str = "random_from_data",
         seed: int = 0,
+        settling_epochs: int = 0,
     ) -> None:
         if n_folds is not None and n_folds < 2:
             raise InputError(f"calibration_folds must be at least 2, or off; got {n_folds}.")
@@ -78,6 +80,7 @@ class CrossFit:
         self.schedule = schedule
         self.init_params = init_params
         self.seed = seed
+        self.settling_epochs = settling_epochs
 
     @property
     def is_needed(self) -> bool:
@@ -118,10 +121,12 @@ class CrossFit:
         mixture = copy.deepcopy(self.network.mixture)
         fitted = SimpleNamespace(mixture=mixture)
         sampler = DistributedBatchSampler(embeddings, self.batch_slices, self.seed)
+        data_loader = DataLoader(embeddings, batch_sampler=sampler, collate_fn=embeddings.collate)
+        n_epochs = max(1, self.tracker.best_epoch)
         trainer = OnlineEMTrainer(
             mixture.means.device,
-            max(1, self.tracker.best_epoch),
-            DataLoader(embeddings, batch_sampler=sampler, collate_fn=embeddings.collate),
+            n_epochs,
+            data_loader,
             fitted,  # type: ignore[arg-type]
             self.step_size,
             self.schedule,
@@ -129,4 +134,5 @@ class CrossFit:
         )
         trainer.logger.setLevel(logging.WARNING)
         trainer.run()
+        settle(mixture, data_loader, self.settling_epochs, after=n_epochs)
         return mixture

@@ -10,12 +10,13 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from sklearn.cluster import kmeans_plusplus
+from torch.utils.data import DataLoader
 
 from ..data.acquisition import fitted_acquisition, read_acquisitions
 from ..errors import InputError
 from ..models.network import PatchAnomalyNetwork
 from .embeddings import CachedEmbeddings, EmbeddingDataset
-from .trainer import VALIDATION
+from .trainer import VALIDATION, settle
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +158,64 @@ class BestModelTracker:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from an earlier state."""
         self.history, self._best = list(state["history"]), dict(state["best"])
+
+
+class MixtureSettler:
+    """End a complete fit with passes whose steps decay, see `settle`.
+
+    Args:
+        network: its mixture is fitted.
+        data_loader: batches of embeddings.
+        n_epochs: number of passes; 0 for none.
+
+    Raises:
+        InputError: ``n_epochs`` below 0.
+    """
+
+    def __init__(self, network: PatchAnomalyNetwork, data_loader: DataLoader, n_epochs: int) -> None:
+        if n_epochs < 0:
+            raise InputError(f"settling_epochs must be at least 0; got {n_epochs}.")
+        self.network = network
+        self.data_loader = data_loader
+        self.n_epochs = n_epochs
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, after the handler that restores the best mixture."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Make the passes."""
+        settle(self.network.mixture, self.data_loader, self.n_epochs, after=engine.state.max_epochs)
+
+
+class TailFitter:
+    """Fit the degrees of freedom of Student's t distributions to held-out patches when a fit is complete.
+
+    Args:
+        network: its mixture is fitted; one of Gaussians is left as it is.
+        embeddings: validation set.
+        seed: seed of the draw of patches.
+        n_patches: number of patches to draw, uniformly.
+    """
+
+    def __init__(
+        self, network: PatchAnomalyNetwork, embeddings: CachedEmbeddings, seed: int, n_patches: int = 20000
+    ) -> None:
+        self.network = network
+        self.embeddings = embeddings
+        self.seed = seed
+        self.n_patches = n_patches
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, after the handler that restores the best mixture."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Fit them."""
+        mixture = self.network.mixture
+        if mixture.distribution == "student_t":
+            nu = mixture.fit_degrees_of_freedom(self.embeddings.sample(self.n_patches, self.seed))
+            logger.info(f"{nu:.1f} degrees of freedom, the most likely on the validation normals")
 
 
 class AcquisitionRecorder:

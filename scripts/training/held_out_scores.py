@@ -60,20 +60,20 @@ class HeldOutScores:
         for mixture, embeddings in parts:
             for index in range(idist.get_rank(), embeddings.n_used, idist.get_world_size()):
                 path = Path(self._folder.name, f"{len(self.cases)}.npy")
-                np.save(path, self._scored(mixture, embeddings.case(index)))
-                self.cases.append(ScoredCase(path, embeddings.geometry(index)))
+                geometry = embeddings.geometry(index)
+                grid = network.patch_grid(*geometry.foreground.shape[1:])
+                np.save(path, self._scored(mixture, embeddings.case(index), grid))
+                self.cases.append(ScoredCase(path, geometry))
 
     @torch.no_grad()
-    def _scored(self, mixture: Any, embeddings: np.ndarray) -> np.ndarray:
-        """Score the embeddings ``[s,h*w,D]`` of a case slice by slice."""
-        slices = (torch.from_numpy(np.array(each)).to(mixture.means) for each in embeddings)
-        return np.stack(
-            [
-                np.stack([mixture.anomaly_score(patches, kind).cpu().numpy() for kind in self.kinds])
-                for patches in slices
-            ],
-            axis=1,
-        )
+    def _scored(self, mixture: Any, embeddings: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """Score the embeddings ``[s,h*w,D]`` of a case slice by slice; smooth the scores on the grid of patches."""
+        scores = []
+        for each in embeddings:
+            patches = torch.from_numpy(np.array(each)).to(mixture.means)
+            kinds = torch.stack([mixture.anomaly_score(patches, kind) for kind in self.kinds])
+            scores.append(self.network.smooth(kinds.view(-1, *grid)).flatten(1).cpu().numpy())
+        return np.stack(scores, axis=1)
 
     @functools.cached_property
     def patches(self) -> dict[str, np.ndarray]:

@@ -14,10 +14,12 @@ from monai.utils.enums import CommonKeys as Keys
 from torch.utils.data import DataLoader
 
 from ..errors import InputError
+from ..models.mixture import DirichletProcessMixture
 from ..models.network import PatchAnomalyNetwork
 
 LOG_LIKELIHOOD = "log_likelihood"
 VALIDATION = "validation_log_likelihood"
+N_SETTLED = 5  # batches that the statistics before `settle` weigh as much as: those that a step of 0.2 remembers
 
 
 def step_size_at(schedule: str, rate: float | None, step: int) -> float:
@@ -41,6 +43,38 @@ def step_size_at(schedule: str, rate: float | None, step: int) -> float:
     if not isinstance(rate, int | float) or not 0 < rate <= 1:
         raise InputError(f"step_size must be a number above 0 and at most 1; got {rate!r}.")
     return rate if schedule == "ema" else step**-rate
+
+
+def online_em_step(mixture: DirichletProcessMixture, embeddings: torch.Tensor, step_size: float) -> float:
+    """Make one step of online EM on the embeddings ``[N,D]`` of a batch; several processes add their sums.
+
+    Returns:
+        See `DirichletProcessMixture.m_step`.
+    """
+    sufficient_stats = mixture.e_step(embeddings.to(mixture.means))
+    for value in sufficient_stats.values():
+        idist.all_reduce(value)  # in place; no-op in a single process
+    return mixture.m_step(sufficient_stats, step_size)
+
+
+def settle(mixture: DirichletProcessMixture, data_loader: DataLoader, n_epochs: int, after: int = 0) -> None:
+    """End a fit with passes whose steps decay, so that all batches weigh the same.
+
+    A constant step forgets all but the last batches, and the mixture goes on moving with them. The i-th step here has the
+    size ``1 / (i + N_SETTLED)`` (Cappe & Moulines, 2009, section 3.2).
+
+    Args:
+        mixture: the mixture.
+        data_loader: batches of embeddings ``[N,D]``.
+        n_epochs: number of passes; 0 changes nothing.
+        after: number of the epoch before, for the order of the batches.
+    """
+    step = 0
+    for epoch in range(after + 1, after + n_epochs + 1):
+        data_loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        for batch in data_loader:
+            step += 1
+            online_em_step(mixture, batch, 1 / (step + N_SETTLED))
 
 
 class OnlineEMTrainer(Trainer):
@@ -99,11 +133,8 @@ class OnlineEMTrainer(Trainer):
 
     def _iteration(self, engine: OnlineEMTrainer, batchdata: torch.Tensor) -> list[dict[str, float]]:
         mixture = engine.network.mixture
-        sufficient_stats = mixture.e_step(batchdata.to(mixture.means))
-        for value in sufficient_stats.values():
-            idist.all_reduce(value)  # in place; no-op in a single process
         step_size = step_size_at(self.schedule, self.step_size, int(mixture.n_steps) + 1)
-        log_likelihood = mixture.m_step(sufficient_stats, step_size)
+        log_likelihood = online_em_step(mixture, batchdata, step_size)
         engine.state.output = [{Keys.LOSS: -log_likelihood, LOG_LIKELIHOOD: log_likelihood}]  # as if decollated
         self._log_likelihoods.append(log_likelihood)
         engine.state.metrics = {

@@ -225,6 +225,21 @@ class TestFittedState:
             alone = fitted_network.mixture.anomaly_score(embeddings[b, :, row, column].unsqueeze(0), "euclidean")
             torch.testing.assert_close(scores[b, 0, row, column], alone[0], rtol=1e-4, atol=1e-4)
 
+    def test_smoothing_mixes_neighbouring_patches_alone(self, fitted_network):
+        scores = torch.zeros(1, 1, 9, 7)
+        scores[..., 4, 3] = 1
+        assert torch.equal(fitted_network.smooth(scores), scores)
+        fitted_network.patch_smoothing = 0.5
+        smoothed = fitted_network.smooth(scores)
+        assert smoothed.sum() == pytest.approx(1, abs=1e-3)
+        assert 0.5 < smoothed[0, 0, 4, 3] < 0.7 and smoothed[0, 0, 4, 3] > 5 * smoothed[0, 0, 4, 4] > 0.1
+        torch.testing.assert_close(fitted_network.smooth(torch.full((1, 1, 9, 7), 3.0)), torch.full((1, 1, 9, 7), 3.0))
+        embeddings = fitted_network.embed(images(2, 1, 56, 84))
+        raw = fitted_network.mixture.anomaly_score(embeddings.permute(0, 2, 3, 1).flatten(0, 2), "cosine")
+        expected = fitted_network.smooth(raw.reshape(2, 1, 4, 6))
+        torch.testing.assert_close(fitted_network.patch_scores(embeddings, "cosine"), expected)
+        assert fitted_network.settings()["patch_smoothing"] == 0.5
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_state_dict_restores_the_maps(self, make_network, kind):
         network, given = make_network("cosine"), images(1, 1, 60, 45)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter1d
 
-from scripts.models.resize import cubic_point_weights, cubic_weights, linear_weights, repeat_last
+from scripts.models.resize import cubic_point_weights, cubic_weights, gaussian_weights, linear_weights, repeat_last
 
 SIZES = [(1, 3), (3, 1), (3, 3), (7, 7), (182, 448), (448, 182), (217, 534), (1000, 33), (5, 4)]
 
@@ -19,6 +20,14 @@ def resized(weights, given, n_out):
 
 
 class TestWeights:
+    @pytest.mark.parametrize("sigma", [0.3, 0.5, 2.0])
+    def test_smoothing_equals_scipy_away_from_the_border(self, sigma):
+        given = image(60, 1)[0, 0, :, 0]
+        weights = gaussian_weights(60, sigma, given)
+        torch.testing.assert_close(weights.sum(1), torch.ones_like(given))
+        expected = torch.from_numpy(gaussian_filter1d(given.numpy(), sigma, truncate=10))
+        torch.testing.assert_close((weights @ given)[20:-20], expected[20:-20], rtol=0, atol=1e-6)
+
     @pytest.mark.parametrize(("n_in", "n_out"), SIZES)
     @pytest.mark.parametrize(("weights", "mode"), [(linear_weights, "bilinear"), (cubic_weights, "bicubic")])
     def test_antialiased_equals_interpolate(self, weights, mode, n_in, n_out):

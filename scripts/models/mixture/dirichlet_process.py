@@ -1,4 +1,4 @@
-"""A Dirichlet process mixture of Gaussians, fitted by online EM."""
+"""A Dirichlet process mixture of Gaussians or Student's t distributions, fitted by online EM."""
 
 import math
 
@@ -12,9 +12,12 @@ from .diagonal import DiagonalGaussians, SphericalGaussians
 from .full import FullGaussians
 from .low_rank import LowRankGaussians
 from .stick_breaking import log_stick_weights, update_concentration, update_fractions
+from .student_t import fit_degrees_of_freedom, log_normalizer
 
 SCORE_KINDS = ("cosine", "euclidean", "mahalanobis", "negative_log_likelihood", "subspace")
 COVARIANCE_TYPES = ("full", "diag", "spherical", "low_rank")
+DISTRIBUTIONS = ("gaussian", "student_t")
+DEGREES_OF_FREEDOM = 20.0  # before they are fitted
 MIN_LOG_WEIGHT = math.log(1e-6)  # components of less weight are left out of every score
 ROWS_AT_ONCE = 16384  # bounds the memory of a step: [rows, K] and [rows, D]
 
@@ -33,6 +36,8 @@ class DirichletProcessMixture(nn.Module):
         learn_weight_concentration: whether alpha is fitted.
         reg_covar: added to every variance.
         rank: dimension of each component's subspace if ``covariance_type`` is ``"low_rank"``.
+        distribution: ``"gaussian"``, or ``"student_t"``: likelihoods are those of Student's t distributions with the
+            means and covariances of the Gaussians, see `student_t`. Online EM is that of the Gaussians.
 
     Attributes:
         gaussians: means and covariances of the components.
@@ -40,6 +45,7 @@ class DirichletProcessMixture(nn.Module):
         weight_concentration: alpha, a scalar.
         resp_statistic: running mean responsibilities R ``[K]``.
         n_steps: number of online-EM steps, a scalar.
+        degrees_of_freedom: nu of Student's t distributions, a scalar.
 
     Raises:
         InputError: an argument out of its range.
@@ -54,6 +60,8 @@ class DirichletProcessMixture(nn.Module):
     weight_concentration: torch.Tensor
     resp_statistic: torch.Tensor
     n_steps: torch.Tensor
+    degrees_of_freedom: torch.Tensor
+    log_normalizer: torch.Tensor
 
     def __init__(
         self,
@@ -64,12 +72,15 @@ class DirichletProcessMixture(nn.Module):
         learn_weight_concentration: bool = True,
         reg_covar: float = 1e-6,
         rank: int = 16,
+        distribution: str = "gaussian",
     ) -> None:
         super().__init__()
         if n_components < 1 or n_features < 1:
             raise InputError(f"n_components and n_features must be at least 1; got {n_components} and {n_features}.")
         if covariance_type not in COVARIANCE_TYPES:
             raise InputError(f"covariance_type must be one of {', '.join(COVARIANCE_TYPES)}; got {covariance_type!r}.")
+        if distribution not in DISTRIBUTIONS:
+            raise InputError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}; got {distribution!r}.")
         if weight_concentration <= 0 or reg_covar <= 0:
             raise InputError(
                 f"weight_concentration and reg_covar must be positive; got {weight_concentration} and {reg_covar}."
@@ -82,11 +93,16 @@ class DirichletProcessMixture(nn.Module):
         self.learn_weight_concentration = bool(learn_weight_concentration)
         self.reg_covar = float(reg_covar)
         self.rank = int(rank)
+        self.distribution = distribution
         self.gaussians = self._make_gaussians()
         self.register_buffer("stick_fractions", torch.zeros(self.n_components))
         self.register_buffer("weight_concentration", torch.tensor(self.initial_concentration))
         self.register_buffer("resp_statistic", torch.zeros(self.n_components))
         self.register_buffer("n_steps", torch.tensor(0))
+        is_fitted = distribution == "student_t"
+        self.register_buffer("degrees_of_freedom", torch.tensor(DEGREES_OF_FREEDOM), persistent=is_fitted)
+        normalizer = log_normalizer(DEGREES_OF_FREEDOM, self.n_features)
+        self.register_buffer("log_normalizer", torch.tensor(normalizer), persistent=is_fitted)  # ONNX has no lgamma
 
     @torch.jit.unused
     def _make_gaussians(self) -> Gaussians:
@@ -221,6 +237,24 @@ class DirichletProcessMixture(nn.Module):
         self.n_steps += 1
         return mean_log_likelihood
 
+    @torch.no_grad()
+    def fit_degrees_of_freedom(self, held_out: torch.Tensor) -> float:
+        """Fit the degrees of freedom of Student's t distributions to samples ``[N,D]`` that the fit has not seen.
+
+        Returns:
+            nu, between 1 and 1000; see `student_t.fit_degrees_of_freedom`.
+
+        Raises:
+            InputError: samples of another shape.
+        """
+        x, active = self._samples(held_out), self.active()
+        distances = torch.cat([self.gaussians.squared_mahalanobis(rows, active) for rows in x.split(ROWS_AT_ONCE)])
+        offsets = log_stick_weights(self.stick_fractions)[active] - self.gaussians.log_determinants(active) / 2
+        nu = fit_degrees_of_freedom(distances.cpu().double().numpy(), offsets.cpu().double().numpy(), self.n_features)
+        self.degrees_of_freedom.fill_(nu)
+        self.log_normalizer.fill_(log_normalizer(nu, self.n_features))
+        return nu
+
     def log_weights(self) -> torch.Tensor:
         """Return the log of the normalised component weights, ``[K]``."""
         return F.log_softmax(log_stick_weights(self.stick_fractions), dim=0)
@@ -262,10 +296,18 @@ class DirichletProcessMixture(nn.Module):
         """
         if active is None:
             active = self.active()
-        log_joint = self.gaussians.log_density(x, active) + log_stick_weights(self.stick_fractions)[active]
+        log_joint = self.log_density(x, active) + log_stick_weights(self.stick_fractions)[active]
         highest, most_probable = log_joint.max(1)
         rest = (log_joint - highest.unsqueeze(1)).clamp_(min=-self.log_resp_cutoff).exp_()  # denormal numbers are slow
         return active[most_probable], rest.sum(1).log_().add_(highest)
+
+    def log_density(self, x: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
+        """Compute log densities ``[N,k]`` of samples ``[N,D]`` under components ``[k]``, in nats."""
+        if self.distribution == "gaussian":
+            return self.gaussians.log_density(x, components)
+        nu = self.degrees_of_freedom
+        tails = self.gaussians.squared_mahalanobis(x, components).div_(nu).log1p_().mul_((nu + self.n_features) / -2)
+        return tails.add_(self.log_normalizer - self.gaussians.log_determinants(components) / 2)
 
     def anomaly_score(self, x: torch.Tensor, kind: str, active: torch.Tensor | None = None) -> torch.Tensor:
         """Score how unlike all components each sample is; higher is more anomalous.
