@@ -85,6 +85,10 @@ class Settings(BaseModel, validate_assignment=True):
     spatial_dim: Annotated[int, Field(strict=True, ge=0, le=2)] = Field(
         description="axis across which slices are taken: 2 axial, 1 sagittal, 0 coronal"
     )
+    views: OrOff[ListOf[Annotated[int, Field(strict=True, ge=0, le=2)]]] = Field(
+        description="axes across each of which near isotropic volumes are sliced, such as `[0,1,2]`; the map is the "
+        "mean of theirs; `off` takes `spatial_dim` alone ([cost and gain](how-it-works.md#three-views))"
+    )
     slice_batch_size: Positive = Field(
         description="slices the encoder sees at once, of several cases where one has fewer"
     )

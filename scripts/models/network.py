@@ -1,6 +1,6 @@
 """The network: images to calibrated anomaly maps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,7 @@ class PatchAnomalyNetwork(nn.Module):
         mixture: the model of normal embeddings.
         score: kind of anomaly score, see `DirichletProcessMixture.anomaly_score`.
         target_fpr: share of normal patches that reach the decision threshold.
+        views: axes of volumes across each of which it is fitted on slices; None for one axis, which it does not know.
 
     Attributes:
         acquisition: DICOM series that it was fitted on, see `scripts.data.acquisition.fitted_acquisition`; None if not
@@ -55,6 +56,7 @@ class PatchAnomalyNetwork(nn.Module):
         mixture: DirichletProcessMixture,
         score: str = "cosine",
         target_fpr: float = 0.01,
+        views: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if score not in mixture.score_kinds:
@@ -71,6 +73,7 @@ class PatchAnomalyNetwork(nn.Module):
         self.score_index = SCORE_KINDS.index(score)
         self.target_fpr = float(target_fpr)
         self.image_size = encoder.image_size
+        self.views = sorted(views or ())
         self.acquisition: dict[str, Any] | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -217,6 +220,7 @@ class PatchAnomalyNetwork(nn.Module):
             "n_features": self.mixture.n_features,
             "covariance_type": self.mixture.covariance_type,
             **({"rank": self.mixture.rank} if self.mixture.covariance_type == "low_rank" else {}),
+            **({"views": list(self.views)} if self.views else {}),
         }
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -273,10 +277,10 @@ class PatchAnomalyNetwork(nn.Module):
         if not is_extra_state(state):
             raise InputError(f"The fitted model does not say which settings it was fitted with; {REMEDY}.")
         saved = {"layer_reduction": "concat", "scales": [1.0], **state["settings"]}  # of 0.6 and 0.2.0
-        for name, value in self.settings().items():
+        for name, value in {"views": None, **self.settings()}.items():
             if saved.get(name) != value:
-                fitted = printable(str(saved.get(name)))
+                fitted, own = (printable("off" if each is None else str(each)) for each in (saved.get(name), value))
                 raise InputError(
-                    f"The checkpoint was fitted with {name}={fitted}, this network has {name}={value}; give the "
+                    f"The checkpoint was fitted with {name}={fitted}, this network has {name}={own}; give the "
                     f"same value (as `--{name} {fitted}`) or fit again."
                 )
