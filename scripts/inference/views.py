@@ -53,7 +53,7 @@ def check_near_isotropic(spacing: Sequence[float] | np.ndarray) -> None:
         sides = " x ".join(f"{length:.3g}" for length in spacing)
         raise InputError(
             f"its voxels are {sides} mm; several views need sides that differ by a factor of at most "
-            f"{MAX_ANISOTROPY:g}, so take a model that was fitted with views off, or resample the volume"
+            f"{MAX_ANISOTROPY:g}, so fit and score such volumes with views off, or resample them"
         )
 
 

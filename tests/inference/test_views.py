@@ -155,7 +155,7 @@ class TestLoader:
 class TestRefused:
     @pytest.mark.parametrize("spacing", [(1, 1, 2.1), (0.4, 1, 1), (3, 1, 2)])
     def test_voxels_far_from_cubes(self, spacing):
-        with pytest.raises(InputError, match=r"differ by a factor of at most 2, so take a model .* or resample"):
+        with pytest.raises(InputError, match=r"differ by a factor of at most 2, so fit and score .* or resample"):
             infer(volume(spacing=spacing), views=VIEWS)
         assert infer(volume(spacing=spacing), views=[2]).shape == volume().shape
 

@@ -159,4 +159,4 @@ class TestModel:
         summary = json.loads((tmp_path / "summary.json").read_text())
         assert [entry["case"] for entry in summary["cases"]] == ["a"] and (tmp_path / "report.html").is_file()
         assert "1 x 1 x 4 mm" in summary["failed"]["thick"]
-        assert summary["settings"]["views"] == [2, 1, 0] and summary["cases"][0]["held_out_cases"] == 4
+        assert summary["settings"]["views"] == VIEWS and summary["cases"][0]["held_out_cases"] == 4
