@@ -34,7 +34,7 @@ from .lesions import Lesion, insert_lesions
 from .quality import ROOT, config
 
 VIEWS = {"axial": 2, "coronal": 0, "sagittal": 1}
-FIT_STEP, DENSE_STEP, TEST_STEP = 10, 5, 4
+FIT_STEP, TEST_STEP = 10, 4
 SMALL_MM = 8.0
 LESIONS = [
     Lesion("oedema", 20.0),
@@ -98,8 +98,7 @@ def main() -> None:
     test = heads_in(options.output / "anomalous" / "images", TEST_STEP, options.output / "anomalous" / "labels")
     network = config("train").get_parsed_content("network")
     folder = options.output / "embeddings"
-    embed([*normals, *validation, *test], list(VIEWS.values()), network, folder)
-    embed([head._replace(step=DENSE_STEP) for head in normals], [VIEWS["axial"]], network, folder)
+    embed([*normals, *validation, *test], network, folder)
     halves = {"first half": test[: len(test) // 2], "second half": test[len(test) // 2 :]}
     print("| mixture | map | heads | AP | AP, under 8 mm | AP, larger |", *(f"found at {fpr:.1%} |" for fpr in FPRS))
     for title, mixtures in fits(normals, folder, options):
@@ -132,11 +131,11 @@ def heads_in(folder: Path, step: int, labels: Path | None = None) -> list[Head]:
     return [Head(path.name.removesuffix(".nii.gz"), path, step, labels and labels / path.name) for path in images]
 
 
-def embed(heads: Sequence[Head], axes: Sequence[int], network: PatchAnomalyNetwork, folder: Path) -> None:
-    """Embed the slices across each axis that are not embedded yet: ``[slices, patches, D]``, in half precision."""
+def embed(heads: Sequence[Head], network: PatchAnomalyNetwork, folder: Path) -> None:
+    """Embed the slices of each view that are not embedded yet: ``[slices, patches, D]``, in half precision."""
     folder.mkdir(parents=True, exist_ok=True)
     for head in tqdm(heads, "embedding"):
-        missing = [axis for axis in axes if not embeddings_of(head, axis, folder).exists()]
+        missing = [axis for axis in VIEWS.values() if not embeddings_of(head, axis, folder).exists()]
         if not missing:
             continue
         image = config("train").get_parsed_content("preprocessing")({"image": str(head.image)})["image"]
@@ -163,14 +162,7 @@ def embeddings_of(head: Head, axis: int, folder: Path) -> Path:
 def fits(
     normals: Sequence[Head], folder: Path, options: argparse.Namespace
 ) -> Iterator[tuple[str, dict[int, DirichletProcessMixture]]]:
-    """Fit mixtures on more axial slices, on the slices of all views, and on those of each view.
-
-    Yields:
-        A title and the mixture of each view.
-    """
-    axial = VIEWS["axial"]
-    dense = [head._replace(step=DENSE_STEP) for head in normals]
-    yield f"{FIT_STEP / DENSE_STEP:g} times as many axial slices", {axial: fit(dense, [axial], folder, options)}
+    """Fit mixtures on the slices of all views, then one on those of each; yield the mixture of each view."""
     for n_components in (500, 1500):
         shared = fit(normals, list(VIEWS.values()), folder, options, n_components)
         yield f"one for all views, {n_components} components", dict.fromkeys(VIEWS.values(), shared)
@@ -196,7 +188,7 @@ def fit(
         rank=default["rank"],
         reg_covar=options.reg_covar,
     )
-    settings = [n_components, *axes, normals[0].step, len(normals), options.epochs, options.reg_covar, options.seed]
+    settings = [n_components, *axes, FIT_STEP, len(normals), options.epochs, options.reg_covar, options.seed]
     path = options.output / f"mixture-{'-'.join(map(str, settings))}.pt"
     if path.exists():
         mixture.load_state_dict(torch.load(path, weights_only=True))
@@ -236,10 +228,8 @@ def voxels_of(
 def maps_of(normal: Sequence[Voxels]) -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
     """Yield the maps to compare, as functions of the raw scores ``[3,n]``: single views, and fusions of the three."""
     low, high = np.quantile(np.concatenate([each.scores for each in normal], axis=1), [0.5, 0.99], axis=1)[..., None]
-    for index, name in zip(range(len(low)), VIEWS, strict=False):
+    for index, name in enumerate(VIEWS):
         yield name, lambda scores, index=index: scores[index]  # type: ignore[misc]
-    if len(low) == 1:
-        return
     yield "mean of raw scores", FUSIONS["mean"]
     for name, fuse in FUSIONS.items():
         yield f"{name}, calibrated by view", lambda scores, fuse=fuse: fuse((scores - low) / (high - low))  # type: ignore[misc]
