@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from scripts.inference.measurements import decision
 from scripts.inference.regions import Regions, outlined
@@ -140,10 +139,7 @@ METHODS: dict[str, Callable[[Population, int, argparse.Namespace], Iterator[tupl
 
 def raw_maps(scores: HeldOutScores, row: int) -> list[tuple[np.ndarray, CaseGeometry]]:
     """Return the raw maps of scored cases, for one of their scores."""
-    return [
-        (scores.anomaly_map(torch.from_numpy(np.load(case.scores)[row]), case.geometry), case.geometry)
-        for case in scores.cases
-    ]
+    return [(scores.anomaly_map(case, row), case[0].geometry) for case in scores.cases]
 
 
 def evaluate(maps: Maps, cases: Sequence[Case], options: argparse.Namespace) -> dict[str, dict[str, float]]:

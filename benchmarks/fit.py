@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 from scripts.models.encoder import DINOv2PatchEncoder
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.weights import load_encoder_weights
-from scripts.training.embeddings import CachedEmbeddings
+from scripts.training.embeddings import CachedEmbeddings, CachedView
 from scripts.training.handlers import INIT_PARAMS, initial_means
 from scripts.training.sampler import DistributedBatchSampler
 
@@ -70,7 +70,7 @@ def main() -> None:
 
 def read_embeddings(files: Sequence[Path]) -> CachedEmbeddings:
     """Open the slices in files of a store."""
-    return CachedEmbeddings(files, np.load(files[0], mmap_mode="r").shape[2])
+    return CachedEmbeddings([[CachedView(file)] for file in files], np.load(files[0], mmap_mode="r").shape[2])
 
 
 def epoch_batches(data: CachedEmbeddings, epoch: int, seed: int = 0) -> Iterator[torch.Tensor]:

@@ -181,22 +181,29 @@ def evaluate(data: Population, model: Any, smoothing: Sequence[float]) -> Iterat
     for row, kind in enumerate(model.score_kinds):
         share = share_of_encoder(data, partial(model.anomaly_score, kind=kind))
         for network.patch_smoothing in smoothing:
-            normal, maps = [], []
+            normal = []
             for case in held_out.cases:
-                foreground = case.geometry.patch_foreground(network)
-                normal.append(smoothed(np.load(case.scores)[row], case, network).numpy()[foreground])
+                foreground = case[0].geometry.patch_foreground(network)
+                normal.append(
+                    smoothed(torch.from_numpy(np.load(case[0].scores)[row]), case, network).numpy()[foreground]
+                )
             median, threshold = np.quantile(np.concatenate(normal), [0.5, 0.99])
-            for case in test.cases:
-                scores = (smoothed(np.load(case.scores)[row], case, network) - median) / (threshold - median)
-                maps.append(test.anomaly_map(scores, case.geometry))
+
+            calibrate = partial(calibrated, network=network, median=median, threshold=threshold)
+            maps = [test.anomaly_map(case, row, partial(calibrate, case=case)) for case in test.cases]
             suffix = f", smoothed by {network.patch_smoothing:g}" if network.patch_smoothing else ""
             yield f"{kind}{suffix}", Row(metrics_of(maps, data), n_numbers, share)
 
 
-def smoothed(scores: np.ndarray, case: Any, network: Any) -> torch.Tensor:
-    """Smooth the scores ``[s,h*w]`` of a case on its grid of patches."""
-    grid = network.patch_grid(*case.geometry.foreground.shape[1:])
-    return network.smooth(torch.from_numpy(scores).view(-1, *grid)).flatten(1)
+def calibrated(scores: torch.Tensor, case: Any, network: Any, median: float, threshold: float) -> torch.Tensor:
+    """Smooth the scores ``[s,h*w]`` of a case and calibrate them."""
+    return (smoothed(scores, case, network) - median) / (threshold - median)
+
+
+def smoothed(scores: torch.Tensor, case: Any, network: Any) -> torch.Tensor:
+    """Smooth the scores ``[s,h*w]`` of a case of one view on its grid of patches."""
+    grid = network.patch_grid(*case[0].geometry.foreground.shape[1:])
+    return network.smooth(scores.view(-1, *grid)).flatten(1)
 
 
 def intensities(image: Any, data: Population) -> np.ndarray:

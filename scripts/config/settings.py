@@ -90,6 +90,10 @@ class Settings(BaseModel, validate_assignment=True):
     spatial_dim: Annotated[int, Field(strict=True, ge=0, le=2)] = Field(
         description="axis across which slices are taken: 2 axial, 1 sagittal, 0 coronal"
     )
+    views: OrOff[ListOf[Annotated[int, Field(strict=True, ge=0, le=2)]]] = Field(
+        description="axes across each of which near isotropic volumes are sliced, such as `[0,1,2]`; the map is the "
+        "mean of theirs; `off` takes `spatial_dim` alone ([cost and gain](how-it-works.md#three-views))"
+    )
     slice_batch_size: Positive = Field(
         description="slices the encoder sees at once, of several cases where one has fewer"
     )
@@ -115,7 +119,7 @@ class Settings(BaseModel, validate_assignment=True):
         description="epochs without a better validation log-likelihood after which a fit ends; `off` makes all"
     )
     settling_epochs: Annotated[int, Field(strict=True, ge=0)] = Field(
-        description="epochs after the best one whose steps decay, so that the fit depends less on the order of the slices"
+        description="epochs after the best one whose steps decay; the fit then depends less on the order of the slices"
     )
     batch_slices: Positive = Field(description="slices in a batch")
     step_size: OrOff[Annotated[Number, Field(gt=0, le=1)]] = Field(

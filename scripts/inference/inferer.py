@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.inferers import Inferer
@@ -14,6 +13,25 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..models.encoder import PATCH_SIZE
+from .views import check_near_isotropic, check_views, fuse, spacing_of
+
+
+class Slices(NamedTuple):
+    """The S slices of a case across one axis.
+
+    Attributes:
+        axis: axis of the volume; None for an image, which is its own slice.
+        stack: ``[S,C,h,w]``, a view of the case.
+        nonempty: indices of the slices with contrast, see `nonempty_slices`.
+    """
+
+    axis: int | None
+    stack: torch.Tensor
+    nonempty: torch.Tensor
+
+    def unstack(self, maps: torch.Tensor) -> torch.Tensor:
+        """Put the maps ``[S,1,h,w]`` of the slices together in the shape of the case ``[1,...]``."""
+        return maps.squeeze(0) if self.axis is None else maps.movedim(0, self.axis + 1)
 
 
 class DPMMInferer(Inferer):
@@ -28,13 +46,20 @@ class DPMMInferer(Inferer):
         slice_batch_size: number of slices in a batch.
         slice_step: score every n-th slice of a volume, and the last one; interpolate the rest linearly.
         progress: whether to show a progress bar of the batches.
+        views: axes of a volume across each of which slices are taken; the map is the mean of theirs. They include
+            ``spatial_dim``. None for ``spatial_dim`` alone.
 
     Raises:
         InputError: an argument is out of range.
     """
 
     def __init__(
-        self, spatial_dim: int = 2, slice_batch_size: int = 4, slice_step: int = 1, progress: bool = False
+        self,
+        spatial_dim: int = 2,
+        slice_batch_size: int = 4,
+        slice_step: int = 1,
+        progress: bool = False,
+        views: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if spatial_dim not in (0, 1, 2):
@@ -46,6 +71,7 @@ class DPMMInferer(Inferer):
         self.slice_batch_size = slice_batch_size
         self.slice_step = slice_step
         self.progress = progress
+        self.views = check_views(views, spatial_dim)
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -63,17 +89,46 @@ class DPMMInferer(Inferer):
 
         Raises:
             ValueError: the inputs have another number of dimensions.
-            InputError: the slices are smaller than a patch.
+            InputError: the slices are smaller than a patch, or several views are wanted of voxels far from cubes.
         """
-        stacks = self.slices(inputs)
-        nonempty = [nonempty_slices(stack) for stack in stacks]
-        return self.stack_slices(self.maps(stacks, nonempty, partial(network, *args, **kwargs)), inputs)
+        maps = self.maps([self.cut(each) for each in inputs], lambda slices, _: network(slices, *args, **kwargs))
+        joined = torch.stack(maps) if len(maps) > 1 else maps[0].unsqueeze(0)
+        return convert_to_dst_type(joined, inputs, dtype=torch.float32)[0]
 
-    def slices(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+    def axes(self, image: torch.Tensor) -> list[int]:
+        """Return the axes across which slices are taken.
+
+        Args:
+            image: a case ``[C,H,W]``, which has ``spatial_dim`` alone, or ``[C,H,W,D]``.
+
+        Raises:
+            InputError: several views are wanted of voxels far from cubes.
+        """
+        if image.ndim == 3 or len(self.views) == 1:
+            return [self.spatial_dim]
+        if (spacing := spacing_of(image)) is not None:
+            check_near_isotropic(spacing)
+        return self.views
+
+    def cut(self, image: torch.Tensor) -> list[Slices]:
+        """Cut a case ``[C,H,W]`` or ``[C,H,W,D]`` into slices, for each view.
+
+        Raises:
+            ValueError: the case has another number of dimensions.
+            InputError: see `axes` and `slices`.
+        """
+        cut = []
+        for axis in self.axes(image):
+            (stack,) = self.slices(image.unsqueeze(0), axis)
+            cut.append(Slices(axis if image.ndim == 4 else None, stack, nonempty_slices(stack)))
+        return cut
+
+    def slices(self, inputs: torch.Tensor, axis: int | None = None) -> list[torch.Tensor]:
         """Split a batch of images or volumes into slices.
 
         Args:
             inputs: ``[N,C,H,W]`` or ``[N,C,H,W,D]``.
+            axis: axis of a volume across which slices are taken; None for ``spatial_dim``.
 
         Returns:
             N plain tensors: ``[1,C,H,W]`` for images, ``[S,C,h,w]`` for volumes of S slices; views of the inputs.
@@ -84,13 +139,16 @@ class DPMMInferer(Inferer):
         """
         if inputs.ndim not in (4, 5):
             raise ValueError(f"Inputs must be [N,C,H,W] or [N,C,H,W,D]; got {list(inputs.shape)}.")
+        axis = self.spatial_dim if axis is None else axis
         plain = inputs.as_subclass(torch.Tensor)
-        stacks = plain.movedim(self.spatial_dim + 2, 1) if inputs.ndim == 5 else plain.unsqueeze(1)
+        stacks = plain.movedim(axis + 2, 1) if inputs.ndim == 5 else plain.unsqueeze(1)
         height, width = stacks.shape[3:]
         if min(height, width) < PATCH_SIZE:
+            is_single = len(self.views) == 1
+            remedy = "take slices across another spatial_dim" if is_single else f"leave {axis} out of views"
             raise InputError(
-                f"slices across spatial_dim {self.spatial_dim} have {height} x {width} pixels; expected at least "
-                f"{PATCH_SIZE} x {PATCH_SIZE}, so take slices across another spatial_dim or give a larger image"
+                f"slices across spatial_dim {axis} have {height} x {width} pixels; expected at least "
+                f"{PATCH_SIZE} x {PATCH_SIZE}, so {remedy} or give a larger image"
             )
         return list(stacks)
 
@@ -99,40 +157,40 @@ class DPMMInferer(Inferer):
         return torch.unique(torch.cat([nonempty[:: self.slice_step], nonempty[-1:]]))
 
     def maps(
-        self,
-        stacks: Sequence[torch.Tensor],
-        nonempty: Sequence[torch.Tensor],
-        network: Callable[[torch.Tensor], torch.Tensor],
+        self, cases: Sequence[Sequence[Slices]], network: Callable[[torch.Tensor, int | None], torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Compute the anomaly maps of the slices of several cases, which share batches.
+        """Compute the anomaly maps of several cases, whose slices share batches: means over their views.
 
         Args:
-            stacks: slices ``[S,C,h,w]`` of each case, all of one size.
-            nonempty: indices of the nonempty slices of each case, see `nonempty_slices`.
-            network: ``[B,C,h,w]`` -> ``[B,1,h,w]``; it sees the slices in order.
+            cases: slices of each view of each case, see `cut`; all cases of one size.
+            network: slices ``[B,C,h,w]`` and their axis -> ``[B,1,h,w]``; it sees the slices of a view in order.
 
         Returns:
-            For each case its maps ``[S,1,h,w]``.
+            The map ``[1,...]`` of each case.
         """
-        maps = [stack.new_zeros((len(stack), 1, *stack.shape[2:]), dtype=torch.float32) for stack in stacks]
-        positions = [(case, index) for case, slices in enumerate(nonempty) for index in self.scored(slices).tolist()]
+        return fuse(self._view_maps(view, network) for view in zip(*cases, strict=True))
+
+    def _view_maps(
+        self, cases: Sequence[Slices], network: Callable[[torch.Tensor, int | None], torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Compute the maps ``[1,...]`` of several cases from their slices across one axis."""
+        maps = [
+            case.stack.new_zeros((len(case.stack), 1, *case.stack.shape[2:]), dtype=torch.float32) for case in cases
+        ]
+        positions = [
+            (case, index) for case, slices in enumerate(cases) for index in self.scored(slices.nonempty).tolist()
+        ]
         batches = [
             positions[start : start + self.slice_batch_size]
             for start in range(0, len(positions), self.slice_batch_size)
         ]
         for batch in tqdm(batches, desc="scoring", unit="batch", leave=False, disable=not self.progress):
-            slice_maps = network(torch.stack([stacks[case][index] for case, index in batch]))
+            slice_maps = network(torch.stack([cases[case].stack[index] for case, index in batch]), cases[0].axis)
             for (case, index), slice_map in zip(batch, slice_maps, strict=True):
                 maps[case][index] = slice_map
-        for case_maps, slices in zip(maps, nonempty, strict=True):
-            _interpolate(case_maps, slices.tolist(), self.scored(slices).tolist())
-        return maps
-
-    def stack_slices(self, maps: Sequence[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-        """Stack the maps ``[S,1,h,w]`` of each case of a batch ``[N,C,...]`` to ``[N,1,...]``."""
-        joined = torch.stack(list(maps)) if len(maps) > 1 else maps[0].unsqueeze(0)
-        joined = joined.movedim(1, self.spatial_dim + 2) if inputs.ndim == 5 else joined.squeeze(1)
-        return convert_to_dst_type(joined, inputs, dtype=torch.float32)[0]
+        for case_maps, slices in zip(maps, cases, strict=True):
+            _interpolate(case_maps, slices.nonempty.tolist(), self.scored(slices.nonempty).tolist())
+        return [slices.unstack(case_maps) for case_maps, slices in zip(maps, cases, strict=True)]
 
 
 def nonempty_slices(slices: torch.Tensor) -> torch.Tensor:

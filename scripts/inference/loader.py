@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 from monai.networks.utils import eval_mode
+from monai.utils import convert_to_dst_type
 
 from ..data.cases import sentence
 from ..data.prefetch import prefetch
 from ..errors import InputError
 from ..models.network import PatchOutput
-from .inferer import DPMMInferer, nonempty_slices
+from .inferer import DPMMInferer, Slices
 from .patches import split_by_case
 
 logger = logging.getLogger(__name__)
@@ -26,13 +27,16 @@ class SlicedCase(NamedTuple):
 
     Attributes:
         item: item of the dataset.
-        slices: ``[S,C,h,w]``; empty if the case failed or needs no score.
-        nonempty: indices of the slices with contrast, see `nonempty_slices`.
+        views: slices of each view; none if the case failed or needs no score.
     """
 
     item: dict[str, Any]
-    slices: torch.Tensor
-    nonempty: torch.Tensor
+    views: Sequence[Slices]
+
+    @property
+    def slice_shapes(self) -> list[torch.Size]:
+        """Shape ``[C,h,w]`` of the slices of each view."""
+        return [view.stack.shape[1:] for view in self.views]
 
 
 class AnomalyMapLoader:
@@ -45,7 +49,7 @@ class AnomalyMapLoader:
     Args:
         cases: a dataset such as `CaseDataset`.
         network: ``[B,C,h,w]`` -> ``[B,1,h,w]``; a module or any callable.
-        inferer: takes the slices of a case and stacks their maps.
+        inferer: takes the slices of a case and makes its map of theirs.
         device: device of the network; the cases stay where they are.
         patches: whether to ask the network for the components and likelihoods of the patches, too.
 
@@ -81,8 +85,8 @@ class AnomalyMapLoader:
 
         Yields:
             For each case ``case``, its name; ``image`` ``[C,...]``; ``pred``, its map ``[1,...]``; ``patches``, its
-            `PatchAssignments` or None; ``key``, from the dataset. Items without an ``image`` are passed on unchanged,
-            for example ``case`` and ``error``, a sentence.
+            `PatchAssignments` in the slices across ``spatial_dim``, or None; ``key``, from the dataset. Items without
+            an ``image`` are passed on unchanged, for example ``case`` and ``error``, a sentence.
         """
         self._stopped = False
         scored = (case for group in self._groups() for case in self._score(group))
@@ -99,11 +103,11 @@ class AnomalyMapLoader:
         """Group successive cases of one size that fill a batch together."""
         group: list[SlicedCase] = []
         for case in map(self._sliced, prefetch(self.cases.__getitem__, range(len(self)))):
-            if group and case.slices.shape[1:] != group[0].slices.shape[1:]:
+            if group and case.slice_shapes != group[0].slice_shapes:
                 yield group
                 group = []
             group.append(case)
-            n_slices = sum(len(self.inferer.scored(member.nonempty)) for member in group)
+            n_slices = sum(len(self.inferer.scored(view.nonempty)) for member in group for view in member.views[:1])
             if max(n_slices, len(group)) >= self.inferer.slice_batch_size:
                 yield group
                 group = []
@@ -111,14 +115,12 @@ class AnomalyMapLoader:
             yield group
 
     def _sliced(self, item: dict[str, Any]) -> SlicedCase:
-        unscored = SlicedCase(item, torch.empty(0), torch.empty(0, dtype=torch.long))
         if "image" not in item:
-            return unscored
+            return SlicedCase(item, [])
         try:
-            (slices,) = self.inferer.slices(item["image"].unsqueeze(0))
-            return SlicedCase(item, slices, nonempty_slices(slices))
+            return SlicedCase(item, self.inferer.cut(item["image"]))
         except Exception as error:
-            return unscored._replace(item=_failed(item, error))
+            return SlicedCase(_failed(item, error), [])
 
     def _score(self, group: list[SlicedCase]) -> list[dict[str, Any]]:
         """Score the cases of a group; a case that fails does not affect the others."""
@@ -130,31 +132,36 @@ class AnomalyMapLoader:
             return [scored for case in group for scored in self._score([case])]
 
     def _score_together(self, group: list[SlicedCase]) -> list[dict[str, Any]]:
-        if not len(group[0].slices):  # cases of a group have one size: the others are empty as well
+        if not group[0].views:  # cases of a group have one size: the others are empty as well
             return [case.item for case in group]
         outputs: list[PatchOutput] = []
 
-        def score(images: torch.Tensor) -> torch.Tensor:
+        def score(images: torch.Tensor, axis: int | None) -> torch.Tensor:
             if self._stopped:
                 raise RuntimeError("The run was stopped.")
-            if not self.patches:
+            if not self.patches or not self._is_shown(axis):
                 return self.network(images.to(self.device))
             outputs.append(self.network.score_patches(images.to(self.device)))
             return outputs[-1].anomaly_map
 
         with eval_mode(self.network):
-            maps = self.inferer.maps([case.slices for case in group], [case.nonempty for case in group], score)
-        patches = split_by_case(outputs, [self.inferer.scored(case.nonempty) for case in group])
+            maps = self.inferer.maps([case.views for case in group], score)
+        shown = [view for case in group for view in case.views if self._is_shown(view.axis)]
+        patches = split_by_case(outputs, [self.inferer.scored(view.nonempty) for view in shown])
         return [
             {
                 "case": case.item["case"],
                 "image": case.item["image"],
-                "pred": self.inferer.stack_slices([anomaly_map], case.item["image"].unsqueeze(0))[0],
+                "pred": convert_to_dst_type(anomaly_map, case.item["image"], dtype=torch.float32)[0],
                 "patches": assignments,
                 "key": case.item.get("key"),
             }
             for case, anomaly_map, assignments in zip(group, maps, patches, strict=True)
         ]
+
+    def _is_shown(self, axis: int | None) -> bool:
+        """Return whether slices across an axis are those that reports show."""
+        return axis is None or axis == self.inferer.spatial_dim
 
 
 def _failed(item: dict[str, Any], error: Exception) -> dict[str, Any]:

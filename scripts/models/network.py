@@ -1,6 +1,6 @@
 """The network: images to calibrated anomaly maps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -51,6 +51,7 @@ class PatchAnomalyNetwork(nn.Module):
         target_fpr: share of normal patches that reach the decision threshold.
         patch_smoothing: standard deviation of a Gaussian that smooths the scores of a slice's patches, in patches; 0
             for none.
+        views: axes of volumes across each of which it is fitted on slices; None for one axis, which it does not know.
 
     Attributes:
         acquisition: DICOM series that it was fitted on, see `scripts.data.acquisition.fitted_acquisition`; None if not
@@ -67,6 +68,7 @@ class PatchAnomalyNetwork(nn.Module):
         score: str = "cosine",
         target_fpr: float = 0.01,
         patch_smoothing: float = 0.0,
+        views: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if score not in mixture.score_kinds:
@@ -86,6 +88,7 @@ class PatchAnomalyNetwork(nn.Module):
         self.target_fpr = float(target_fpr)
         self.patch_smoothing = float(patch_smoothing)
         self.image_size = encoder.image_size
+        self.views = sorted(views or ())
         self.acquisition: dict[str, Any] | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -241,6 +244,7 @@ class PatchAnomalyNetwork(nn.Module):
             **({"rank": self.mixture.rank} if self.mixture.covariance_type == "low_rank" else {}),
             "distribution": self.mixture.distribution,
             "patch_smoothing": self.patch_smoothing,
+            **({"views": list(self.views)} if self.views else {}),
         }
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -297,16 +301,19 @@ class PatchAnomalyNetwork(nn.Module):
         if not is_extra_state(state):
             raise InputError(f"The fitted model does not say which settings it was fitted with; {REMEDY}.")
         saved = {**SETTINGS_OF_0_8, **state["settings"]}
-        settings = self.settings()
+        settings = {"views": None, **self.settings()}
         different = [name for name, value in settings.items() if saved.get(name) != value]
         if different:
-            fitted = {name: printable(str(saved.get(name))) for name in different}
+            fitted, own = ({name: _shown(each.get(name)) for name in different} for each in (saved, settings))
             flags = " ".join(f"--{name} {value.replace(' ', '')}" for name, value in fitted.items())
             raise InputError(
-                f"The checkpoint was fitted with {_listed(fitted)}, this network has "
-                f"{_listed({name: settings[name] for name in different})}; give the same values (as `{flags}`) or fit "
-                "again."
+                f"The checkpoint was fitted with {_listed(fitted)}, this network has {_listed(own)}; give the same "
+                f"values (as `{flags}`) or fit again."
             )
+
+
+def _shown(value: Any) -> str:
+    return printable("off" if value is None else str(value))
 
 
 def _listed(settings: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ignite.distributed as idist
 import numpy as np
@@ -23,66 +23,82 @@ from ..digests import tensor_digest
 from ..distributed import gather
 from ..errors import InputError
 from ..inference.inferer import DPMMInferer, nonempty_slices
+from ..inference.views import is_near_isotropic
 from ..models.network import PatchAnomalyNetwork
 from .embedding_cache import EmbeddingCache, file_identity
 from .geometry import CaseGeometry
+
+
+class CachedView(NamedTuple):
+    """Files of the slices of a case across one axis.
+
+    Attributes:
+        embeddings: array ``[slices, patches, D]``, as `EmbeddingCache` writes it; None if it is not there yet.
+        geometry: see `CaseGeometry`; needed for regions only.
+    """
+
+    embeddings: Path | None
+    geometry: Path | None = None
 
 
 class CachedEmbeddings(Dataset):
     """Embeddings of slices, in half precision on disk and read one by one.
 
     Args:
-        files: arrays ``[slices, patches, D]``, one for each case, as `EmbeddingCache` writes them; None if a subclass
-            computes them later.
+        cases: files of the views of each case; None if a subclass computes them later.
         n_features: D.
-        geometries: files of `CaseGeometry` in the same order; needed for regions only.
     """
 
-    def __init__(
-        self, files: Sequence[Path] | None, n_features: int, geometries: Sequence[Path | None] | None = None
-    ) -> None:
-        self._files = None if files is None else list(files)
+    def __init__(self, cases: Sequence[Sequence[CachedView]] | None, n_features: int) -> None:
+        self._cases = None if cases is None else [tuple(views) for views in cases]
         self.n_features = n_features
-        self._geometries = list(geometries or ())
 
     @property
-    def files(self) -> list[Path]:
-        """Files of the embeddings.
+    def used(self) -> list[tuple[CachedView, ...]]:
+        """Views of the cases with embeddings.
 
         Raises:
             RuntimeError: they are not computed yet.
         """
-        if self._files is None:
+        if self._cases is None:
             raise RuntimeError("The embeddings are not computed yet; call compute() first.")
-        return self._files
+        return self._cases
+
+    @property
+    def files(self) -> list[Path]:
+        """Files of the embeddings, of one view after the other."""
+        return [view.embeddings for views in self.used for view in views if view.embeddings]
 
     def select(self, indices: Sequence[int]) -> CachedEmbeddings:
         """Return the embeddings of some of the cases, by their indices."""
-        return CachedEmbeddings(
-            [self.files[index] for index in indices], self.n_features, [self._geometries[index] for index in indices]
-        )
+        return CachedEmbeddings([self.used[index] for index in indices], self.n_features)
 
     def __add__(self, other: CachedEmbeddings) -> CachedEmbeddings:
         """Return the embeddings of the cases of both."""
-        return CachedEmbeddings([*self.files, *other.files], self.n_features, [*self._geometries, *other._geometries])
+        return CachedEmbeddings([*self.used, *other.used], self.n_features)
 
     @property
     def n_used(self) -> int:
         """Number of cases with embeddings."""
-        return len(self.files)
+        return len(self.used)
 
-    def case(self, index: int) -> np.ndarray:
-        """Open the embeddings of a case ``[slices, patches, D]``, in half precision."""
-        embeddings: np.ndarray = np.load(self.files[index], mmap_mode="r")
+    def n_views(self, index: int) -> int:
+        """Return the number of views of a case."""
+        return len(self.used[index])
+
+    def case(self, index: int, view: int = 0) -> np.ndarray:
+        """Open the embeddings of a view of a case ``[slices, patches, D]``, in half precision."""
+        path = self.used[index][view].embeddings
+        embeddings: np.ndarray = np.load(str(path), mmap_mode="r")
         return embeddings
 
-    def geometry(self, index: int) -> CaseGeometry:
-        """Read the geometry of a case.
+    def geometry(self, index: int, view: int = 0) -> CaseGeometry:
+        """Read the geometry of a view of a case.
 
         Raises:
             RuntimeError: it is not known.
         """
-        path = self._geometries[index] if self._geometries else None
+        path = self.used[index][view].geometry
         if path is None:
             raise RuntimeError("The geometry of these embeddings is not known; compute them from their images.")
         return CaseGeometry.load(path)
@@ -136,7 +152,7 @@ class CachedEmbeddings(Dataset):
 
 
 class EmbeddingDataset(CachedEmbeddings):
-    """Embeddings of every non-empty slice, in half precision on disk.
+    """Embeddings of every non-empty slice of each view, in half precision on disk.
 
     The encoder is frozen, so a fit of many epochs needs each embedding only once. `compute` fills the dataset; before
     it, the length and the counts raise a `RuntimeError`.
@@ -190,20 +206,20 @@ class EmbeddingDataset(CachedEmbeddings):
             InputError: not a single case could be embedded, the cache is full, or several processes have no cache in
                 common.
         """
-        if self._files is not None:
+        if self._cases is not None:
             return self
         is_shared = self.cache is not None
         self.cache = cache = self.cache or EmbeddingCache()
         self.network.to(self.device)
         keys = _cache_keys(self.cases, self.network, self.inferer, cache)
-        files = [None if key is None else cache.get(key) for key in keys]
-        geometries = [None if key is None else cache.get_geometry(key) for key in keys]
-        self.identity = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
-        self.n_found = len(files) - files.count(None)
-        if idist.get_world_size() > 1 and (not is_shared or None in keys):
+        views = [self._found(of_case, cache) for of_case in keys]
+        flat = [key for of_case in keys for key in of_case.values()]
+        self.identity = hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
+        self.n_found = sum(all(view.embeddings for view in case.values()) for case in views)
+        if idist.get_world_size() > 1 and (not is_shared or None in flat):
             raise InputError("Several processes need a folder that all of them see: give embedding_store.")
         idist.barrier()  # every process has read the cache before one writes
-        missing = [index for index, pair in enumerate(zip(files, geometries, strict=True)) if None in pair]
+        missing = [index for index, case in enumerate(views) if not _is_complete(case)]
         missing = missing[idist.get_rank() :: idist.get_world_size()]
         begin = time.perf_counter()
         loaded = zip(missing, prefetch(self.cases.__getitem__, missing, n_threads=2), strict=True)
@@ -212,26 +228,22 @@ class EmbeddingDataset(CachedEmbeddings):
             try:
                 if "error" in case:
                     raise InputError(case["error"])
-                geometry = CaseGeometry.of(case["image"], self.inferer)
-                embeddings = None if files[index] else np.concatenate(list(self._embed(case["image"])))
+                views[index] = {
+                    axis: self._view(case["image"], axis, keys[index][axis] or [id(self), index, axis], cache)
+                    for axis in self.inferer.axes(case["image"])
+                }
             except ValueError as error:
                 self.failed[case.get("case", str(index))] = str(error)
-                files[index] = None
-            else:
-                key = keys[index] or [id(self), index]
-                geometries[index] = cache.put_geometry(key, geometry)
-                if embeddings is not None:
-                    files[index] = cache.put(key, embeddings)
+                views[index] = {}
         if idist.get_world_size() > 1:
             self.failed = dict(gather(list(self.failed.items())))
-            files = [cache.get(key) for key in keys]
-            geometries = [cache.get_geometry(key) for key in keys]
+            views = [self._found(of_case, cache) for of_case in keys]
         self.seconds = time.perf_counter() - begin
-        if not any(files):
+        self._cases = [tuple(case.values()) for case in views if _is_complete(case)]
+        if not self._cases:
+            self._cases = None
             reasons = "; ".join(f"{case}: {reason}" for case, reason in self.failed.items())
             raise InputError(f"None of {self.n_cases} normal cases could be used. {reasons}")
-        self._geometries = [path for file, path in zip(files, geometries, strict=True) if file is not None]
-        self._files = [file for file in files if file is not None]
         return self
 
     def counts(self) -> dict[str, float]:
@@ -245,10 +257,31 @@ class EmbeddingDataset(CachedEmbeddings):
             "embedding_seconds": round(self.seconds, 3),
         }
 
+    def _found(self, keys: Mapping[int, Any], cache: EmbeddingCache) -> dict[int, CachedView]:
+        """Find the views of a case in the cache by their keys; all of a volume that is refused are missing."""
+        missing = CachedView(None)
+        found = {
+            axis: missing if key is None else CachedView(cache.get(key), cache.get_geometry(key))
+            for axis, key in keys.items()
+        }
+        shown = found[self.inferer.spatial_dim]
+        if len(found) == 1 or shown.geometry is None:
+            return found
+        spacing = CaseGeometry.load(shown.geometry).spacing
+        if spacing is None:  # an image has one view
+            return {self.inferer.spatial_dim: shown}
+        return found if is_near_isotropic(spacing) else dict.fromkeys(found, missing)
+
+    def _view(self, image: torch.Tensor, axis: int, key: Any, cache: EmbeddingCache) -> CachedView:
+        """Embed the slices of an image across an axis unless they are in the cache, and write their geometry."""
+        (slices,) = self.inferer.slices(image.unsqueeze(0), axis)
+        geometry = CaseGeometry.of(image, self.inferer, axis)
+        embeddings = cache.get(key) or cache.put(key, np.concatenate(list(self._embed(slices))))
+        return CachedView(embeddings, cache.put_geometry(key, geometry))
+
     @torch.no_grad()
-    def _embed(self, image: torch.Tensor) -> Iterator[np.ndarray]:
-        """Embed the non-empty slices of an image, in batches ``[B, h*w, D]``."""
-        (slices,) = self.inferer.slices(image.unsqueeze(0))
+    def _embed(self, slices: torch.Tensor) -> Iterator[np.ndarray]:
+        """Embed the non-empty slices ``[S,C,h,w]`` of an image, in batches ``[B, h*w, D]``."""
         nonempty = nonempty_slices(slices)
         if not len(nonempty):
             raise InputError("every slice has a single grey value; expected slices with some contrast")
@@ -257,13 +290,17 @@ class EmbeddingDataset(CachedEmbeddings):
             yield embeddings.flatten(2).transpose(1, 2).half().cpu().numpy()
 
 
+def _is_complete(views: Mapping[int, CachedView]) -> bool:
+    return bool(views) and all(view.embeddings and view.geometry for view in views.values())
+
+
 def _cache_keys(
     cases: Sequence[dict[str, Any]], network: PatchAnomalyNetwork, inferer: DPMMInferer, cache: EmbeddingCache
-) -> list[Any]:
-    """Collect all that the embeddings of each case depend on; None for cases that are not files."""
+) -> list[dict[int, Any]]:
+    """Collect all that the embeddings of each case depend on, by axis of its slices; None for cases not in files."""
     data = getattr(cases, "data", None)
     if data is None:
-        return [None] * len(cases)
+        return [dict.fromkeys(inferer.views)] * len(cases)
     encoder = network.encoder
     common = {
         "weights": encoder.weights_digest or tensor_digest(encoder.state_dict()),
@@ -271,14 +308,14 @@ def _cache_keys(
             *(encoder.name, encoder.layers, encoder.image_size, encoder.scales),
             *([encoder.layer_reduction] if encoder.layer_reduction != "concat" else []),  # the only one of 0.6
         ],
-        "spatial_dim": inferer.spatial_dim,
         "preprocessing": cache.preprocessing,
     }
-    keys: list[Any] = []
+    keys: list[dict[int, Any]] = []
     for case in data:
         path = case.get("image")
         is_file = isinstance(path, str) and Path(path).exists()
-        keys.append({**common, "file": file_identity(path)} if is_file else None)
+        known = {**common, "file": file_identity(path)} if is_file else None
+        keys.append({axis: known and {**known, "spatial_dim": axis} for axis in inferer.views})
     return keys
 
 

@@ -35,16 +35,26 @@ class CaseGeometry(NamedTuple):
     spacing: np.ndarray | None
 
     @classmethod
-    def of(cls, image: torch.Tensor, inferer: DPMMInferer) -> CaseGeometry:
-        """Take the geometry of an image ``[C,H,W]`` or a volume ``[C,H,W,D]`` with an affine."""
-        (slices,) = inferer.slices(image.unsqueeze(0))
+    def of(cls, image: torch.Tensor, inferer: DPMMInferer, axis: int | None = None) -> CaseGeometry:
+        """Take the geometry of a case.
+
+        Args:
+            image: an image ``[C,H,W]`` or a volume ``[C,H,W,D]`` with an affine.
+            inferer: cuts a volume into slices.
+            axis: axis of a volume across which slices are taken; None for the inferer's ``spatial_dim``.
+
+        Returns:
+            The geometry.
+        """
+        axis = inferer.spatial_dim if axis is None else axis
+        (slices,) = inferer.slices(image.unsqueeze(0), axis)
         foreground = torch.from_numpy(foreground_mask(image.cpu().numpy()))[None, None]
-        (masks,) = inferer.slices(foreground)
+        (masks,) = inferer.slices(foreground, axis)
         voxel_size, spacing = 1.0, None
         if image.ndim == 4:
             affine = np.asarray(image.affine, dtype=float) if isinstance(image, MetaTensor) else np.eye(4)
-            others = [axis for axis in range(3) if axis != inferer.spatial_dim]
-            voxel_size, spacing = voxel_mm3(affine), nib.affines.voxel_sizes(affine)[[inferer.spatial_dim, *others]]
+            others = [other for other in range(3) if other != axis]
+            voxel_size, spacing = voxel_mm3(affine), nib.affines.voxel_sizes(affine)[[axis, *others]]
         return cls(masks[:, 0].numpy(), nonempty_slices(slices).cpu().numpy(), voxel_size, spacing)
 
     def save(self, file: BinaryIO) -> None:

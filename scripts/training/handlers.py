@@ -185,7 +185,7 @@ class MixtureSettler:
 
     def __call__(self, engine: Engine) -> None:
         """Make the passes."""
-        settle(self.network.mixture, self.data_loader, self.n_epochs, after=engine.state.max_epochs)
+        settle(self.network.mixture, self.data_loader, self.n_epochs, after=engine.state.max_epochs or 0)
 
 
 class TailFitter:

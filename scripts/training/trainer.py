@@ -60,8 +60,8 @@ def online_em_step(mixture: DirichletProcessMixture, embeddings: torch.Tensor, s
 def settle(mixture: DirichletProcessMixture, data_loader: DataLoader, n_epochs: int, after: int = 0) -> None:
     """End a fit with passes whose steps decay, so that all batches weigh the same.
 
-    A constant step forgets all but the last batches, and the mixture goes on moving with them. The i-th step here has the
-    size ``1 / (i + N_SETTLED)`` (Cappe & Moulines, 2009, section 3.2).
+    A constant step forgets all but the last batches, and the mixture goes on moving with them. The i-th step here has
+    the size ``1 / (i + N_SETTLED)`` (Cappe & Moulines, 2009, section 3.2).
 
     Args:
         mixture: the mixture.

@@ -50,10 +50,13 @@ class HeldOut:
         self.n_used = len(n_slices)
         self.cases = [patches(16 * n, seed).half().view(n, 16, 32) for seed, n in enumerate(n_slices, start=10)]
 
-    def case(self, index):
+    def n_views(self, index):
+        return 1
+
+    def case(self, index, view=0):
         return self.cases[index].numpy()
 
-    def geometry(self, index):
+    def geometry(self, index, view=0):
         n_slices = len(self.cases[index])
         return CaseGeometry(np.ones((n_slices, 56, 56), bool), np.arange(n_slices), 1.0, None)
 
