@@ -13,7 +13,7 @@ from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..models.encoder import PATCH_SIZE
+from ..models.network import MIN_SIDE
 
 
 class DPMMInferer(Inferer):
@@ -63,7 +63,7 @@ class DPMMInferer(Inferer):
 
         Raises:
             ValueError: the inputs have another number of dimensions.
-            InputError: the slices are smaller than a patch.
+            InputError: the slices are too small.
         """
         stacks = self.slices(inputs)
         nonempty = [nonempty_slices(stack) for stack in stacks]
@@ -80,17 +80,17 @@ class DPMMInferer(Inferer):
 
         Raises:
             ValueError: the inputs have another number of dimensions.
-            InputError: the slices are smaller than a patch.
+            InputError: the slices are too small.
         """
         if inputs.ndim not in (4, 5):
             raise ValueError(f"Inputs must be [N,C,H,W] or [N,C,H,W,D]; got {list(inputs.shape)}.")
         plain = inputs.as_subclass(torch.Tensor)
         stacks = plain.movedim(self.spatial_dim + 2, 1) if inputs.ndim == 5 else plain.unsqueeze(1)
         height, width = stacks.shape[3:]
-        if min(height, width) < PATCH_SIZE:
+        if min(height, width) < MIN_SIDE:
             raise InputError(
                 f"slices across spatial_dim {self.spatial_dim} have {height} x {width} pixels; expected at least "
-                f"{PATCH_SIZE} x {PATCH_SIZE}, so take slices across another spatial_dim or give a larger image"
+                f"{MIN_SIDE} x {MIN_SIDE}, so take slices across another spatial_dim or give a larger image"
             )
         return list(stacks)
 

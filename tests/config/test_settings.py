@@ -113,7 +113,8 @@ class TestDescription:
             "precision": PRECISIONS,
         }
         for name, choices in known.items():
-            assert set(PROPERTIES[name]["enum"]) == set(choices), name
+            schema = PROPERTIES[name]
+            assert set(schema.get("anyOf", [schema])[0]["enum"]) == set(choices), name
 
     def test_settings_have_meaning_and_expected_value(self):
         for name, field in Settings.model_fields.items():
