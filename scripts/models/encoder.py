@@ -222,9 +222,8 @@ class PatchEncoder(nn.Module):
         if len(tokens) == 0:
             return patches
         prefix = torch.cat(tokens, dim=1)
-        if self.vit.pos_embed is not None:
-            if self.n_prefix_positions > 0:
-                prefix = prefix + self.vit.pos_embed[:, : self.n_prefix_positions]
+        if self.vit.pos_embed is not None and self.n_prefix_positions > 0:
+            prefix = prefix + self.vit.pos_embed[:, : self.n_prefix_positions]
         return torch.cat([prefix.expand(patches.shape[0], -1, -1), patches], dim=1)
 
     def _resample(self, positions: torch.Tensor, h: int, w: int) -> torch.Tensor:
