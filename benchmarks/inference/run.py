@@ -142,8 +142,8 @@ def measure(
 
 def flop_per_slice(encoder: Any, image: torch.Tensor) -> int:
     """Count the floating-point operations of the matrix products for an image ``[1,3,H,W]``, in the blocks in use."""
-    n, d = 1 + image.shape[2:].numel() // 14**2, encoder.n_features // len(encoder.layers)
-    return (1 + max(encoder.layers)) * (24 * n * d**2 + 4 * n**2 * d) + 2 * n * 3 * 14**2 * d
+    n, d = 1 + image.shape[2:].numel() // encoder.patch_size**2, encoder.n_features // len(encoder.layers)
+    return (1 + max(encoder.layers)) * (24 * n * d**2 + 4 * n**2 * d) + 2 * n * 3 * encoder.patch_size**2 * d
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ FORMATS = {
     "path": "a path",
     "pattern": "a pattern of file names such as 'FLAIR*'",
     "device": "a device such as cpu or cuda:0",
+    "timm": "timm:NAME with a vision transformer of timm",
 }
 
 
@@ -41,25 +42,33 @@ class Settings(BaseModel, validate_assignment=True):
         description='which file names to take, such as `"FLAIR*"` or, with the folder above, `"img/*"`'
     )
 
-    encoder_name: Literal[
-        "dinov2_vits14",
-        "dinov2_vits14_reg",
-        "dinov2_vitb14",
-        "dinov2_vitb14_reg",
-        "dinov2_vitl14",
-        "dinov2_vitl14_reg",
-        "dinov2_vitg14",
-        "dinov2_vitg14_reg",
-    ] = Field(description="DINOv2 of this size, with or without register tokens")
-    layers: ListOf[Integer] = Field(
+    encoder_name: (
+        Literal[
+            "dinov2_vits14",
+            "dinov2_vits14_reg",
+            "dinov2_vitb14",
+            "dinov2_vitb14_reg",
+            "dinov2_vitl14",
+            "dinov2_vitl14_reg",
+            "dinov2_vitg14",
+            "dinov2_vitg14_reg",
+            "rad_dino",
+        ]
+        | Annotated[str, Field(pattern=r"^timm:[\w.]+$", json_schema_extra={"format": "timm"})]
+    ) = Field(
+        description="DINOv2 of this size, with or without register tokens; RAD-DINO for chest X-rays; or a vision "
+        "transformer of timm, such as `timm:vit_small_patch16_dinov3` ([weights](../models/README.md))"
+    )
+    layers: ListOf[Integer | Annotated[Number, Field(gt=0, lt=1)]] = Field(
         description="blocks of the encoder whose tokens are used, from 0; -1 is the last, the paper's "
-        "([why these](benchmarks/quality.md))"
+        "([why these](benchmarks/quality.md)); or shares of the depth, such as 0.75"
     )
     layer_reduction: Literal["mean", "concat"] = Field(
         description="how the tokens of several blocks become one embedding; of a single block it has no effect"
     )
-    image_size: Annotated[int, Field(strict=True, gt=0, multiple_of=14)] = Field(
-        description="length in pixels to which a slice's smaller edge is resized"
+    image_size: Positive = Field(
+        description="length in pixels to which a slice's smaller edge is resized, a multiple of the encoder's patch "
+        "size: 14 of DINOv2 and RAD-DINO, 16 of DINOv3"
     )
     scales: ListOf[Annotated[Number, Field(ge=0.01)]] = Field(
         description="sizes at which the encoder sees a slice, as shares of `image_size`; `[1.0,0.75]` finds a little "

@@ -12,7 +12,7 @@ from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..models.encoder import PATCH_SIZE
+from ..models.network import MIN_SIDE
 from .views import check_near_isotropic, check_views, fuse, spacing_of
 
 
@@ -89,7 +89,7 @@ class DPMMInferer(Inferer):
 
         Raises:
             ValueError: the inputs have another number of dimensions.
-            InputError: the slices are smaller than a patch, or several views are wanted of voxels far from cubes.
+            InputError: the slices are too small, or several views are wanted of voxels far from cubes.
         """
         maps = self.maps([self.cut(each) for each in inputs], lambda slices, _: network(slices, *args, **kwargs))
         joined = torch.stack(maps) if len(maps) > 1 else maps[0].unsqueeze(0)
@@ -135,7 +135,7 @@ class DPMMInferer(Inferer):
 
         Raises:
             ValueError: the inputs have another number of dimensions.
-            InputError: the slices are smaller than a patch.
+            InputError: the slices are too small.
         """
         if inputs.ndim not in (4, 5):
             raise ValueError(f"Inputs must be [N,C,H,W] or [N,C,H,W,D]; got {list(inputs.shape)}.")
@@ -143,12 +143,12 @@ class DPMMInferer(Inferer):
         plain = inputs.as_subclass(torch.Tensor)
         stacks = plain.movedim(axis + 2, 1) if inputs.ndim == 5 else plain.unsqueeze(1)
         height, width = stacks.shape[3:]
-        if min(height, width) < PATCH_SIZE:
+        if min(height, width) < MIN_SIDE:
             is_single = len(self.views) == 1
             remedy = "take slices across another spatial_dim" if is_single else f"leave {axis} out of views"
             raise InputError(
                 f"slices across spatial_dim {axis} have {height} x {width} pixels; expected at least "
-                f"{PATCH_SIZE} x {PATCH_SIZE}, so {remedy} or give a larger image"
+                f"{MIN_SIDE} x {MIN_SIDE}, so {remedy} or give a larger image"
             )
         return list(stacks)
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..models.encoder import PATCH_SIZE
 from ..models.mixture import SCORE_KINDS
 from ..models.network import PatchAnomalyNetwork, PatchOutput
 from .visualization import SliceView
@@ -70,7 +69,7 @@ class CasePatches:
             assignments.slices.numpy(),
             assignments.components.reshape(shape).numpy(),
             rarity.reshape(shape).numpy(),
-            *map(_patch_of_pixel, (height, width), resized),
+            *(_patch_of_pixel(*sizes, network.patch_size) for sizes in zip((height, width), resized, strict=True)),
         )
 
     def on_foreground(self, foreground: np.ndarray) -> np.ndarray:
@@ -104,6 +103,6 @@ def split_by_case(
     return [PatchAssignments(*parts) for parts in zip(slices, components, log_likelihood, strict=True)]
 
 
-def _patch_of_pixel(n_pixels: int, n_resized: int) -> np.ndarray:
+def _patch_of_pixel(n_pixels: int, n_resized: int, patch_size: int) -> np.ndarray:
     """Find the patch ``[n_pixels]`` that holds the centre of each pixel, along one axis."""
-    return ((np.arange(n_pixels) + 0.5) * n_resized / n_pixels / PATCH_SIZE).astype(int)
+    return ((np.arange(n_pixels) + 0.5) * n_resized / n_pixels / patch_size).astype(int)

@@ -4,6 +4,7 @@ from .checkpoint import load_detection_limits, load_network
 from .encoder import DINOv2PatchEncoder
 from .mixture import DirichletProcessMixture
 from .network import PatchAnomalyNetwork
+from .timm_encoder import make_encoder
 from .weights import load_encoder_weights
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "load_detection_limits",
     "load_encoder_weights",
     "load_network",
+    "make_encoder",
 ]

@@ -196,6 +196,7 @@ def is_extra_state(value: Any) -> bool:
         and all(isinstance(name, str) and is_plain(setting) for name, setting in value["settings"].items())
         and isinstance(value.get("weights_digest"), str)
         and isinstance(value.get("digest", ""), str)
+        and isinstance(value.get("encoder_licence", ""), str)
         and ("acquisition" not in value or is_fitted_acquisition(value["acquisition"]))
     )
 

@@ -8,8 +8,9 @@ from torch import nn
 
 from ..errors import InputError, printable
 from .calibration import ScoreCalibration, check_target_fpr, normalize_scores
-from .encoder import DINOv2PatchEncoder
+from .encoder import PatchEncoder
 from .fitted_state import REMEDY, check_fitted, encoder_digest, fitted_digest, is_extra_state
+from .licences import licence_of
 from .mixture import SCORE_KINDS, DirichletProcessMixture
 from .resize import gaussian_weights, linear_weights, repeat_last
 
@@ -21,6 +22,8 @@ SETTINGS_OF_0_8 = {
     "distribution": "gaussian",
     "patch_smoothing": 0.0,
 }
+
+MIN_SIDE = 14  # pixels; smaller images hold nothing to judge
 
 
 class PatchOutput(NamedTuple):
@@ -63,7 +66,7 @@ class PatchAnomalyNetwork(nn.Module):
 
     def __init__(
         self,
-        encoder: DINOv2PatchEncoder,
+        encoder: PatchEncoder,
         mixture: DirichletProcessMixture,
         score: str = "cosine",
         target_fpr: float = 0.01,
@@ -89,6 +92,8 @@ class PatchAnomalyNetwork(nn.Module):
         self.patch_smoothing = float(patch_smoothing)
         self.image_size = encoder.image_size
         self.views = sorted(views or ())
+        self.patch_size = encoder.patch_size
+        self.min_side = MIN_SIDE
         self.acquisition: dict[str, Any] | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -162,20 +167,22 @@ class PatchAnomalyNetwork(nn.Module):
             ``[B,D,h,w]`` on the patch grid of the resized and padded image.
 
         Raises:
-            ValueError: another number of channels, or an image smaller than one patch.
+            ValueError: another number of channels, or a side of less than 14 pixels.
         """
         if images.dim() != 4 or (images.shape[1] != 1 and images.shape[1] != 3):
             raise ValueError(f"Images must be of shape [B, 1 or 3, H, W]; got {list(images.shape)}.")
-        if images.shape[2] < 14 or images.shape[3] < 14:
-            raise ValueError(f"Images must have at least 14 x 14 pixels; got {list(images.shape[2:])}.")
+        if images.shape[2] < self.min_side or images.shape[3] < self.min_side:
+            raise ValueError(
+                f"Images must have at least {self.min_side} x {self.min_side} pixels; got {list(images.shape[2:])}."
+            )
         return self.encoder(self.to_patches(images))
 
     def to_patches(self, images: torch.Tensor) -> torch.Tensor:
-        """Resize images ``[B,C,H,W]``, repeat the border to whole patches, and make them RGB ``[B,3,14h,14w]``."""
+        """Resize images ``[B,C,H,W]``, repeat the border to whole patches, and make them RGB ``[B,3,p*h,p*w]``."""
         channels, height, width = images.shape[1], images.shape[2], images.shape[3]
         resized = self.resized(height, width)
-        rows = repeat_last(linear_weights(height, resized[0], images), 14)
-        columns = repeat_last(linear_weights(width, resized[1], images), 14)
+        rows = repeat_last(linear_weights(height, resized[0], images), self.patch_size)
+        columns = repeat_last(linear_weights(width, resized[1], images), self.patch_size)
         colours = linear_weights(channels, 3, images)  # repeats one channel, keeps three
         return (colours @ (rows @ images @ columns.T).flatten(2)).unflatten(2, (rows.shape[0], columns.shape[0]))
 
@@ -208,14 +215,15 @@ class PatchAnomalyNetwork(nn.Module):
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the rows and columns of patches of a slice, after resizing and padding to whole patches."""
         resized = self.resized(height, width)
-        return -(-resized[0] // 14), -(-resized[1] // 14)
+        return -(-resized[0] // self.patch_size), -(-resized[1] // self.patch_size)
 
     def to_pixels(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Upsample patch scores ``[B,1,h,w]`` to the input size ``[B,1,H,W]`` and crop the padding."""
         h, w = scores.shape[2], scores.shape[3]
         resized = self.resized(height, width)
-        rows = linear_weights(resized[0], height, scores) @ linear_weights(h, h * 14, scores)[: resized[0]]
-        columns = linear_weights(resized[1], width, scores) @ linear_weights(w, w * 14, scores)[: resized[1]]
+        p = self.patch_size
+        rows = linear_weights(resized[0], height, scores) @ linear_weights(h, h * p, scores)[: resized[0]]
+        columns = linear_weights(resized[1], width, scores) @ linear_weights(w, w * p, scores)[: resized[1]]
         return rows @ scores @ columns.T
 
     def __prepare_scriptable__(self) -> "PatchAnomalyNetwork":
@@ -248,11 +256,12 @@ class PatchAnomalyNetwork(nn.Module):
         }
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return settings, acquisition and digests of the encoder weights and all fitted state, to be saved."""
+        """Return settings, licence, acquisition and digests of encoder weights and all fitted state, to be saved."""
         tensors, settings, claimed = self._tensors(), self.settings(), self.encoder.weights_digest
         digest = fitted_digest(tensors, encoder_digest(tensors), settings, claimed, self.acquisition)
         known = {} if self.acquisition is None else {"acquisition": self.acquisition}
-        return {"settings": settings, "weights_digest": claimed, "digest": digest, **known}
+        licence = str(licence_of(self.encoder.name))
+        return {"settings": settings, "weights_digest": claimed, "digest": digest, "encoder_licence": licence, **known}
 
     def set_extra_state(self, state: Any) -> None:
         """Set a saved state that `load_state_dict` has checked.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from .licences import licence_of
 from .network import PatchAnomalyNetwork
 
 NOTE = "Not a medical device: for research, not for diagnosis."
@@ -24,6 +25,7 @@ def provenance(network: PatchAnomalyNetwork, settings: Mapping[str, Any]) -> dic
     is_known = hasattr(network, "settings")  # an exported file does not describe itself
     return {
         "settings": {**settings, **(network.settings() if is_known else {})},
+        "encoder_licence": str(licence_of(network.encoder.name)) if is_known else None,
         "encoder_weights_digest": network.encoder.weights_digest if is_known else None,
         "encoder_runs_in": network.encoder.backend_name if is_known else None,
         "versions": versions(),

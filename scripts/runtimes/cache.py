@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from ..files import atomic_write, file_sha256
-from ..models.encoder import DINOv2PatchEncoder
+from ..models.encoder import PatchEncoder
 from .encoder import export_blocks
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class RuntimeCache:
         """Whether the int8 blocks and their decision thresholds exist."""
         return self.quantized.is_file() and self.thresholds.is_file()
 
-    def blocks(self, encoder: DINOv2PatchEncoder) -> Path:
+    def blocks(self, encoder: PatchEncoder) -> Path:
         """Return the ONNX file of the blocks, exported if it is missing.
 
         Args:

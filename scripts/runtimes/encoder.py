@@ -13,29 +13,29 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..models.encoder import DINOv2PatchEncoder
+from ..models.encoder import PatchEncoder
 
 INSTALL = "`pip install -r requirements-fast.txt`"
 
 
 class EncoderBlocks(nn.Module):
-    """`DINOv2PatchEncoder.block_tokens` as a module, for exporters.
+    """`PatchEncoder.block_tokens` as a module, for exporters.
 
     Args:
         encoder: the encoder with the blocks.
     """
 
-    def __init__(self, encoder: DINOv2PatchEncoder) -> None:
+    def __init__(self, encoder: PatchEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, images: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
-        """Compute patch tokens, see `DINOv2PatchEncoder.block_tokens`."""
+        """Compute patch tokens, see `PatchEncoder.block_tokens`."""
         return self.encoder.block_tokens(images, positions)
 
 
 @torch.no_grad()
-def export_blocks(encoder: DINOv2PatchEncoder, path: Path) -> None:
+def export_blocks(encoder: PatchEncoder, path: Path) -> None:
     """Write the blocks as ONNX with inputs ``images`` and ``positions``, one output per layer, and dynamic sizes.
 
     Position embeddings are an input, so that one file serves images of every size.
@@ -51,7 +51,7 @@ def export_blocks(encoder: DINOv2PatchEncoder, path: Path) -> None:
         raise InputError(f"To export the encoder onnxscript is needed and not installed; {INSTALL}.")
     device = encoder.mean.device
     h, w = 3, 4
-    images = torch.zeros(2, 3, 14 * h, 14 * w, device=device)
+    images = torch.zeros(2, 3, encoder.patch_size * h, encoder.patch_size * w, device=device)
     dynamic = torch.export.Dim.DYNAMIC
     with _quiet():
         torch.onnx.export(

@@ -17,7 +17,6 @@ from ..errors import InputError, reason
 from ..files import atomic_write
 from ..inference.inferer import DPMMInferer, nonempty_slices
 from ..models.checkpoint import save
-from ..models.encoder import PATCH_SIZE
 from ..models.network import PatchAnomalyNetwork
 from ..training.calibrator import ThresholdCalibrator
 from .auto import AgreementCache, decision_flip_rate
@@ -65,7 +64,9 @@ def quantize(
     inputs = []
     for image in draw_slices(cases, inferer, SLICES, seed):
         pixels = network.to_patches(image)
-        positions = encoder.patch_positions(pixels.shape[2] // PATCH_SIZE, pixels.shape[3] // PATCH_SIZE)
+        positions = encoder.patch_positions(
+            pixels.shape[2] // encoder.patch_size, pixels.shape[3] // encoder.patch_size
+        )
         inputs.append({"images": pixels.numpy(), "positions": positions.numpy()})
     logger.info(f"quantising the encoder on {len(inputs)} normal slices")
     quantized = nncf.quantize(

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import InputError, reason_of
 from ..models.calibration import ScoreCalibration
-from ..models.encoder import DINOv2PatchEncoder, EncoderBackend
+from ..models.encoder import EncoderBackend, PatchEncoder
 from ..models.fitted_state import check_calibration, check_tensors
 from ..models.network import PatchAnomalyNetwork
 from .auto import AgreementCache, AutoBackend
@@ -145,7 +145,7 @@ def _has_bf16(runtime: str) -> bool:
 def _start(
     runtime: str,
     precision: str,
-    encoder: DINOv2PatchEncoder,
+    encoder: PatchEncoder,
     calibration: ScoreCalibration,
     cache: RuntimeCache,
     compiled: bool,

@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from ..models.encoder import DINOv2PatchEncoder, EncoderBackend
+from ..models.encoder import EncoderBackend, PatchEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class TorchBackend(EncoderBackend):
         compiled: whether `torch.compile` compiles the blocks, on a GPU to a CUDA graph for each shape.
     """
 
-    def __init__(self, encoder: DINOv2PatchEncoder, precision: str = "fp32", compiled: bool = False) -> None:
+    def __init__(self, encoder: PatchEncoder, precision: str = "fp32", compiled: bool = False) -> None:
         super().__init__(f"torch {precision}")
         self.encoder = encoder
         self.dtype = DTYPES[precision]

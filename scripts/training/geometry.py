@@ -15,7 +15,6 @@ from ..inference.foreground import foreground_mask
 from ..inference.inferer import DPMMInferer, nonempty_slices
 from ..inference.measurements import voxel_mm3
 from ..inference.regions import Regions, candidate_regions
-from ..models.encoder import PATCH_SIZE
 from ..models.network import PatchAnomalyNetwork
 
 
@@ -87,7 +86,10 @@ class CaseGeometry(NamedTuple):
             ``[s, h*w]``, true for these patches; true everywhere if no patch is in the foreground.
         """
         height, width = self.foreground.shape[1:]
-        rows, columns = map(_pixels_of_patches, (height, width), network.resized(height, width))
+        rows, columns = (
+            _pixels_of_patches(*sizes, network.patch_size)
+            for sizes in zip((height, width), network.resized(height, width), strict=True)
+        )
         padded = np.pad(self.foreground[self.nonempty], ((0, 0), (0, 1), (0, 1)))  # patches of the padding
         selected = padded[:, rows[:, None], columns].reshape(len(self.nonempty), -1)
         return selected if selected.any() else np.ones_like(selected)
@@ -97,7 +99,7 @@ class CaseGeometry(NamedTuple):
         return candidate_regions(anomaly_map, self.foreground, min_region_mm3, self.voxel_mm3, self.spacing)
 
 
-def _pixels_of_patches(n_pixels: int, n_resized: int) -> np.ndarray:
+def _pixels_of_patches(n_pixels: int, n_resized: int, patch_size: int) -> np.ndarray:
     """Find the pixel at the centre of each patch along one axis; ``n_pixels`` if the centre is padding."""
-    centres = (np.arange(-(-n_resized // PATCH_SIZE)) + 0.5) * PATCH_SIZE
+    centres = (np.arange(-(-n_resized // patch_size)) + 0.5) * patch_size
     return np.where(centres < n_resized, np.minimum(centres * n_pixels / n_resized, n_pixels - 1), n_pixels).astype(int)

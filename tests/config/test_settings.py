@@ -35,8 +35,11 @@ PROPERTIES = Settings.model_json_schema()["properties"]
 RUNS = [
     ("train",),
     ("inference",),
-    *(("train", name) for name in ("paper", "calibrate", "quantize", "bmad_resc")),
-    *(("inference", name) for name in ("paper", "evaluate", "exported", "fast", "inference_trt", "bmad_resc")),
+    *(("train", name) for name in ("paper", "rad_dino", "calibrate", "quantize", "bmad_resc")),
+    *(
+        ("inference", name)
+        for name in ("paper", "rad_dino", "evaluate", "exported", "fast", "inference_trt", "bmad_resc")
+    ),
     ("inference", "bmad_liver", "paper", "evaluate"),
     ("train", "multi_gpu_train"),
     ("inference", "multi_gpu_inference"),
@@ -70,8 +73,9 @@ def wrong_values(name):
     kinds = [each.get("format", each.get("type")) for each in alternatives(name)]
     number = kinds[0] in ("integer", "number")
     wrong = [] if "null" in kinds else [None]
-    if "enum" in PROPERTIES[name]:
-        return [*wrong, "abc", "", 5, True, PROPERTIES[name]["enum"][0].upper(), ("a", "b")]
+    choices = alternatives(name)[0].get("enum")
+    if choices:
+        return [*wrong, "abc", "", 5, True, choices[0].upper(), ("a", "b")]
     if kinds[0] == "boolean":
         return [*wrong, "abc", "", 2, -1, 0.5, math.nan, [True], "offf"]
     if kinds[0] in ("path", "pattern"):
@@ -113,7 +117,7 @@ class TestDescription:
             "precision": PRECISIONS,
         }
         for name, choices in known.items():
-            assert set(PROPERTIES[name]["enum"]) == set(choices), name
+            assert set(alternatives(name)[0]["enum"]) == set(choices), name
 
     def test_settings_have_meaning_and_expected_value(self):
         for name, field in Settings.model_fields.items():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from scripts.errors import InputError
 from scripts.models.encoder import DINOv2PatchEncoder
-from scripts.models.weights import load_encoder_weights
+from scripts.models.weights import load_encoder_weights, set_weights
 from tests.oracles import load_oracle
 
 TINY = {"depth": 2, "embed_dim": 32, "num_heads": 2}
@@ -104,7 +104,7 @@ class TestForward:
             torch.testing.assert_close(scripted(images(*size)), encoder(images(*size)), rtol=1e-5, atol=1e-6)
 
 
-class TestLoadOfficialStateDict:
+class TestSetWeights:
     @pytest.mark.parametrize("suffix", ["", "_reg"])
     @pytest.mark.parametrize("letter", "sblg")
     def test_official_checkpoints_load_strictly(self, letter, suffix):
@@ -114,21 +114,21 @@ class TestLoadOfficialStateDict:
         options = {**TINY, "embed_dim": 96} if letter == "g" else TINY
         target = DINOv2PatchEncoder(name, 56, vit_options=options)
         before = target(images())
-        target.load_official_state_dict(checkpoint)
+        set_weights(target, checkpoint)
         assert not torch.allclose(before, source(images()), atol=1e-3)
         torch.testing.assert_close(target(images()), source(images()), rtol=1e-5, atol=1e-6)
         assert (target.vit.num_prefix_tokens, "register_tokens" in checkpoint) == ((5, True) if suffix else (1, False))
 
     def test_no_mask_token_is_needed(self):
         source, target = tiny(), DINOv2PatchEncoder(image_size=56, vit_options=TINY)
-        target.load_official_state_dict(official_checkpoint(source, mask_token=False))
+        set_weights(target, official_checkpoint(source, mask_token=False))
         torch.testing.assert_close(target(images()), source(images()))
 
     def test_checkpoint_is_not_modified(self):
         encoder = tiny("dinov2_vits14_reg")
         checkpoint = official_checkpoint(encoder)
         names = set(checkpoint)
-        encoder.load_official_state_dict(checkpoint)
+        set_weights(encoder, checkpoint)
         assert set(checkpoint) == names
 
     @pytest.mark.parametrize("name", ["dinov2_vits14", "dinov2_vits14_reg", "dinov2_vitg14"])
@@ -138,13 +138,13 @@ class TestLoadOfficialStateDict:
         checkpoint = official_checkpoint(encoder)
         del checkpoint[missing]
         with pytest.raises(InputError, match=f"not the weights of {name}"):
-            encoder.load_official_state_dict(checkpoint)
+            set_weights(encoder, checkpoint)
 
     def test_unknown_parameter_raises(self):
         encoder = tiny()
         checkpoint = {**official_checkpoint(encoder), "blocks.2.norm1.weight": torch.ones(32)}
         with pytest.raises(InputError, match=r"blocks\.2\.norm1\.weight"):
-            encoder.load_official_state_dict(checkpoint)
+            set_weights(encoder, checkpoint)
 
     @pytest.mark.parametrize(
         ("name", "shape"),
@@ -161,14 +161,14 @@ class TestLoadOfficialStateDict:
         checkpoint = official_checkpoint(encoder)
         checkpoint[name] = torch.ones(shape)
         with pytest.raises(InputError, match=f"not the weights of {model}"):
-            encoder.load_official_state_dict(checkpoint)
+            set_weights(encoder, checkpoint)
 
     def test_other_register_variant_raises(self):
         plain, registers = tiny("dinov2_vits14"), tiny("dinov2_vits14_reg")
         with pytest.raises(InputError, match="dinov2_vits14 expects weights with no register_tokens"):
-            plain.load_official_state_dict(official_checkpoint(registers))
+            set_weights(plain, official_checkpoint(registers))
         with pytest.raises(InputError, match="dinov2_vits14_reg expects weights with register_tokens"):
-            registers.load_official_state_dict(official_checkpoint(plain))
+            set_weights(registers, official_checkpoint(plain))
 
 
 class TestArguments:
@@ -239,7 +239,7 @@ class TestPlainComputation:
         source = tiny(name)
         checkpoint = official_checkpoint(source)
         encoder = DINOv2PatchEncoder(name, 56, (0, 1), vit_options=TINY)
-        encoder.load_official_state_dict(checkpoint)
+        set_weights(encoder, checkpoint)
         inputs = images(*size, batch=1)
         torch.testing.assert_close(encoder(inputs), recompute(source, checkpoint, inputs, (0, 1)), rtol=1e-4, atol=1e-5)
 

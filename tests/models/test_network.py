@@ -34,6 +34,7 @@ class BrightnessEncoder(torch.nn.Module):
     def __init__(self, image_size=112):
         super().__init__()
         self.image_size = image_size
+        self.patch_size = 14
         self.n_features = 2
         self.name = "brightness"
         self.layers = [0]
