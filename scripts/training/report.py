@@ -111,6 +111,9 @@ class FitReporter:
             "converged": self.tracker.has_converged,
             "active_components": mixture.n_active,
             "concentration": float(mixture.weight_concentration),
+            "degrees_of_freedom": (
+                float(mixture.degrees_of_freedom) if mixture.distribution == "student_t" else None  # of a Gaussian
+            ),
             "component_weights": self._weights(),
             "score_quantiles": {
                 kind: calibration.table(index) for index, kind in enumerate(SCORE_KINDS) if kind in mixture.score_kinds
