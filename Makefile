@@ -5,6 +5,7 @@ BIN := .venv/bin
 LABEL := .venv-label/bin/python
 DEPLOY := .venv-deploy/bin/python
 MINUTES ?= 10
+WORKERS ?= 2
 PORT ?= 8000
 LABEL_OUTPUT ?= label_output
 PLATFORM ?= gpu
@@ -80,8 +81,8 @@ image: map ## the image, by docker
 gateway: .venv-deploy/installed deploy_output/models ## gateway of the demo's model to a PACS, SEND_TO=HOST:PORT:AET
 	$(DEPLOY) deploy/gateway --models deploy_output/models --work_dir deploy_output/gateway --send_to $(SEND_TO)
 
-test: weights .venv-label/installed .venv-deploy/installed check ## all tests and checks
-	$(BIN)/python -m pytest
+test: weights .venv-label/installed .venv-deploy/installed check ## all tests and checks, in WORKERS=2 processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-fast: venv ## unit tests, which need only .venv and no weights
 	$(BIN)/python -m pytest -m "not slow and not real_weights and not label and not deploy"
