@@ -28,6 +28,7 @@ from .config.settings import check_settings
 from .errors import InputError, reason
 from .files import OLD, PARTIAL, RECORD, describe_file, has_record, read_record, write_json, write_record
 from .models.checkpoint import load_network, read_network
+from .models.fitted_state import fitted_settings
 from .runtimes.cache import compiled_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +53,7 @@ def export_bundle(ckpt_path: str | os.PathLike, output: str | os.PathLike, **set
     inside = any(target.is_relative_to(ROOT / name) for name in SHIPPED)
     if (target.exists() and not is_copy(target)) or ROOT.is_relative_to(target) or inside:
         raise InputError(f"{output} is not a copy of the bundle and is left alone; give a new folder.")
-    fitted = read_network(ckpt_path)["_extra_state"]["settings"]
+    fitted = fitted_settings(read_network(ckpt_path)["_extra_state"])
     configs = {name: json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference")}
     known = {name for config in configs.values() for name in config}
     settings = check_settings(settings, known)

@@ -21,6 +21,21 @@ REGION_PEAKS_OF_0_6 = ("calibration.regions.case_peaks", "calibration.regions.re
 FIT = "fit it with `python -m monai.bundle run training --config_file configs/train.json --dataset_dir NORMALS`"
 REMEDY = f"take another copy, or {FIT}"
 
+# Settings that earlier models do not name: distribution, patch_smoothing and views up to 0.8, layer_reduction up to 0.6,
+# scales up to 0.1.
+EARLIER_SETTINGS = {
+    "layer_reduction": "concat",
+    "scales": [1.0],
+    "distribution": "gaussian",
+    "patch_smoothing": 0.0,
+    "views": None,
+}
+
+
+def fitted_settings(extra_state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a fit by config id; those that did not exist yet have the value that they stand for."""
+    return {**EARLIER_SETTINGS, **extra_state["settings"]}
+
 
 def check_tensors(
     loaded: Any, state_dict: Mapping[str, Any], what: str, remedy: str = REMEDY, finite: bool = True

@@ -9,19 +9,10 @@ from torch import nn
 from ..errors import InputError, printable
 from .calibration import ScoreCalibration, check_target_fpr, normalize_scores
 from .encoder import PatchEncoder
-from .fitted_state import REMEDY, check_fitted, encoder_digest, fitted_digest, is_extra_state
+from .fitted_state import REMEDY, check_fitted, encoder_digest, fitted_digest, fitted_settings, is_extra_state
 from .licences import licence_of
 from .mixture import SCORE_KINDS, DirichletProcessMixture
 from .resize import gaussian_weights, linear_weights, repeat_last
-
-# Settings that models of earlier versions do not name: distribution and patch_smoothing of 0.8, layer_reduction of 0.6,
-# scales of 0.2.0.
-SETTINGS_OF_0_8 = {
-    "layer_reduction": "concat",
-    "scales": [1.0],
-    "distribution": "gaussian",
-    "patch_smoothing": 0.0,
-}
 
 MIN_SIDE = 14  # pixels; smaller images hold nothing to judge
 
@@ -309,7 +300,7 @@ class PatchAnomalyNetwork(nn.Module):
     def _check_settings(self, state: Any) -> None:
         if not is_extra_state(state):
             raise InputError(f"The fitted model does not say which settings it was fitted with; {REMEDY}.")
-        saved = {**SETTINGS_OF_0_8, **state["settings"]}
+        saved = fitted_settings(state)
         settings = {"views": None, **self.settings()}
         different = [name for name, value in settings.items() if saved.get(name) != value]
         if different:

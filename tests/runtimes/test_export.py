@@ -72,10 +72,11 @@ class TestEquality:
             inferer(given, load_exported(exported)), inferer(given, eager(bundle)), rtol=1e-4, atol=1e-4
         )
 
-    def test_several_scales(self, tmp_path):
+    def test_several_scales_and_smoothed_student_t(self, tmp_path):
         for seed in range(5):
             save(tmp_path / "normals" / f"{seed}.nii.gz", brain(seed))
-        given = {"scales": [1.0, 0.75], "output_dir": str(tmp_path / "fit"), "ckpt_path": str(tmp_path / "model.pt")}
+        given = {"scales": [1.0, 0.75], "distribution": "student_t", "patch_smoothing": 0.5}
+        given |= {"output_dir": str(tmp_path / "fit"), "ckpt_path": str(tmp_path / "model.pt")}
         run_bundle("training", dataset_dir=str(tmp_path / "normals"), **given)
         export_bundle(tmp_path / "model.pt", tmp_path / "bundle", **TINY)
         export(tmp_path / "bundle")

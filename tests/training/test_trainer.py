@@ -1,5 +1,6 @@
 """Trainer, evaluator and handlers of a fit."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -8,14 +9,23 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from monai.handlers import ValidationHandler
+from torch.utils.data import DataLoader
 
 from scripts.errors import InputError
 from scripts.models.checkpoint import load_network
 from scripts.models.mixture import SCORE_KINDS, DirichletProcessMixture
 from scripts.training.calibrator import CheckpointSaver, ThresholdCalibrator
 from scripts.training.geometry import CaseGeometry
-from scripts.training.handlers import BestModelTracker, MixtureInitializer
-from scripts.training.trainer import LOG_LIKELIHOOD, VALIDATION, LikelihoodEvaluator, OnlineEMTrainer, step_size_at
+from scripts.training.handlers import BestModelTracker, MixtureInitializer, MixtureSettler, TailFitter
+from scripts.training.sampler import DistributedBatchSampler
+from scripts.training.trainer import (
+    LOG_LIKELIHOOD,
+    VALIDATION,
+    LikelihoodEvaluator,
+    OnlineEMTrainer,
+    settle,
+    step_size_at,
+)
 
 
 def patches(n, seed=0):
@@ -64,6 +74,10 @@ class HeldOut:
         return torch.cat([case.flatten(0, 1) for case in self.cases]).float()
 
 
+class SlicesOf(list):
+    """A dataset of the embeddings ``[h*w,D]`` of slices."""
+
+
 @pytest.fixture
 def network(fitted_network):
     """Return a network with a mixture that is only initialised."""
@@ -102,6 +116,47 @@ class TestStepSize:
     def test_unknown_schedule_raises(self, rate):
         with pytest.raises(InputError, match="schedule must be 'ema' or 'exp'; got 'cosine'"):
             step_size_at("cosine", rate, 1)
+
+
+class TestEndOfAFit:
+    def loader(self):
+        slices = SlicesOf(patches(16 * 30).view(30, 16, 32))
+        return DataLoader(slices, batch_sampler=DistributedBatchSampler(slices, 4), collate_fn=torch.cat)
+
+    def test_decaying_steps_make_fits_agree_that_end_on_other_batches(self, network):
+        everything, distances = patches(16 * 30), []
+        for n_settling in (0, 4):
+            means = []
+            for last in (2, 3):
+                mixture = copy.deepcopy(network.mixture)
+                for batch in [everything, everything, everything[last::40], everything[last::40]]:
+                    mixture.partial_fit(batch, 0.5)
+                settle(mixture, self.loader(), n_settling)
+                means.append(mixture.means)
+            distances.append(float((means[0] - means[1]).norm()))
+        assert distances[1] < distances[0] / 1.5
+
+    def test_handlers_follow_the_best_epoch(self, network):
+        mixture = DirichletProcessMixture(4, 32, "diag", distribution="student_t")
+        mixture.load_state_dict({**mixture.state_dict(), **network.mixture.state_dict()})
+        network.mixture = mixture
+        embeddings = Embeddings()
+        fit = trainer(network, batches(), max_epochs=1)
+        MixtureSettler(network, self.loader(), 2).attach(fit)
+        TailFitter(network, embeddings, seed=0).attach(fit)
+        fit.run()
+        assert int(mixture.n_steps) == len(batches()) + 2 * 8
+        assert embeddings.drawn == [20000] and float(mixture.degrees_of_freedom) != 20
+
+    def test_no_settling_changes_nothing(self, network):
+        before = state_of(network.mixture)
+        settle(network.mixture, self.loader(), 0)
+        TailFitter(network, Embeddings(), seed=0)(Engine(lambda engine, batch: None))  # Gaussians have no tails
+        assert_same(state_of(network.mixture), before)
+
+    def test_negative_epochs_raise(self, network):
+        with pytest.raises(InputError, match="settling_epochs must be at least 0; got -1"):
+            MixtureSettler(network, self.loader(), -1)
 
 
 class TestOnlineEMTrainer:
