@@ -128,8 +128,12 @@ class TestOverlays:
             "n_components": 500,
             "n_features": 384,
             "covariance_type": covariance_type,
+            "distribution": "gaussian",
+            "patch_smoothing": 0.0,
         }
         assert network.mixture.reg_covar == reg_covar and network.score == "cosine"
         assert float(network.mixture.weight_concentration) == 2 and network.mixture.learn_weight_concentration
+        if workflow == "train":
+            assert config["settling_epochs"] == 0
         fit = {name: config[name] for name in ("schedule", "step_size", "batch_slices", "max_epochs", "patience")}
         assert fit == {"schedule": "ema", "step_size": 0.2, "batch_slices": 12, "max_epochs": 40, "patience": None}
