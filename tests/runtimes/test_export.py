@@ -75,10 +75,10 @@ class TestEquality:
     def test_several_scales_and_smoothed_student_t(self, tmp_path):
         for seed in range(5):
             save(tmp_path / "normals" / f"{seed}.nii.gz", brain(seed))
-        given = {"scales": [1.0, 0.75], "distribution": "student_t", "patch_smoothing": 0.5}
-        given |= {"output_dir": str(tmp_path / "fit"), "ckpt_path": str(tmp_path / "model.pt")}
+        fit = {"scales": [1.0, 0.75], "distribution": "student_t", "patch_smoothing": 0.5}
+        given = {**fit, "output_dir": str(tmp_path / "fit"), "ckpt_path": str(tmp_path / "model.pt")}
         run_bundle("training", dataset_dir=str(tmp_path / "normals"), **given)
-        export_bundle(tmp_path / "model.pt", tmp_path / "bundle", **TINY)
+        export_bundle(tmp_path / "model.pt", tmp_path / "bundle", **{**TINY, **fit})
         export(tmp_path / "bundle")
         for shape in SHAPES[:4]:
             expected = eager(tmp_path / "bundle")(images(*shape))
