@@ -104,9 +104,14 @@ def embed(folder: Path, store: Path, settings: Mapping[str, Any] | None = None) 
 
 def read_label(path: str, inferer: Any) -> np.ndarray:
     """Read a label as the slices ``[S,H,W]`` that the network sees."""
-    upright = Compose([LoadImageFiled("image"), EnsureChannelFirstd("image"), OrientUprightd("image")])
-    (slices,) = inferer.slices(upright({"image": path})["image"][:1].unsqueeze(0))
+    (slices,) = inferer.slices(read_upright(path)[:1].unsqueeze(0))
     return np.asarray(slices[:, 0]) > 0
+
+
+def read_upright(path: str) -> Any:
+    """Read an image ``[C,H,W]`` or ``[C,H,W,D]`` in the orientation of the bundle's preprocessing."""
+    upright = Compose([LoadImageFiled("image"), EnsureChannelFirstd("image"), OrientUprightd("image")])
+    return upright({"image": path})["image"]
 
 
 def halves_of(names: Sequence[str], has_subjects: bool) -> dict[str, str]:

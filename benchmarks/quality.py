@@ -63,7 +63,6 @@ class Row(NamedTuple):
 
     metrics: dict[str, dict[str, float]]
     n_numbers: int
-    share: float
 
 
 def main() -> None:
@@ -87,13 +86,16 @@ def main() -> None:
         lines += ["", f"**{title}**", "", *HEADER]
         print("\n".join(lines[-5:]), flush=True)
         for name in options.models:
-            rows: dict[str, list[Row]] = {}
+            rows: dict[tuple[str, str], list[Row]] = {}
+            shares: dict[str, float] = {}
             for seed in range(1 if name in ("memory_bank", "intensity") else options.seeds):
                 model = MODELS[name](data, seed, options.epochs)
-                for kind, row in evaluate(data, model, options.smoothing):
-                    rows.setdefault(f"{name}, {kind}", []).append(row)
-            for label, rows_per_seed in rows.items():
-                lines.append(table_line(label, rows_per_seed))
+                for kind, suffix, row in evaluate(data, model, options.smoothing):
+                    rows.setdefault((kind, suffix), []).append(row)
+                    if model is not None and kind not in shares:
+                        shares[kind] = share_of_encoder(data, partial(model.anomaly_score, kind=kind))
+            for (kind, suffix), rows_per_seed in rows.items():
+                lines.append(table_line(f"{name}, {kind}{suffix}", rows_per_seed, shares.get(kind, 0.0)))
                 print(lines[-1], flush=True)
         options.output.write_text("\n".join(lines) + "\n")
 
@@ -118,10 +120,10 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.3f}{deviation}"
 
 
-def table_line(name: str, rows: Sequence[Row]) -> str:
+def table_line(name: str, rows: Sequence[Row], share: float) -> str:
     """Write a line of the table: mean and standard deviation over seeds."""
     values = [spread([row.metrics[half].get(metric, np.nan) for row in rows]) for half, metric in COLUMNS]
-    return f"| {name} | {' | '.join(values)} | {rows[0].share:.1%} | {rows[0].n_numbers:,} |"
+    return f"| {name} | {' | '.join(values)} | {share:.1%} | {rows[0].n_numbers:,} |"
 
 
 def mixture(
@@ -161,15 +163,15 @@ MODELS: dict[str, Callable[[Population, int, int], Any]] = {
 }
 
 
-def evaluate(data: Population, model: Any, smoothing: Sequence[float]) -> Iterator[tuple[str, Row]]:
+def evaluate(data: Population, model: Any, smoothing: Sequence[float]) -> Iterator[tuple[str, str, Row]]:
     """Compute the metrics of each score of a model, or of the grey values if there is no model.
 
     Yields:
-        The score, with the smoothing if there is any, and its metrics.
+        The score, the smoothing in words if there is any, and the metrics.
     """
     if model is None:
         maps = [intensities(image["image"], data) for image in data.test_images]
-        yield "grey value", Row(metrics_of(maps, data), 0, 0.0)
+        yield "grey value", "", Row(metrics_of(maps, data), 0)
         return
     if isinstance(model, DirichletProcessMixture):
         n_numbers = sum(value.numel() for name, value in model.gaussians.named_buffers() if "statistic" not in name)
@@ -179,7 +181,6 @@ def evaluate(data: Population, model: Any, smoothing: Sequence[float]) -> Iterat
     network.patch_smoothing, network.mixture.score_kinds = 0.0, tuple(model.score_kinds)
     held_out, test = (HeldOutScores(network, [HeldOut(model, cases)]) for cases in (data.validation, data.test))
     for row, kind in enumerate(model.score_kinds):
-        share = share_of_encoder(data, partial(model.anomaly_score, kind=kind))
         for network.patch_smoothing in smoothing:
             normal = []
             for case in held_out.cases:
@@ -192,7 +193,7 @@ def evaluate(data: Population, model: Any, smoothing: Sequence[float]) -> Iterat
             calibrate = partial(calibrated, network=network, median=median, threshold=threshold)
             maps = [test.anomaly_map(case, row, partial(calibrate, case=case)) for case in test.cases]
             suffix = f", smoothed by {network.patch_smoothing:g}" if network.patch_smoothing else ""
-            yield f"{kind}{suffix}", Row(metrics_of(maps, data), n_numbers, share)
+            yield kind, suffix, Row(metrics_of(maps, data), n_numbers)
 
 
 def calibrated(scores: torch.Tensor, case: Any, network: Any, median: float, threshold: float) -> torch.Tensor:

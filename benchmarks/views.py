@@ -16,22 +16,19 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
-from monai.transforms import Compose, EnsureChannelFirstd
 from sklearn.metrics import average_precision_score
 from tqdm import tqdm
 
-from scripts.data import LoadImageFiled, OrientUprightd
 from scripts.data.cases import find_cases
 from scripts.files import atomic_write
 from scripts.inference.foreground import foreground_mask
 from scripts.inference.inferer import DPMMInferer
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.network import PatchAnomalyNetwork
-from scripts.training.embeddings import CachedEmbeddings, CachedView
 
-from .fit import fit_epochs
+from .fit import fit_epochs, read_embeddings
 from .lesions import Lesion, insert_lesions
-from .quality import ROOT, config
+from .population import ROOT, config, read_upright
 
 VIEWS = {"axial": 2, "coronal": 0, "sagittal": 1}
 FIT_STEP, TEST_STEP = 10, 4
@@ -134,11 +131,12 @@ def heads_in(folder: Path, step: int, labels: Path | None = None) -> list[Head]:
 def embed(heads: Sequence[Head], network: PatchAnomalyNetwork, folder: Path) -> None:
     """Embed the slices of each view that are not embedded yet: ``[slices, patches, D]``, in half precision."""
     folder.mkdir(parents=True, exist_ok=True)
+    preprocessing = config("train").get_parsed_content("preprocessing")
     for head in tqdm(heads, "embedding"):
         missing = [axis for axis in VIEWS.values() if not embeddings_of(head, axis, folder).exists()]
         if not missing:
             continue
-        image = config("train").get_parsed_content("preprocessing")({"image": str(head.image)})["image"]
+        image = preprocessing({"image": str(head.image)})["image"]
         for axis in missing:
             (slices,) = DPMMInferer(axis).slices(image.unsqueeze(0))
             with torch.inference_mode():
@@ -178,9 +176,7 @@ def fit(
 ) -> DirichletProcessMixture:
     """Fit a mixture on the slices across some axes, unless an earlier run did."""
     default = config("train")
-    train = CachedEmbeddings(
-        [[CachedView(embeddings_of(head, axis, folder)) for axis in axes] for head in normals], 384
-    )
+    train = read_embeddings([embeddings_of(head, axis, folder) for head in normals for axis in axes])
     mixture = DirichletProcessMixture(
         n_components,
         train.n_features,
@@ -205,8 +201,7 @@ def voxels_of(
     head: Head, mixtures: dict[int, DirichletProcessMixture], network: PatchAnomalyNetwork, folder: Path
 ) -> Voxels:
     """Score the voxels of a head at which slices of the three views meet."""
-    upright = Compose([LoadImageFiled("image"), EnsureChannelFirstd("image"), OrientUprightd("image")])
-    image = np.asarray(upright({"image": str(head.image)})["image"])
+    image = np.asarray(read_upright(str(head.image)))
     lattice = np.ix_(*(np.arange(n)[chosen(head, n)] for n in image.shape[1:]))
     foreground = foreground_mask(image)[lattice]
     scores = []
@@ -221,7 +216,7 @@ def voxels_of(
         scores.append(torch.stack(maps).movedim(0, axis).numpy()[foreground])
     label = np.zeros_like(foreground, int)
     if head.label is not None:
-        label = np.asarray(upright({"image": str(head.label)})["image"])[0][lattice].astype(int)
+        label = np.asarray(read_upright(str(head.label)))[0][lattice].astype(int)
     return Voxels(np.stack(scores), label[foreground])
 
 

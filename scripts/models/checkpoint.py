@@ -15,7 +15,7 @@ from ..files import atomic_write
 from .calibration import ScoreCalibration
 from .detection import DetectionLimits
 from .fitted_state import CALIBRATION, FIT, is_extra_state
-from .licences import licence_warning
+from .licences import warn_of_licence
 from .mixture import SCORE_KINDS
 from .network import PatchAnomalyNetwork
 
@@ -94,9 +94,7 @@ def load_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> Patch
         raise InputError(f"{path}: {error}") from error
     if not network.calibration.is_fitted(network.score_index):
         raise InputError(f"{path} is not calibrated for the score {network.score!r}; {FIT}.")
-    warning = licence_warning(network.encoder.name)
-    if warning:
-        logger.warning(warning)
+    warn_of_licence(network.encoder.name)
     return network
 
 

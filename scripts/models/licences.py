@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 from timm.models import get_pretrained_cfg
 
 from .timm_encoder import PREFIX
+
+logger = logging.getLogger(__name__)
 
 
 class Licence(NamedTuple):
@@ -70,3 +73,9 @@ def licence_warning(encoder_name: str) -> str | None:
     if licence.commercial and not licence.note:
         return None
     return f"The weights of {encoder_name} have their own terms: {licence}."
+
+
+def warn_of_licence(encoder_name: str) -> None:
+    """Log the sentence of `licence_warning`, if there is one."""
+    if warning := licence_warning(encoder_name):
+        logger.warning(warning)

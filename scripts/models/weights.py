@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -17,10 +16,8 @@ from ..files import file_sha256
 from .checkpoint import read_network
 from .encoder import PatchEncoder
 from .fitted_state import ENCODER, check_digests, check_tensors
-from .licences import licence_warning
+from .licences import warn_of_licence
 from .weight_names import timm_state_dict
-
-logger = logging.getLogger(__name__)
 
 MODELS_DIR = Path(__file__).resolve().parents[2] / "models"
 MODEL_NAME = "dinov2_vits14"
@@ -60,9 +57,7 @@ def load_encoder_weights(
     else:
         set_weights(encoder, read_weights(file))
         encoder.weights_digest = tensor_digest(encoder.vit.state_dict())
-    warning = licence_warning(encoder.name)
-    if warning:
-        logger.warning(warning)
+    warn_of_licence(encoder.name)
     return encoder
 
 

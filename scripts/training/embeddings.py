@@ -239,11 +239,11 @@ class EmbeddingDataset(CachedEmbeddings):
             self.failed = dict(gather(list(self.failed.items())))
             views = [self._found(of_case, cache) for of_case in keys]
         self.seconds = time.perf_counter() - begin
-        self._cases = [tuple(case.values()) for case in views if _is_complete(case)]
-        if not self._cases:
-            self._cases = None
+        used = [tuple(case.values()) for case in views if _is_complete(case)]
+        if not used:
             reasons = "; ".join(f"{case}: {reason}" for case, reason in self.failed.items())
             raise InputError(f"None of {self.n_cases} normal cases could be used. {reasons}")
+        self._cases = used
         return self
 
     def counts(self) -> dict[str, float]:

@@ -57,6 +57,13 @@ def online_em_step(mixture: DirichletProcessMixture, embeddings: torch.Tensor, s
     return mixture.m_step(sufficient_stats, step_size)
 
 
+def set_epoch(data_loader: Any, epoch: int) -> None:
+    """Let a data loader whose batches depend on the epoch draw those of ``epoch``."""
+    set_of_sampler = getattr(getattr(data_loader, "batch_sampler", None), "set_epoch", None)
+    if set_of_sampler:
+        set_of_sampler(epoch)
+
+
 def settle(mixture: DirichletProcessMixture, data_loader: DataLoader, n_epochs: int, after: int = 0) -> None:
     """End a fit with passes whose steps decay, so that all batches weigh the same.
 
@@ -71,7 +78,7 @@ def settle(mixture: DirichletProcessMixture, data_loader: DataLoader, n_epochs: 
     """
     step = 0
     for epoch in range(after + 1, after + n_epochs + 1):
-        data_loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        set_epoch(data_loader, epoch)
         for batch in data_loader:
             step += 1
             online_em_step(mixture, batch, 1 / (step + N_SETTLED))
@@ -127,9 +134,7 @@ class OnlineEMTrainer(Trainer):
 
     def _start_epoch(self) -> None:
         self._log_likelihoods.clear()
-        set_epoch = getattr(getattr(self.data_loader, "batch_sampler", None), "set_epoch", None)
-        if set_epoch:
-            set_epoch(self.state.epoch)
+        set_epoch(self.data_loader, self.state.epoch)
 
     def _iteration(self, engine: OnlineEMTrainer, batchdata: torch.Tensor) -> list[dict[str, float]]:
         mixture = engine.network.mixture

@@ -44,8 +44,7 @@ class TestDensity:
     def test_many_degrees_of_freedom_are_the_gaussian(self, covariance_type):
         x = samples()
         mixture = fitted(x, **settings_of(covariance_type))
-        mixture.degrees_of_freedom.fill_(1e5)
-        mixture.log_normalizer.fill_(log_normalizer(1e5, x.shape[1]))
+        mixture.set_degrees_of_freedom(1e5)
         gaussians = mixture.gaussians.log_density(x, mixture.active())
         near = gaussians > gaussians.max() - 30
         found = mixture.log_density(x, mixture.active())
@@ -94,8 +93,7 @@ class TestDegreesOfFreedom:
         mixture = fitted(x[:2000], **settings_of("low_rank"))
         likelihoods = []
         for nu in (1.0, 1000.0, mixture.fit_degrees_of_freedom(x[2000:])):
-            mixture.degrees_of_freedom.fill_(nu)
-            mixture.log_normalizer.fill_(log_normalizer(nu, 5))
+            mixture.set_degrees_of_freedom(nu)
             likelihoods.append(float(mixture.score_samples(x[2000:]).mean()))
         assert likelihoods[2] > max(likelihoods[:2]) + 0.01
 

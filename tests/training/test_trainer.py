@@ -74,10 +74,6 @@ class HeldOut:
         return torch.cat([case.flatten(0, 1) for case in self.cases]).float()
 
 
-class SlicesOf(list):
-    """A dataset of the embeddings ``[h*w,D]`` of slices."""
-
-
 @pytest.fixture
 def network(fitted_network):
     """Return a network with a mixture that is only initialised."""
@@ -120,7 +116,7 @@ class TestStepSize:
 
 class TestEndOfAFit:
     def loader(self):
-        slices = SlicesOf(patches(16 * 30).view(30, 16, 32))
+        slices = patches(16 * 30).view(30, 16, 32)
         return DataLoader(slices, batch_sampler=DistributedBatchSampler(slices, 4), collate_fn=torch.cat)
 
     def test_decaying_steps_make_fits_agree_that_end_on_other_batches(self, network):

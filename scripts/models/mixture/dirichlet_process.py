@@ -99,10 +99,9 @@ class DirichletProcessMixture(nn.Module):
         self.register_buffer("weight_concentration", torch.tensor(self.initial_concentration))
         self.register_buffer("resp_statistic", torch.zeros(self.n_components))
         self.register_buffer("n_steps", torch.tensor(0))
-        is_fitted = distribution == "student_t"
-        self.register_buffer("degrees_of_freedom", torch.tensor(DEGREES_OF_FREEDOM), persistent=is_fitted)
-        normalizer = log_normalizer(DEGREES_OF_FREEDOM, self.n_features)
-        self.register_buffer("log_normalizer", torch.tensor(normalizer), persistent=is_fitted)  # ONNX has no lgamma
+        for name in ("degrees_of_freedom", "log_normalizer"):  # the latter is kept because ONNX has no lgamma
+            self.register_buffer(name, torch.tensor(0.0), persistent=distribution == "student_t")
+        self.set_degrees_of_freedom(DEGREES_OF_FREEDOM)
 
     @torch.jit.unused
     def _make_gaussians(self) -> Gaussians:
@@ -251,9 +250,13 @@ class DirichletProcessMixture(nn.Module):
         distances = torch.cat([self.gaussians.squared_mahalanobis(rows, active) for rows in x.split(ROWS_AT_ONCE)])
         offsets = log_stick_weights(self.stick_fractions)[active] - self.gaussians.log_determinants(active) / 2
         nu = fit_degrees_of_freedom(distances.cpu().double().numpy(), offsets.cpu().double().numpy(), self.n_features)
+        self.set_degrees_of_freedom(nu)
+        return nu
+
+    def set_degrees_of_freedom(self, nu: float) -> None:
+        """Set the degrees of freedom of Student's t distributions."""
         self.degrees_of_freedom.fill_(nu)
         self.log_normalizer.fill_(log_normalizer(nu, self.n_features))
-        return nu
 
     def log_weights(self) -> torch.Tensor:
         """Return the log of the normalised component weights, ``[K]``."""
