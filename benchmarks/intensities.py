@@ -49,7 +49,7 @@ def read_volumes(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     """Read volumes ``[X,Y,Z]`` as before scaling, and the sizes of their voxels ``[3]`` in mm."""
     parser = ConfigParser()
     parser.read_config(ROOT / "configs" / "inference.json")
-    parser.update({"intensities": {"_target_": "Identityd", "keys": "image"}})
+    parser.update({"intensities": {"_target_": "Identityd", "keys": "image"}, "field_of_view": None})
     cases = CaseDataset(find_cases(folder), parser.get_parsed_content("preprocessing"))
     volumes = []
     for index in range(len(cases)):

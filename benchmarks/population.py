@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
 from monai.bundle import ConfigParser
-from monai.transforms import Compose, EnsureChannelFirstd
+from monai.transforms import Compose, EnsureChannelFirstd, ResampleToMatch
 
 from scripts.data import LoadImageFiled, OrientUprightd
 from scripts.data.cases import CaseDataset, find_cases
@@ -71,15 +72,32 @@ def config(name: str, **overrides: Any) -> ConfigParser:
     return parser
 
 
-def embed(folder: Path, store: Path, settings: Mapping[str, Any] | None = None) -> Population:
-    """Embed all cases with the bundle's configs and some other settings."""
+def embed(
+    folder: Path,
+    store: Path,
+    settings: Mapping[str, Any] | None = None,
+    normals: Sequence[Path] = (),
+    max_slices: int | None = None,
+) -> Population:
+    """Embed all cases with the bundle's configs and some other settings.
+
+    Args:
+        folder: the cases to report, and normals.
+        store: where embeddings are kept.
+        settings: values of other ids of the config.
+        normals: folders of the normals, of which some are held out; those of ``folder`` by default.
+        max_slices: slices of a volume among ``normals`` that are used, evenly; None for all.
+    """
     validation = folder / "validation"
+    has_validation = validation.is_dir() and not normals
     train = config(
         "train",
         dataset_dir=str(folder / "normal"),
-        validation_dir=str(validation) if validation.is_dir() else None,
+        validation_dir=str(validation) if has_validation else None,
         embedding_store=str(store),
     )
+    if normals:
+        train["normals"] = [case for each in normals for case in thinned_cases(each, store / "thinned", max_slices)]
     train.update(dict(settings or {}))
     network, inferer, cache = (train.get_parsed_content(name) for name in ("network", "inferer", "embedding_cache"))
     transform = train.get_parsed_content("preprocessing")
@@ -94,7 +112,9 @@ def embed(folder: Path, store: Path, settings: Mapping[str, Any] | None = None) 
     halves = halves_of([case["case"] for case in found], bool(label_of))
     cases = []
     for case in found:
-        label = read_label(label_of[case["case"]], inferer) if case["case"] in label_of else None
+        label = None
+        if case["case"] in label_of:
+            label = read_label(label_of[case["case"]], inferer, datasets[2][len(cases)]["image"])
         is_ill = label is not None if label_of else not case["case"].startswith("normal")
         cases.append(Case(case["case"], label, is_ill, halves[case["case"]]))
     normal_images: Any = CaseDataset([*parts[0], *parts[1]], transform)
@@ -102,9 +122,26 @@ def embed(folder: Path, store: Path, settings: Mapping[str, Any] | None = None) 
     return Population(train_set, validation_set, normal_images, test, datasets[2], cases, network, inferer)
 
 
-def read_label(path: str, inferer: Any) -> np.ndarray:
-    """Read a label as the slices ``[S,H,W]`` that the network sees."""
-    (slices,) = inferer.slices(read_upright(path)[:1].unsqueeze(0))
+def thinned_cases(folder: Path, target: Path, max_slices: int | None) -> list[dict[str, Any]]:
+    """Find the cases of a folder; volumes of more axial slices than wanted are copied with fewer of them."""
+    cases = find_cases(folder)
+    for case in cases:
+        image: Any = nib.load(case["image"]) if max_slices and ".nii" in case["image"] else None
+        if max_slices and image is not None and image.shape[2] > max_slices:
+            copy = target / f"{max_slices}" / folder.parent.name / folder.name / f"{case['case']}.nii.gz"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if not copy.exists():
+                nib.save(image.slicer[:, :, :: -(-image.shape[2] // max_slices)], copy)
+            case["image"] = str(copy)
+    return cases
+
+
+def read_label(path: str, inferer: Any, image: Any) -> np.ndarray:
+    """Read a label as the slices ``[S,H,W]`` of a preprocessed image that the network sees."""
+    label = read_upright(path)[:1]
+    if label.shape[1:] != image.shape[1:]:  # the image has another field of view
+        label = ResampleToMatch(mode="nearest", padding_mode="zeros")(label.float(), img_dst=image)
+    (slices,) = inferer.slices(label.unsqueeze(0))
     return np.asarray(slices[:, 0]) > 0
 
 

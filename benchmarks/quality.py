@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ninth block": {"layers": [8]},  # the default up to 0.8
     "four blocks": {},
     "four blocks, two sizes": {"scales": [1.0, 0.75]},
+    "four blocks, no field of view": {"field_of_view_mm": None},
     "four blocks, scaled by tissue": {"intensities": {"_target_": "scripts.data.ScaleTissued", "keys": "image"}},
 }
 METRICS = ("pixel_auroc", "pixel_ap", "aupro_0.3", "image_auroc")
@@ -69,6 +70,10 @@ def main() -> None:
     """Print and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument(
+        "--normals", type=Path, nargs="+", default=[], help="folders to fit on instead of FOLDER/normal"
+    )
+    parser.add_argument("--max_slices", type=int, help="slices of a volume among --normals that are used, evenly")
     parser.add_argument("--embedding_store", type=Path, default=ROOT / "quality_output")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks" / "quality_table.md")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
@@ -82,7 +87,7 @@ def main() -> None:
         "standard deviation over seeds.",
     ]
     for title in options.variants:
-        data = embed(options.data, options.embedding_store, VARIANTS[title])
+        data = embed(options.data, options.embedding_store, VARIANTS[title], options.normals, options.max_slices)
         lines += ["", f"**{title}**", "", *HEADER]
         print("\n".join(lines[-5:]), flush=True)
         for name in options.models:

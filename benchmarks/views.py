@@ -20,8 +20,8 @@ from sklearn.metrics import average_precision_score
 from tqdm import tqdm
 
 from scripts.data.cases import find_cases
+from scripts.data.foreground import foreground_mask
 from scripts.files import atomic_write
-from scripts.inference.foreground import foreground_mask
 from scripts.inference.inferer import DPMMInferer
 from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.network import PatchAnomalyNetwork
@@ -93,7 +93,7 @@ def main() -> None:
     normals = heads_in(options.data / "normal", FIT_STEP)[: options.normals]
     validation = heads_in(options.data / "validation", FIT_STEP)[: options.validation]
     test = heads_in(options.output / "anomalous" / "images", TEST_STEP, options.output / "anomalous" / "labels")
-    network = config("train").get_parsed_content("network")
+    network = config("train", field_of_view=None).get_parsed_content("network")
     folder = options.output / "embeddings"
     embed([*normals, *validation, *test], network, folder)
     halves = {"first half": test[: len(test) // 2], "second half": test[len(test) // 2 :]}
@@ -131,7 +131,7 @@ def heads_in(folder: Path, step: int, labels: Path | None = None) -> list[Head]:
 def embed(heads: Sequence[Head], network: PatchAnomalyNetwork, folder: Path) -> None:
     """Embed the slices of each view that are not embedded yet: ``[slices, patches, D]``, in half precision."""
     folder.mkdir(parents=True, exist_ok=True)
-    preprocessing = config("train").get_parsed_content("preprocessing")
+    preprocessing = config("train", field_of_view=None).get_parsed_content("preprocessing")
     for head in tqdm(heads, "embedding"):
         missing = [axis for axis in VIEWS.values() if not embeddings_of(head, axis, folder).exists()]
         if not missing:

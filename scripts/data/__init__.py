@@ -1,6 +1,7 @@
 """Cases, images and labels: search, reading, preprocessing."""
 
 from .cases import CaseDataset, NormalDataset, find_cases, raise_failed, split_cases
+from .field_of_view import SetFieldOfViewd, choose_field_of_view
 from .images import LoadImageFiled
 from .intensities import ScaleForegroundPercentilesd, ScaleTissued
 from .labels import AddGroundTruthd, CaseLabels
@@ -16,7 +17,9 @@ __all__ = [
     "OrientUprightd",
     "ScaleForegroundPercentilesd",
     "ScaleTissued",
+    "SetFieldOfViewd",
     "SmoothMapd",
+    "choose_field_of_view",
     "find_cases",
     "raise_failed",
     "split_cases",

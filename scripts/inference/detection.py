@@ -11,9 +11,9 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
+from ..data.foreground import foreground_mask
 from ..errors import InputError
 from ..models.detection import DEFAULT_FALSE_REGIONS, MAX_FALSE_REGIONS, DetectionLimits
-from .foreground import foreground_mask
 from .measurements import affine_of, voxel_mm3
 from .regions import candidate_regions, outlined
 

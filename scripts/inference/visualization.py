@@ -17,8 +17,8 @@ from matplotlib.patheffects import withStroke
 from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 
+from ..data.foreground import foreground_mask, subsample
 from ..data.transforms import UPRIGHT
-from .foreground import foreground_mask, subsample
 from .regions import Regions, find_regions
 
 # Calibrated scores from 0 to 4, the same in every picture so that healthy images stay dark: their highest patches reach

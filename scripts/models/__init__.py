@@ -1,6 +1,6 @@
 """Encoder, mixture and calibration, the network they form, and its checkpoint."""
 
-from .checkpoint import load_detection_limits, load_network
+from .checkpoint import load_detection_limits, load_field_of_view, load_network
 from .encoder import DINOv2PatchEncoder
 from .mixture import DirichletProcessMixture
 from .network import PatchAnomalyNetwork
@@ -13,6 +13,7 @@ __all__ = [
     "PatchAnomalyNetwork",
     "load_detection_limits",
     "load_encoder_weights",
+    "load_field_of_view",
     "load_network",
     "make_encoder",
 ]

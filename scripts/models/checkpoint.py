@@ -132,6 +132,23 @@ def load_detection_limits(path: str | os.PathLike, score: str, target_fpr: float
     return limits
 
 
+def load_field_of_view(path: str | os.PathLike) -> float | None:
+    """Load the field of view of a checkpoint, see `scripts.data.SetFieldOfViewd`, and nothing else of it.
+
+    Args:
+        path: the file, see `save_network`.
+
+    Returns:
+        The field of view in mm; None if there is none, or no file.
+
+    Raises:
+        InputError: the file is no checkpoint.
+    """
+    if not Path(path).is_file():
+        return None
+    return read_network(path)["_extra_state"]["settings"].get("field_of_view_mm")
+
+
 def read_network(path: str | os.PathLike) -> dict[str, Any]:
     """Read a checkpoint of `save_network` without checking its digests.
 

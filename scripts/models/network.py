@@ -46,6 +46,8 @@ class PatchAnomalyNetwork(nn.Module):
         patch_smoothing: standard deviation of a Gaussian that smooths the scores of a slice's patches, in patches; 0
             for none.
         views: axes of volumes across each of which it is fitted on slices; None for one axis, which it does not know.
+        field_of_view_mm: what the smaller edge of a slice of a volume shows, see `scripts.data.SetFieldOfViewd`; None
+            for all that the image does.
 
     Attributes:
         acquisition: DICOM series that it was fitted on, see `scripts.data.acquisition.fitted_acquisition`; None if not
@@ -63,6 +65,7 @@ class PatchAnomalyNetwork(nn.Module):
         target_fpr: float = 0.01,
         patch_smoothing: float = 0.0,
         views: Sequence[int] | None = None,
+        field_of_view_mm: float | None = None,
     ) -> None:
         super().__init__()
         if score not in mixture.score_kinds:
@@ -83,6 +86,7 @@ class PatchAnomalyNetwork(nn.Module):
         self.patch_smoothing = float(patch_smoothing)
         self.image_size = encoder.image_size
         self.views = sorted(views or ())
+        self.field_of_view_mm = field_of_view_mm
         self.patch_size = encoder.patch_size
         self.min_side = MIN_SIDE
         self.acquisition: dict[str, Any] | None = None
@@ -244,6 +248,7 @@ class PatchAnomalyNetwork(nn.Module):
             "distribution": self.mixture.distribution,
             "patch_smoothing": self.patch_smoothing,
             **({"views": list(self.views)} if self.views else {}),
+            **({"field_of_view_mm": self.field_of_view_mm} if self.field_of_view_mm else {}),
         }
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -301,7 +306,7 @@ class PatchAnomalyNetwork(nn.Module):
         if not is_extra_state(state):
             raise InputError(f"The fitted model does not say which settings it was fitted with; {REMEDY}.")
         saved = fitted_settings(state)
-        settings = {"views": None, **self.settings()}
+        settings = {"views": None, "field_of_view_mm": None, **self.settings()}
         different = [name for name, value in settings.items() if saved.get(name) != value]
         if different:
             fitted, own = ({name: _shown(each.get(name)) for name in different} for each in (saved, settings))

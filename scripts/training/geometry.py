@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from ..inference.foreground import foreground_mask
+from ..data.foreground import foreground_mask
 from ..inference.inferer import DPMMInferer, nonempty_slices
 from ..inference.measurements import voxel_mm3
 from ..inference.regions import Regions, candidate_regions

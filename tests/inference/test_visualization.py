@@ -6,8 +6,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from scripts.data.foreground import foreground_mask
 from scripts.inference import visualization
-from scripts.inference.foreground import foreground_mask
 from scripts.inference.visualization import MASK_COLOUR, TRUTH_COLOUR, SliceView, covering_slices, heat, overlay_png
 from tests.tiny_cases import AFFINE
 

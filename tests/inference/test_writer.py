@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scripts.data.foreground import foreground_mask
 from scripts.inference import writer
-from scripts.inference.foreground import foreground_mask
 from scripts.inference.measurements import OUTSIDE_SHARE, measurements
 from tests.tiny_bundle import run_configs
 

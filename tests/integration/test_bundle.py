@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from scripts.data.foreground import fill_holes
 from scripts.errors import InputError, cause_of
-from scripts.inference.foreground import fill_holes
 from tests.tiny_bundle import ROOT, run_bundle
 from tests.tiny_cases import AFFINE, brain, save, save_dicom_series
 

@@ -12,10 +12,10 @@ from monai.data import MetaTensor
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from scripts.data.foreground import foreground_mask
 from scripts.data.labels import GroundTruth
 from scripts.errors import InputError, cause_of
 from scripts.files import RecordedDirectory
-from scripts.inference.foreground import foreground_mask
 from scripts.inference.regions import find_regions, outlined
 from scripts.metrics.bootstrap import case_weights, interval
 from scripts.metrics.handler import MapEvaluation, patch_threshold

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from scripts.inference.foreground import foreground_mask
+from scripts.data.foreground import foreground_mask
 from scripts.inference.visualization import SliceView, overlay_png
 from tests.report.browser import run_chromium
 from tests.tiny_bundle import ROOT, run_bundle

@@ -19,10 +19,10 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from skimage.measure import grid_points_in_poly
 
+from scripts.data.foreground import foreground_mask
 from scripts.data.labels import GroundTruth
 from scripts.files import write_json
 from scripts.inference import PredictionWriter
-from scripts.inference.foreground import foreground_mask
 from scripts.inference.measurements import measurements
 from scripts.inference.patches import CasePatches, split_by_case
 from scripts.inference.results_directory import ResultsDirectory

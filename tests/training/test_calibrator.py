@@ -8,9 +8,9 @@ import torch
 from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 
+from scripts.data.foreground import foreground_mask
 from scripts.errors import InputError
 from scripts.inference.detection import DetectRegionsd
-from scripts.inference.foreground import foreground_mask
 from scripts.inference.inferer import DPMMInferer
 from scripts.inference.regions import find_regions, peak_size_of
 from scripts.models.checkpoint import load_detection_limits

@@ -23,12 +23,16 @@ def foreground_mask(image: np.ndarray) -> np.ndarray:
         ``[...]``, true in the foreground.
     """
     grey = image[0] if len(image) == 1 else image.max(0)
+    background = background_value(grey)
+    return np.ones(grey.shape, bool) if background is None else fill_holes(grey != background)
+
+
+def background_value(grey: np.ndarray) -> float | None:
+    """Find the most frequent grey value; None if it is above the median or the only one, and so no background."""
     sample = subsample(grey)
     values, counts = np.unique(sample, return_counts=True)
     most_frequent = values[counts.argmax()]
-    if most_frequent > np.median(sample) or len(values) == 1:
-        return np.ones(grey.shape, bool)
-    return fill_holes(grey != most_frequent)
+    return None if most_frequent > np.median(sample) or len(values) == 1 else most_frequent
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:

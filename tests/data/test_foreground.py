@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_fill_holes
 
-from scripts.inference.foreground import fill_holes, foreground_mask
+from scripts.data.foreground import fill_holes, foreground_mask
 from tests.tiny_cases import brain
 
 

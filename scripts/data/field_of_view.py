@@ -1,0 +1,162 @@
+"""Field of view: how many millimetres the slices of a volume show to the network.
+
+The network resizes the smaller edge of a slice to ``image_size`` pixels. Without a common field of view, the size of
+the anatomy in pixels depends on how much background is around it, and so on the scanner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import Compose, CropForeground, CropForegroundd, EnsureChannelFirstd
+from monai.utils import ensure_tuple
+
+from ..errors import InputError
+from .foreground import background_value
+from .images import LoadImageFiled
+from .transforms import OrientUprightd
+
+N_SAMPLED = 16  # normal cases that the field of view is chosen from
+SHARE_WITHIN = 0.9  # share of them whose foreground fits into it
+MARGIN = 1.15
+MAX_ENLARGEMENT = 4  # a volume that shows less of the field of view than a quarter has the wrong voxel size
+
+
+class SetFieldOfViewd(CropForegroundd):
+    """Crop the background of volumes, or extend it, so that every slice has the same field of view.
+
+    Each edge of a slice becomes as long as the field of view, or as the foreground if that is longer. Nothing but
+    background is cropped. Pictures, which have no voxel size, stay as they are. Invertible.
+
+    Args:
+        keys: channel-first images ``[C,H,W]`` or ``[C,H,W,D]`` with an affine; the first is the one that is measured.
+        mm: the field of view in mm; None leaves volumes as they are.
+        spatial_dim: axis of a volume across which slices are taken.
+        views: several such axes; None for ``spatial_dim`` alone.
+        allow_missing_keys: whether a key may be missing.
+    """
+
+    cropper: CropForeground
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        mm: float | None = None,
+        spatial_dim: int = 2,
+        views: Sequence[int] | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        measured = ensure_tuple(keys)[0]
+        super().__init__(
+            keys, measured, start_coord_key=None, end_coord_key=None, allow_missing_keys=allow_missing_keys
+        )
+        self.cropper = _FieldOfView(mm, in_plane_axes(spatial_dim, views))
+
+
+class _FieldOfView(CropForeground):
+    """Crop a volume ``[C,H,W,D]`` to a field of view in mm along some axes."""
+
+    def __init__(self, mm: float | None, axes: Sequence[int]) -> None:
+        super().__init__()
+        self.mm = mm
+        self.axes = list(axes)
+
+    def compute_bounding_box(self, img: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return first and last voxel, exclusive, along each axis; beyond the image where it is to be extended.
+
+        Raises:
+            InputError: the image shows much less than the field of view.
+        """
+        start, end = np.zeros(img.ndim - 1, int), np.array(img.shape[1:])
+        if self.mm is None or img.ndim != 4:
+            return start, end
+        sides = voxel_sides(img)
+        longest = max(img.shape[1 + axis] * sides[axis] for axis in self.axes)
+        if not self.mm <= MAX_ENLARGEMENT * longest:
+            raise InputError(
+                f"its slices show {longest:.3g} mm at most, where the model was fitted on slices of {self.mm:.3g} mm; "
+                "check the voxel size in its header, or give a larger part of the anatomy"
+            )
+        for axis, (first, last) in foreground_box(img, self.axes).items():
+            n_voxels, size = max(round(self.mm / sides[axis]), last - first), img.shape[1 + axis]
+            centred = math.floor((first + last - n_voxels) / 2)
+            start[axis] = min(max(centred, 0), size - n_voxels) if n_voxels <= size else (size - n_voxels) // 2
+            end[axis] = start[axis] + n_voxels
+        return start, end
+
+    def crop_pad(self, img: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Crop, and extend by the value of the background, or by 0 if there is none."""
+        background = background_value(_grey(img)) if img.ndim == 4 and self.mm is not None else None
+        return super().crop_pad(img, *args, **kwargs, value=float(background or 0))
+
+
+def in_plane_axes(spatial_dim: int, views: Sequence[int] | None = None) -> list[int]:
+    """Return the axes of a volume along the edges of its slices."""
+    return sorted({axis for across in views or [spatial_dim] for axis in range(3) if axis != across})
+
+
+def voxel_sides(volume: Any) -> np.ndarray:
+    """Return the sides of a voxel in mm.
+
+    Raises:
+        InputError: they are not positive numbers.
+    """
+    sides = np.asarray(nib.affines.voxel_sizes(np.asarray(volume.affine, dtype=float)))
+    if not (np.isfinite(sides).all() and (sides > 0).all()):
+        raise InputError(f"its voxels are {' x '.join(f'{side:g}' for side in sides)} mm; repair its header")
+    return sides
+
+
+def foreground_box(volume: torch.Tensor, axes: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Find the first and last voxel, exclusive, of the foreground of a volume ``[C,H,W,D]`` along some axes."""
+    grey = _grey(volume)
+    background = background_value(grey)
+    is_foreground = np.ones(grey.shape, bool) if background is None else grey != background
+    box = {}
+    for axis in axes:
+        inside = np.flatnonzero(is_foreground.any(tuple(other for other in range(3) if other != axis)))
+        box[axis] = (int(inside[0]), int(inside[-1]) + 1)
+    return box
+
+
+def choose_field_of_view(
+    setting: float | Literal["auto"] | None,
+    cases: Sequence[Mapping[str, Any]],
+    spatial_dim: int = 2,
+    views: Sequence[int] | None = None,
+) -> float | None:
+    """Choose the field of view of a fit.
+
+    Args:
+        setting: the field of view in mm; None for none; ``"auto"`` for one that the smaller edge of the foreground of
+            most normals fills.
+        cases: normal cases, some of which are read; one that cannot be read is left out, since the fit reports it.
+        spatial_dim: axis of a volume across which slices are taken.
+        views: several such axes; None for ``spatial_dim`` alone.
+
+    Returns:
+        The field of view in mm; None for pictures.
+    """
+    if setting != "auto":
+        return setting
+    axes = in_plane_axes(spatial_dim, views)
+    reading = Compose([transform("image") for transform in (LoadImageFiled, EnsureChannelFirstd, OrientUprightd)])
+    edges = []
+    for case in cases[:: math.ceil(len(cases) / N_SAMPLED) or 1]:
+        with contextlib.suppress(Exception):  # the fit says what is wrong with it
+            image = reading(dict(case))["image"]
+            sides, box = voxel_sides(image), foreground_box(image, axes) if image.ndim == 4 else {}
+            edges += [min((last - first) * sides[axis] for axis, (first, last) in box.items())] if box else []
+    return round(MARGIN * float(np.quantile(edges, SHARE_WITHIN)), 1) if edges else None
+
+
+def _grey(image: torch.Tensor) -> np.ndarray:
+    array = image.cpu().numpy()
+    return array[0] if len(array) == 1 else array.max(0)

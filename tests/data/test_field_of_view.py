@@ -1,0 +1,119 @@
+"""Tests of the field of view of volumes."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Invertd
+
+from scripts.data import SetFieldOfViewd, choose_field_of_view
+from scripts.errors import InputError
+
+
+def head(rows=60, columns=50, slices=4, mm=1.0, margins=((10, 20), (5, 15)), background=0.0):
+    """Make a volume ``[1,H,W,D]`` with a box of tissue, and margins of background before and after it."""
+    (above, below), (left, right) = margins
+    volume = np.full((above + rows + below, left + columns + right, slices), background, np.float32)
+    inside = np.random.default_rng(0).uniform(0.3, 0.9, (rows, columns, slices))
+    volume[above : above + rows, left : left + columns] = inside
+    return MetaTensor(torch.from_numpy(volume)[None], affine=torch.diag(torch.tensor([mm, mm, 3 * mm, 1.0]).double()))
+
+
+def set_field_of_view(image, mm, **arguments):
+    return SetFieldOfViewd("image", mm, **arguments)({"image": image})["image"]
+
+
+class TestSetFieldOfView:
+    @pytest.mark.parametrize("mm", [55, 70, 100, 150.4])
+    def test_smaller_edge_of_a_slice_is_the_field_of_view(self, mm):
+        found = set_field_of_view(head(), mm)
+        assert min(found.shape[1:3]) == round(mm) and found.shape[3] == 4
+
+    def test_no_foreground_is_lost(self):
+        image = head()
+        for mm in (1, 30, 55, 300):
+            found = set_field_of_view(image, mm)
+            assert (found > 0).sum() == (image > 0).sum() and torch.isclose(found.sum(), image.sum())
+
+    def test_size_of_tissue_in_pixels_does_not_depend_on_margins_or_voxels(self):
+        sizes = set()
+        for margins, mm in [(((10, 20), (5, 15)), 1), (((0, 0), (0, 0)), 1), (((60, 7), (0, 90)), 1)]:
+            found = set_field_of_view(head(margins=margins, mm=mm), 70)
+            sizes.add(tuple(found.shape))
+        assert len(sizes) == 1
+        fine = set_field_of_view(head(120, 100, mm=0.5), 70)
+        assert tuple(fine.shape[1:3]) == tuple(2 * side for side in next(iter(sizes))[1:3])
+
+    @pytest.mark.parametrize("mm", [1, 55, 150])
+    def test_inverse_puts_everything_back(self, mm):
+        image, transform = head(), Compose([SetFieldOfViewd("image", mm)])
+        case = transform({"image": image})
+        case["pred"] = MetaTensor(case["image"].as_subclass(torch.Tensor).clone())
+        inverse = Invertd(["pred", "image"], transform, orig_keys="image", nearest_interp=False)
+        inverted = inverse(case)
+        for key in ("pred", "image"):
+            assert torch.equal(inverted[key].as_subclass(torch.Tensor), image.as_subclass(torch.Tensor))
+            assert torch.equal(inverted[key].affine, image.affine)
+
+    def test_affine_moves_with_the_first_voxel(self):
+        image = head()
+        found = set_field_of_view(image, 55)
+        shift = (found.affine @ torch.tensor([0.0, 0, 0, 1]).double())[:3].int().tolist()
+        assert torch.equal(
+            found.as_subclass(torch.Tensor),
+            image.as_subclass(torch.Tensor)[
+                :, shift[0] : shift[0] + found.shape[1], shift[1] : shift[1] + found.shape[2]
+            ],
+        )
+
+    def test_extension_has_the_value_of_the_background(self):
+        found = set_field_of_view(head(margins=((9, 9), (9, 9)), background=0.25), 200)
+        assert found.shape[1:3] == (200, 200) and found[0, 0, 0, 0] == 0.25 and found[0, -1, -1, 0] == 0.25
+
+    def test_without_background_nothing_is_cropped(self):
+        noise = MetaTensor(torch.rand(1, 60, 50, 4), affine=torch.eye(4))
+        assert torch.equal(set_field_of_view(noise, 40).as_subclass(torch.Tensor), noise.as_subclass(torch.Tensor))
+
+    def test_off_and_pictures_change_nothing(self):
+        image, picture = head(), MetaTensor(torch.rand(3, 60, 50), affine=torch.eye(4))
+        assert torch.equal(set_field_of_view(image, None), image)
+        assert torch.equal(set_field_of_view(picture, 20.0), picture)
+
+    def test_edges_of_all_views(self):
+        image = head(slices=40)
+        assert min(set_field_of_view(image, 130, views=[0, 1, 2]).shape[1:]) == round(130 / 3)
+        assert set_field_of_view(image, 130, spatial_dim=0).shape[1] == image.shape[1]
+
+    def test_colours_have_one_box(self):
+        grey = head()
+        colours = MetaTensor(torch.cat([grey, grey * 0, grey / 2]), affine=grey.affine)
+        assert set_field_of_view(colours, 70).shape[1:] == set_field_of_view(grey, 70).shape[1:]
+
+    def test_wrong_voxel_size_is_an_error_and_no_huge_image(self):
+        with pytest.raises(InputError, match=r"show 0\.09 mm at most.*slices of 150 mm.*voxel size"):
+            set_field_of_view(head(mm=0.001), 150)
+        with pytest.raises(InputError, match="repair its header"):
+            set_field_of_view(head(mm=0.0), 150)
+
+
+class TestChoice:
+    def cases(self, folder, widths, mm=2.0):
+        for number, width in enumerate(widths):
+            image = head(columns=width, mm=mm)
+            nib.save(nib.Nifti1Image(image[0].numpy(), image.affine.numpy()), folder / f"{number:02}.nii")
+        return [{"case": file.stem, "image": str(file)} for file in sorted(folder.iterdir())]
+
+    def test_most_normals_fit_into_it(self, tmp_path):
+        cases = self.cases(tmp_path, [40] * 4 + [45] * 15 + [58])
+        assert choose_field_of_view("auto", cases) == pytest.approx(1.15 * 90, abs=0.1)
+
+    def test_unreadable_cases_are_left_out(self, tmp_path):
+        cases = self.cases(tmp_path, [40, 40])
+        (tmp_path / "00.nii").write_bytes(b"nothing")
+        assert choose_field_of_view("auto", [*cases, {"case": "x", "error": "no"}]) == pytest.approx(92, abs=0.1)
+
+    def test_a_number_and_off_are_taken(self):
+        assert choose_field_of_view(150.0, []) == 150
+        assert choose_field_of_view(None, []) is None
+        assert choose_field_of_view("auto", []) is None
