@@ -97,7 +97,9 @@ def embed(
         embedding_store=str(store),
     )
     if normals:
-        train["normals"] = [case for each in normals for case in thinned_cases(each, store / "thinned", max_slices)]
+        train["normals"] = [
+            case for each in normals for case in thinned_cases(each, store.with_name("thinned_output"), max_slices)
+        ]
     train.update(dict(settings or {}))
     network, inferer, cache = (train.get_parsed_content(name) for name in ("network", "inferer", "embedding_cache"))
     transform = train.get_parsed_content("preprocessing")
@@ -110,7 +112,7 @@ def embed(
     datasets: list[Any] = [CaseDataset(cases, transform) for cases in parts]
     embedded = [EmbeddingDataset(each, network, inferer, cache=cache, progress=False).compute() for each in datasets]
     halves = halves_of([case["case"] for case in found], bool(label_of))
-    cases = []
+    cases: list[Case] = []
     for case in found:
         label = None
         if case["case"] in label_of:

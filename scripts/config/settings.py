@@ -274,6 +274,8 @@ def _describe(schema: dict[str, Any]) -> str:
         return ", or ".join(_describe(option) for option in schema["anyOf"])
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}"
+    if "const" in schema:
+        return str(schema["const"])
     if "format" in schema:
         return FORMATS[schema["format"]]
     kind = schema["type"]

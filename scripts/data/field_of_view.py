@@ -135,14 +135,15 @@ def choose_field_of_view(
     """Choose the field of view of a fit.
 
     Args:
-        setting: the field of view in mm; None for none; ``"auto"`` for one that the smaller edge of the foreground of
-            most normals fills.
+        setting: the field of view in mm; None for none; ``"auto"`` for a little more than the smaller edge
+            of the foreground of most normals.
         cases: normal cases, some of which are read; one that cannot be read is left out, since the fit reports it.
         spatial_dim: axis of a volume across which slices are taken.
         views: several such axes; None for ``spatial_dim`` alone.
 
     Returns:
-        The field of view in mm; None for pictures.
+        The field of view in mm, to two digits, so that a few more normals seldom change it and embeddings are found
+        again; None for pictures.
     """
     if setting != "auto":
         return setting
@@ -154,7 +155,13 @@ def choose_field_of_view(
             image = reading(dict(case))["image"]
             sides, box = voxel_sides(image), foreground_box(image, axes) if image.ndim == 4 else {}
             edges += [min((last - first) * sides[axis] for axis, (first, last) in box.items())] if box else []
-    return round(MARGIN * float(np.quantile(edges, SHARE_WITHIN)), 1) if edges else None
+    return _rounded_up(MARGIN * float(np.quantile(edges, SHARE_WITHIN))) if edges else None
+
+
+def _rounded_up(length: float) -> float:
+    """Round up to two significant digits."""
+    unit = 10.0 ** (math.floor(math.log10(length)) - 1)
+    return round(math.ceil(length / unit) * unit, 6)
 
 
 def _grey(image: torch.Tensor) -> np.ndarray:

@@ -106,12 +106,16 @@ class TestChoice:
 
     def test_most_normals_fit_into_it(self, tmp_path):
         cases = self.cases(tmp_path, [40] * 4 + [45] * 15 + [58])
-        assert choose_field_of_view("auto", cases) == pytest.approx(1.15 * 90, abs=0.1)
+        assert choose_field_of_view("auto", cases) == 110  # 1.15 * 90 mm, rounded up
 
     def test_unreadable_cases_are_left_out(self, tmp_path):
         cases = self.cases(tmp_path, [40, 40])
         (tmp_path / "00.nii").write_bytes(b"nothing")
-        assert choose_field_of_view("auto", [*cases, {"case": "x", "error": "no"}]) == pytest.approx(92, abs=0.1)
+        assert choose_field_of_view("auto", [*cases, {"case": "x", "error": "no"}]) == 92
+
+    @pytest.mark.parametrize(("mm", "expected"), [(0.3, 14), (2, 92), (0.02, 0.92)])
+    def test_small_and_large_anatomies(self, tmp_path, mm, expected):
+        assert choose_field_of_view("auto", self.cases(tmp_path, [40], mm)) == expected
 
     def test_a_number_and_off_are_taken(self):
         assert choose_field_of_view(150.0, []) == 150
