@@ -25,7 +25,8 @@ sys.path.insert(0, {root!r})
 from scripts.digests import object_digest
 set_determinism(0)
 parser = ConfigParser({{"preprocessing": ConfigParser.load_config_file({config!r})["preprocessing"],
-                        "intensities": {{"_target_": "ScaleIntensityd", "keys": "image"}}}})
+                        "intensities": {{"_target_": "ScaleIntensityd", "keys": "image"}},
+                        "field_of_view": 150.0, "spatial_dim": 2, "views": None}})
 things = [parser.get_parsed_content("preprocessing"), functools.partial(max, 1), torch.float32, torch.device("cpu"),
           Path("/x"), {{"a", "b", "c"}}, np.arange(3), re.compile("x"), [1, (2.5, None, True)], b"x"]
 print([object_digest(thing) for thing in things])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 import nibabel as nib
@@ -23,6 +23,7 @@ from .foreground import background_value
 from .images import LoadImageFiled
 from .transforms import OrientUprightd
 
+FIELD_OF_VIEW = "field_of_view_mm"  # key of a case
 N_SAMPLED = 16  # normal cases that the field of view is chosen from
 SHARE_WITHIN = 0.9  # share of them whose foreground fits into it
 MARGIN = 1.15
@@ -43,7 +44,7 @@ class SetFieldOfViewd(CropForegroundd):
         allow_missing_keys: whether a key may be missing.
     """
 
-    cropper: CropForeground
+    cropper: _FieldOfView
 
     def __init__(
         self,
@@ -58,6 +59,10 @@ class SetFieldOfViewd(CropForegroundd):
             keys, measured, start_coord_key=None, end_coord_key=None, allow_missing_keys=allow_missing_keys
         )
         self.cropper = _FieldOfView(mm, in_plane_axes(spatial_dim, views))
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """Set the field of view of the images of a case, and say under ``field_of_view_mm`` which."""
+        return {**super().__call__(data, lazy), FIELD_OF_VIEW: self.cropper.mm}
 
 
 class _FieldOfView(CropForeground):
@@ -95,6 +100,20 @@ class _FieldOfView(CropForeground):
         """Crop, and extend by the value of the background, or by 0 if there is none."""
         background = background_value(_grey(img)) if img.ndim == 4 and self.mm is not None else None
         return super().crop_pad(img, *args, **kwargs, value=float(background or 0))
+
+
+def check_field_of_view(case: Mapping[str, Any], network: Any) -> None:
+    """Check that a preprocessed case has the field of view of a network's fit; an exported network does not know it.
+
+    Raises:
+        InputError: it has another.
+    """
+    fitted = getattr(network, FIELD_OF_VIEW, None)
+    if fitted is not None and case.get(FIELD_OF_VIEW) != fitted:
+        raise InputError(
+            f"the model was fitted on slices of {fitted:g} mm, which the preprocessing does not make; give it "
+            "scripts.data.SetFieldOfViewd, as configs/inference.json does"
+        )
 
 
 def in_plane_axes(spatial_dim: int, views: Sequence[int] | None = None) -> list[int]:

@@ -11,6 +11,7 @@ from monai.networks.utils import eval_mode
 from monai.utils import convert_to_dst_type
 
 from ..data.cases import sentence
+from ..data.field_of_view import check_field_of_view
 from ..data.prefetch import prefetch
 from ..errors import InputError
 from ..models.network import PatchOutput
@@ -118,6 +119,7 @@ class AnomalyMapLoader:
         if "image" not in item:
             return SlicedCase(item, [])
         try:
+            check_field_of_view(item, self.network)
             return SlicedCase(item, self.inferer.cut(item["image"]))
         except Exception as error:
             return SlicedCase(_failed(item, error), [])

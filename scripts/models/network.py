@@ -46,12 +46,12 @@ class PatchAnomalyNetwork(nn.Module):
         patch_smoothing: standard deviation of a Gaussian that smooths the scores of a slice's patches, in patches; 0
             for none.
         views: axes of volumes across each of which it is fitted on slices; None for one axis, which it does not know.
-        field_of_view_mm: what the smaller edge of a slice of a volume shows, see `scripts.data.SetFieldOfViewd`; None
-            for all that the image does.
 
     Attributes:
         acquisition: DICOM series that it was fitted on, see `scripts.data.acquisition.fitted_acquisition`; None if not
             known.
+        field_of_view_mm: length that the smaller edge of a slice showed in the fit, see
+            `scripts.data.SetFieldOfViewd`; None if it was not set.
 
     Raises:
         InputError: a score that the mixture does not have, or a target or smoothing out of range.
@@ -65,7 +65,6 @@ class PatchAnomalyNetwork(nn.Module):
         target_fpr: float = 0.01,
         patch_smoothing: float = 0.0,
         views: Sequence[int] | None = None,
-        field_of_view_mm: float | None = None,
     ) -> None:
         super().__init__()
         if score not in mixture.score_kinds:
@@ -86,10 +85,10 @@ class PatchAnomalyNetwork(nn.Module):
         self.patch_smoothing = float(patch_smoothing)
         self.image_size = encoder.image_size
         self.views = sorted(views or ())
-        self.field_of_view_mm = field_of_view_mm
         self.patch_size = encoder.patch_size
         self.min_side = MIN_SIDE
         self.acquisition: dict[str, Any] | None = None
+        self.field_of_view_mm: float | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Compute calibrated anomaly maps: 0 is a typical normal patch, 1 the decision threshold.
@@ -268,6 +267,7 @@ class PatchAnomalyNetwork(nn.Module):
         self._check_settings(state)
         self.encoder.weights_digest = state["weights_digest"]
         self.acquisition = state.get("acquisition")
+        self.field_of_view_mm = state["settings"].get("field_of_view_mm")
 
     @torch.jit.unused
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -306,7 +306,8 @@ class PatchAnomalyNetwork(nn.Module):
         if not is_extra_state(state):
             raise InputError(f"The fitted model does not say which settings it was fitted with; {REMEDY}.")
         saved = fitted_settings(state)
-        settings = {"views": None, "field_of_view_mm": None, **self.settings()}
+        settings = {"views": None, **self.settings()}
+        settings.pop("field_of_view_mm", None)  # measured by the fit, not a setting of this network
         different = [name for name, value in settings.items() if saved.get(name) != value]
         if different:
             fitted, own = ({name: _shown(each.get(name)) for name in different} for each in (saved, settings))

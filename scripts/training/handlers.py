@@ -219,16 +219,22 @@ class TailFitter:
 
 
 class AcquisitionRecorder:
-    """Let a fitted network know the DICOM series of its training set; that of a fit on other files knows none.
+    """Let a fitted network know its field of view, and the DICOM series of its training set.
+
+    The network of a fit on other files than DICOM knows no series.
 
     Args:
-        network: see `PatchAnomalyNetwork.acquisition`.
+        network: see `PatchAnomalyNetwork`, its attributes.
         embeddings: training set.
+        field_of_view_mm: see `scripts.data.SetFieldOfViewd`.
     """
 
-    def __init__(self, network: PatchAnomalyNetwork, embeddings: EmbeddingDataset) -> None:
+    def __init__(
+        self, network: PatchAnomalyNetwork, embeddings: EmbeddingDataset, field_of_view_mm: float | None = None
+    ) -> None:
         self.network = network
         self.embeddings = embeddings
+        self.field_of_view_mm = field_of_view_mm
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, before the handler that writes the network."""
@@ -236,6 +242,7 @@ class AcquisitionRecorder:
 
     def __call__(self, engine: Engine) -> None:
         """Read the headers of the cases that the network is fitted on."""
+        self.network.field_of_view_mm = self.field_of_view_mm
         cases = getattr(self.embeddings.cases, "data", self.embeddings.cases)
         images = [case["image"] for case in cases if case["case"] not in self.embeddings.failed]
         series = read_acquisitions(images) if all(isinstance(image, str) for image in images) else None

@@ -1,5 +1,7 @@
 """Tests of the field of view of volumes."""
 
+from types import SimpleNamespace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 
 from scripts.data import SetFieldOfViewd, choose_field_of_view
+from scripts.data.field_of_view import check_field_of_view
 from scripts.errors import InputError
 
 
@@ -95,6 +98,17 @@ class TestSetFieldOfView:
             set_field_of_view(head(mm=0.001), 150)
         with pytest.raises(InputError, match="repair its header"):
             set_field_of_view(head(mm=0.0), 150)
+
+
+class TestCheck:
+    def test_a_case_has_the_field_of_view_of_the_fit(self):
+        case = SetFieldOfViewd("image", 70.0)({"image": head()})
+        check_field_of_view(case, SimpleNamespace(field_of_view_mm=70.0))
+        check_field_of_view(case, SimpleNamespace())  # exported
+        check_field_of_view({}, SimpleNamespace(field_of_view_mm=None))
+        for other in (case, {"image": head()}):
+            with pytest.raises(InputError, match=r"slices of 80 mm.*SetFieldOfViewd"):
+                check_field_of_view(other, SimpleNamespace(field_of_view_mm=80.0))
 
 
 class TestChoice:
