@@ -103,7 +103,7 @@ class Settings(BaseModel, validate_assignment=True):
         description="axes across each of which near isotropic volumes are sliced, such as `[0,1,2]`; the map is the "
         "mean of theirs; `off` takes `spatial_dim` alone ([cost and gain](how-it-works.md#three-views))"
     )
-    field_of_view_mm: OrOff[Literal["auto"] | Annotated[Number, Field(gt=0)]] = Field(
+    field_of_view_mm: OrOff[Annotated[Number, Field(gt=0)] | Literal["auto"]] = Field(
         description="length in mm that the smaller edge of a volume's slices shows, so that other scanners and tighter "
         "crops change nothing; `auto` measures the normals, `off` takes slices as they are; inference has it in "
         "`ckpt_path` ([how](how-it-works.md#field-of-view))"

@@ -23,7 +23,7 @@ from .foreground import background_value
 from .images import LoadImageFiled
 from .transforms import OrientUprightd
 
-FIELD_OF_VIEW = "field_of_view_mm"  # key of a case
+FIELD_OF_VIEW, FIRST_VOXEL = "field_of_view_mm", "field_of_view_start"  # keys of a case
 N_SAMPLED = 16  # normal cases that the field of view is chosen from
 SHARE_WITHIN = 0.9  # share of them whose foreground fits into it
 MARGIN = 1.15
@@ -56,12 +56,17 @@ class SetFieldOfViewd(CropForegroundd):
     ) -> None:
         measured = ensure_tuple(keys)[0]
         super().__init__(
-            keys, measured, start_coord_key=None, end_coord_key=None, allow_missing_keys=allow_missing_keys
+            keys, measured, start_coord_key=FIRST_VOXEL, end_coord_key=None, allow_missing_keys=allow_missing_keys
         )
         self.cropper = _FieldOfView(mm, in_plane_axes(spatial_dim, views))
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
-        """Set the field of view of the images of a case, and say under ``field_of_view_mm`` which."""
+        """Set the field of view of the images of a case.
+
+        Returns:
+            The case, with ``field_of_view_mm``, and under ``field_of_view_start`` the first voxel along each axis of
+            the image, below 0 where it was extended.
+        """
         return {**super().__call__(data, lazy), FIELD_OF_VIEW: self.cropper.mm}
 
 

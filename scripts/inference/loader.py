@@ -11,12 +11,12 @@ from monai.networks.utils import eval_mode
 from monai.utils import convert_to_dst_type
 
 from ..data.cases import sentence
-from ..data.field_of_view import check_field_of_view
+from ..data.field_of_view import FIRST_VOXEL, check_field_of_view
 from ..data.prefetch import prefetch
 from ..errors import InputError
 from ..models.network import PatchOutput
 from .inferer import DPMMInferer, Slices
-from .patches import split_by_case
+from .patches import Window, split_by_case
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +148,12 @@ class AnomalyMapLoader:
 
         with eval_mode(self.network):
             maps = self.inferer.maps([case.views for case in group], score)
-        shown = [view for case in group for view in case.views if self._is_shown(view.axis)]
-        patches = split_by_case(outputs, [self.inferer.scored(view.nonempty) for view in shown])
+        shown = [(case.item, view) for case in group for view in case.views if self._is_shown(view.axis)]
+        patches = split_by_case(
+            outputs,
+            [self.inferer.scored(view.nonempty) for _, view in shown],
+            [Window.of(view, item.get(FIRST_VOXEL, (0, 0, 0))) for item, view in shown],
+        )
         return [
             {
                 "case": case.item["case"],

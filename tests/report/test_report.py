@@ -24,7 +24,7 @@ from scripts.data.labels import GroundTruth
 from scripts.files import write_json
 from scripts.inference import PredictionWriter
 from scripts.inference.measurements import measurements
-from scripts.inference.patches import CasePatches, split_by_case
+from scripts.inference.patches import CasePatches, Window, split_by_case
 from scripts.inference.results_directory import ResultsDirectory
 from scripts.inference.visualization import SliceView
 from scripts.models.checkpoint import save_network
@@ -384,11 +384,14 @@ class TestPrivacy:
         assert not any("onerror" in attributes for _, attributes in page.elements)
 
 
-def patches_of(network, view):
+def patches_of(network, view, window=None):
     """Return the patches of a view after the network has scored its non-constant slices in batches of two."""
-    slices = torch.from_numpy(np.flatnonzero(np.ptp(view.image, (0, 1, 2))))
-    batches = torch.from_numpy(view.image[..., slices.numpy()]).movedim(3, 0).float().split(2)
-    (assignments,) = split_by_case([network.score_patches(batch) for batch in batches], [slices])
+    window = window or Window((0, 0, 0), view.image.shape[1:3])
+    (first_slice, row, column), (height, width) = window
+    seen = view.image[:, row : row + height, column : column + width, first_slice:]
+    slices = torch.from_numpy(np.flatnonzero(np.ptp(seen, (0, 1, 2))))
+    batches = torch.from_numpy(seen[..., slices.numpy()]).movedim(3, 0).float().split(2)
+    (assignments,) = split_by_case([network.score_patches(batch) for batch in batches], [slices], [window])
     return CasePatches.of(assignments, view, network)
 
 
@@ -598,3 +601,15 @@ class TestBrowser:
         use = SWITCH.replace("viewer.querySelector(`[value=${value}]`).click();", "")
         title, logged = browse(earlier + use)
         assert json.loads(title) == [[True]] * 4 and "CONSOLE" not in logged
+
+    def test_window_of_the_field_of_view(self, make_network):
+        network = make_network("negative_log_likelihood")
+        image = torch.rand(1, 60, 70, 4, generator=torch.Generator().manual_seed(3)).numpy()
+        empty, window = np.zeros((60, 70, 4)), Window((1, 8, 13), (40, 50))
+        whole = SliceView(image, empty, empty > 0, empty == 0, (1.0, 1.0), [0, 1, 2, 3])
+        cut = (slice(8, 48), slice(13, 63), slice(1, 4))
+        part = SliceView(image[(slice(None), *cut)], empty[cut], empty[cut] > 0, empty[cut] == 0, (1.0, 1.0), [0, 1, 2])
+        placed, alone = patches_of(network, whole, window), patches_of(network, part)
+        assert np.array_equal(placed.components, alone.components) and placed.slices.tolist() == [1, 2, 3]
+        assert np.array_equal(placed.rows[8:48], alone.rows) and np.array_equal(placed.columns[13:63], alone.columns)
+        assert len(placed.rows) == 60 and set(placed.rows) == set(alone.rows)
