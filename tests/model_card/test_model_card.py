@@ -13,7 +13,8 @@ from scripts.model_card import write_model_card
 from scripts.models.checkpoint import save_network
 from scripts.models.mixture import SCORE_KINDS
 from scripts.models.provenance import NOTE, provenance
-from tests.tiny_bundle import ROOT
+from tests.tiny_bundle import ROOT, run_bundle
+from tests.tiny_cases import brain, save
 
 COSINE = {"score": "cosine"}
 
@@ -207,8 +208,12 @@ class TestReport:
             write(fit_report=tmp_path / "none.json")
 
     @pytest.mark.slow
-    def test_a_fit_and_its_report(self, shipped, tmp_path):
-        folder = shipped.parent
+    def test_a_fit_and_its_report(self, tmp_path):
+        folder = tmp_path / "somewhere"
+        for seed in range(5):
+            save(folder / "normals" / f"normal-{seed}.nii.gz", brain(seed))
+        fit = {"output_dir": str(folder / "fit"), "ckpt_path": str(folder / "model.pt")}
+        run_bundle("training", dataset_dir=str(folder / "normals"), **fit)
         write_model_card(folder / "model.pt", tmp_path / "card.md", folder / "fit" / "fit_report.json")
         text = (tmp_path / "card.md").read_text()
         report = json.loads((folder / "fit" / "fit_report.json").read_text())
