@@ -9,6 +9,7 @@ from tests.tiny_bundle import ROOT
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     ROOT / "models" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
