@@ -14,7 +14,7 @@ BUNDLE := $(shell find configs scripts -type f -not -name '*.pyc')
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.10 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help venv weights demo picture label deploy gateway map image test test-fast test-label test-endurance test-deploy test-package fuzz check format benchmark requirements clean
+.PHONY: help venv weights demo picture label deploy gateway map image test test-fast test-label test-endurance test-deploy test-package fuzz check format benchmark requirements sbom clean
 
 help: ## list of the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -119,5 +119,10 @@ requirements: venv ## update the pins of the dependencies and extras in pyprojec
 	$(COMPILE) -o requirements.txt pyproject.toml
 	for extra in fast dev label deploy; do $(COMPILE) --extra $$extra -o requirements-$$extra.txt pyproject.toml || exit; done
 
+sbom: venv ## bills of materials (CycloneDX) and licences of the packages in the environments that are there
+	$(BIN)/python -m scripts.sbom --pins bundle,fast,dev
+	if [ -f .venv-label/installed ]; then $(LABEL) -m scripts.sbom --pins label; fi
+	if [ -f .venv-deploy/installed ]; then $(DEPLOY) -m scripts.sbom --pins deploy; fi
+
 clean: ## remove environments and outputs, except the weights and label_output with its labels
-	rm -rf .venv .venv-label .venv-deploy demo_output deploy_output
+	rm -rf .venv .venv-label .venv-deploy demo_output deploy_output sbom_output

@@ -6,8 +6,7 @@ packages of the base image's operating system are not in it.
 
 from __future__ import annotations
 
-import json
-import uuid
+import sys
 from collections.abc import Sequence
 from email.message import Message
 from email.parser import HeaderParser
@@ -15,11 +14,10 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from wheelhouse import Wheel, sha256
 
-LONGEST_NAME = 100  # characters; longer values of `License` are the text of a licence
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from scripts.sbom.document import application, document, hashes, library, needs, purl
 
 
 def bill_of_materials(metadata: dict[str, Any], base_image: str, model: Path, wheels: Sequence[Wheel]) -> str:
@@ -31,54 +29,20 @@ def bill_of_materials(metadata: dict[str, Any], base_image: str, model: Path, wh
         model: the fitted model.
         wheels: the Python packages.
     """
-    root = {
-        "bom-ref": "app",
-        "type": "application",
-        "name": metadata["name"],
-        "version": metadata["version"],
-        "licenses": [{"license": {"id": "Apache-2.0"}}],
-    }
-    base, model_hash = base_image.partition("@sha256:"), sha256(model)
+    image, _, digest = base_image.partition("@sha256:")
+    name, _, tag = image.partition(":")
     components = [
-        {
-            "bom-ref": "model",
-            "type": "machine-learning-model",
-            "name": model.name,
-            "hashes": [{"alg": "SHA-256", "content": model_hash}],
-        },
-        {
-            "bom-ref": "base-image",
-            "type": "container",
-            "name": base[0].partition(":")[0],
-            "version": base[0].partition(":")[2],
-            **({"hashes": [{"alg": "SHA-256", "content": base[2]}]} if base[2] else {}),
-        },
+        {"bom-ref": "model", "type": "machine-learning-model", "name": model.name, **hashes(sha256(model))},
+        {"bom-ref": "base-image", "type": "container", "name": name, "version": tag, **hashes(digest)},
     ]
-    references = {wheel.name: f"pkg:pypi/{wheel.name}@{wheel.version}" for wheel in wheels}
-    dependencies = [{"ref": "app", "dependsOn": ["model", "base-image", *references.values()]}]
+    references = {wheel.name: purl(wheel.name, wheel.version) for wheel in wheels}
+    dependencies = {}
     for wheel in wheels:
         headers = read_headers(wheel.path)
-        components.append(
-            {
-                "bom-ref": references[wheel.name],
-                "type": "library",
-                "name": wheel.name,
-                "version": wheel.version,
-                "purl": references[wheel.name],
-                "hashes": [{"alg": "SHA-256", "content": wheel.sha256}],
-                **licences(headers),
-            }
-        )
-        required = [Requirement(line) for line in headers.get_all("Requires-Dist", [])]
-        names = {
-            canonicalize_name(one.name) for one in required if not one.marker or one.marker.evaluate({"extra": ""})
-        }
-        depends_on = sorted(references[name] for name in names if name in references)
-        dependencies.append({"ref": references[wheel.name], "dependsOn": depends_on})
-    content = {"metadata": {"component": root}, "components": components, "dependencies": dependencies}
-    serial = uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(content))  # the same for the same content
-    head = {"bomFormat": "CycloneDX", "specVersion": "1.6", "serialNumber": f"urn:uuid:{serial}", "version": 1}
-    return json.dumps({**head, **content}, indent=1) + "\n"
+        components.append(library(wheel.name, wheel.version, headers, wheel.sha256))
+        dependencies[references[wheel.name]] = needs(headers, references)
+    root = application(metadata["name"], metadata["version"], "Apache-2.0")
+    return document(root, components, dependencies)
 
 
 def read_headers(wheel: Path) -> Message:
@@ -86,23 +50,3 @@ def read_headers(wheel: Path) -> Message:
     with ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA") and name.count("/") == 1)
         return HeaderParser().parsestr(archive.read(name).decode())
-
-
-def licences(headers: Message) -> dict[str, Any]:
-    """Return the licences that a package states: an SPDX expression, or else names.
-
-    Args:
-        headers: headers of METADATA.
-
-    Returns:
-        ``{"licenses": [...]}``, or nothing if it states none.
-    """
-    expression = headers.get("License-Expression")
-    if expression:
-        return {"licenses": [{"expression": expression}]}
-    classifiers = [line.split(" :: ") for line in headers.get_all("Classifier", [])]
-    names = [parts[-1] for parts in classifiers if parts[0] == "License" and len(parts) > 2]
-    stated = headers.get("License", "").strip()
-    if stated and "\n" not in stated and len(stated) <= LONGEST_NAME:
-        names = [stated]
-    return {"licenses": [{"license": {"name": name}} for name in names]} if names else {}

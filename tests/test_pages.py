@@ -4,11 +4,13 @@ import re
 
 import pytest
 
+from scripts.models.licences import DINOV2, RAD_DINO, TIMM, UNKNOWN
 from tests.tiny_bundle import ROOT
 
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     ROOT / "models" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
@@ -30,6 +32,15 @@ def anchors(page):
 def test_links_between_pages_lead_somewhere(page):
     assert [path for path, _ in links(page) if not path.exists()] == []
     assert [heading for path, heading in links(page) if heading and heading not in anchors(path)] == []
+
+
+def test_page_of_licences_has_those_of_the_encoders():
+    page = (ROOT / "docs" / "licences.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    words = {True: "yes", False: "**no**", None: "**not known**"}
+    for licence in (DINOV2, RAD_DINO, UNKNOWN, *TIMM.values()):
+        cells = [row.split("|")[3] for row in rows if licence.name in row and row.count("|") == 5]
+        assert any(cell.strip().startswith(words[licence.commercial]) for cell in cells), licence.name
 
 
 def test_every_page_is_found_from_the_readme():

@@ -14,6 +14,7 @@ from .record import (
     write_record,
 )
 from .recorded_directory import LOCK, RecordedDirectory
+from .sealed import is_sealed, write_sealed
 from .writers import write_csv, write_json
 
 __all__ = [
@@ -29,8 +30,10 @@ __all__ = [
     "file_sha256",
     "has_record",
     "is_intact",
+    "is_sealed",
     "read_record",
     "write_csv",
     "write_json",
     "write_record",
+    "write_sealed",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,8 @@ def load_detection_limits(path: str | os.PathLike, score: str, target_fpr: float
     if not Path(path).is_file():
         logger.warning(f"There is no {path}, whose detection limits are needed; the mask is the map at 1 and above.")
         return None
-    state_dict = read_network(path)
     calibration = ScoreCalibration()
-    calibration.load_state_dict(
-        {name.removeprefix(CALIBRATION): value for name, value in state_dict.items() if name.startswith(CALIBRATION)}
-    )
+    calibration.load_state_dict(part_of(read_network(path), CALIBRATION))
     kind = SCORE_KINDS.index(score)
     if not calibration.is_fitted(kind):
         raise InputError(f"{path} is not calibrated for the score {score!r}; {FIT}.")
@@ -147,6 +145,11 @@ def load_field_of_view(path: str | os.PathLike) -> float | None:
     if not Path(path).is_file():
         return None
     return read_network(path)["_extra_state"]["settings"].get("field_of_view_mm")
+
+
+def part_of(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the state dict of the part of a network whose entries have a prefix."""
+    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
 
 
 def read_network(path: str | os.PathLike) -> dict[str, Any]:

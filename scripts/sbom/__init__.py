@@ -1,0 +1,1 @@
+"""Bill of materials and licences of third-party software."""
