@@ -46,7 +46,7 @@ def assemble(command: Command, root: Path, overlays: Sequence[str], values: dict
     configs = files[0] if len(files) == 1 else str(files).replace("', '", "','")
     configs_and_root = {"config_file": configs, "bundle_root": str(root)}
     if command.run_id:
-        return _invocation(command.module, [command.run_id], {**configs_and_root, **values}, root)
+        return _invocation(command.module, ["run", command.run_id], {**configs_and_root, **values}, root)
     if command.name == "export":
         return _export(command, root, configs_and_root, values)
     if command.name == "info":

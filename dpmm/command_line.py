@@ -13,7 +13,7 @@ from typing import Any
 
 from fire.parser import DefaultParseValue
 
-from scripts.config.ids import SEPARATOR, unknown_id
+from scripts.config.ids import MONAI_IDS, SEPARATOR, unknown_id
 from scripts.config.settings import Settings, check_setting
 from scripts.config.value_types import EXPRESSION, OFF
 from scripts.errors import InputError
@@ -27,6 +27,7 @@ from .weights import check_weights, find_weights
 
 WRONG_USAGE = 2  # exit status, as of argparse and python-fire
 SWITCHES = ("fast", "print_command", "help")
+MONAI_FLAGS = ("logging_file", "tracking", *MONAI_IDS)  # of `monai.bundle run`
 YES_NO = ("true", "false", "yes", "no", "on", "off", "1", "0")
 NEEDS_TORCH = ("device",)  # settings that the run itself checks
 
@@ -171,8 +172,8 @@ def check_names(command: Command, parsed: Parsed, configs: Mapping[str, Any]) ->
         UsageError: a flag is unknown, or an argument is missing.
     """
     own = {each.name for each in (*command.arguments, *command.options)}
-    known = {*configs, *own, BUNDLE_ROOT, *(("config", "fast", "print_command") if command.configs else ())}
-    for name in parsed.values:
+    known = {*configs, *own, *(SWITCHES if command.configs else ()), *(MONAI_FLAGS if command.run_id else ())}
+    for name in set(parsed.values) - {BUNDLE_ROOT}:
         if name.replace("#", SEPARATOR).partition(SEPARATOR)[0] not in known:
             raise UsageError(str(unknown_id(name.replace("#", SEPARATOR), known)))
     for each in command.arguments:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from typing import Any
 
 from .errors import printable
@@ -42,7 +43,7 @@ def describe_model(path: str | os.PathLike) -> dict[str, Any]:
     rates = sorted({round(rate, 6) for rate in calibration.rates.tolist() if rate == rate}, reverse=True)
     return {
         "model": str(path),
-        "size": f"{os.path.getsize(path) / 1e6:.1f} MB",
+        "size": f"{Path(path).stat().st_size / 1e6:.1f} MB",
         "digest": extra.get("digest", f"{NOT_RECORDED} (0.4 and earlier)"),
         "encoder": encoder,
         "encoder_licence": extra.get("encoder_licence") or str(licence_of(encoder)),
