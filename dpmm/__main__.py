@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .bundle import root_of
+from .bundle_files import root_of
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .bundle import config_file
+from .bundle_files import config_file
 from .commands import Command
 from .weights import weights_folder
 
@@ -28,9 +28,9 @@ class Invocation:
 
     def __str__(self) -> str:
         """Return the command for a POSIX shell."""
-        command = shlex.join(["python", "-m", self.module, *self.arguments])
+        command = " ".join(["python", "-m", self.module, *map(_quoted, self.arguments)])
         finds_scripts = self.module == "monai.bundle" and self.arguments[0] == "run"
-        return command if finds_scripts else f"PYTHONPATH={shlex.quote(str(self.root))} {command}"
+        return command if finds_scripts else f"PYTHONPATH={_quoted(str(self.root))} {command}"
 
 
 def assemble(command: Command, root: Path, overlays: Sequence[str], values: dict[str, str]) -> Invocation:
@@ -78,3 +78,8 @@ def _invocation(module: str, first: list[str], values: dict[str, str], root: Pat
     for name, value in values.items():
         arguments += [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
     return Invocation(module, tuple(arguments), root)
+
+
+def _quoted(text: str) -> str:
+    """Quote a word for a POSIX shell, in double quotes if it holds single ones."""
+    return f'"{text}"' if "'" in text and not set(text).intersection('"$`\\!') else shlex.quote(text)

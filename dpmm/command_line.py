@@ -19,7 +19,7 @@ from scripts.config.value_types import EXPRESSION, OFF
 from scripts.errors import InputError
 
 from .assembly import Invocation, assemble, config_files
-from .bundle import BUNDLE_ROOT, config_file, own_root, read_configs, root_of
+from .bundle_files import BUNDLE_ROOT, config_file, own_root, read_configs, root_of
 from .commands import COMMANDS, Command
 from .help import command_help, overview, version
 from .light_imports import import_monai
@@ -87,14 +87,14 @@ def run_command(arguments: Sequence[str]) -> int:
         return 0
     sys.argv[1:] = invocation.arguments  # where the types of settings look up what was typed
     check_run(command, root, values)
+    if command.module == "monai.bundle" and are_own(root, parsed.overlays):
+        import_monai(training="train" in command.configs, tracking="tracking" in values)
     run(invocation)
     return 0
 
 
 def run(invocation: Invocation) -> None:
-    """Run a module in this process as ``python -m`` does, with MONAI's unused imports left out."""
-    if invocation.module == "monai.bundle":
-        import_monai()
+    """Run a module in this process as ``python -m`` does."""
     runpy.run_module(invocation.module, run_name="__main__", alter_sys=True)
 
 
@@ -213,6 +213,11 @@ def check_run(command: Command, root: Path, values: Mapping[str, str]) -> None:
             "dpmm serve needs MONAI Label, which is not in this environment; install the bundle with its extra `label` "
             "in an environment of its own, see docs/label.md."
         )
+
+
+def are_own(root: Path, overlays: Sequence[str]) -> bool:
+    """Return whether all configs are of the bundle itself, whose components are known."""
+    return root == own_root() and all(config_file(root, name).parent == root / "configs" for name in overlays)
 
 
 def check_path(path: str, word: str, is_model: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from scripts.config.settings import Settings, expected_value
 
-from .bundle import BUNDLE_ROOT, read_configs
+from .bundle_files import BUNDLE_ROOT, read_configs
 from .commands import COMMANDS, Command
 
 SWITCHES = {

