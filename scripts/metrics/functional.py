@@ -191,6 +191,8 @@ def _pro_curve(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _aupro(counts: np.ndarray, fpr_limit: float) -> float:
     rates, overlaps = _pro_curve(counts)
+    from sklearn.metrics import auc  # here, as inference does not need it
+
     inside = rates <= fpr_limit
     at_limit = np.interp(fpr_limit, rates, overlaps)
     return auc([*rates[inside], fpr_limit], [*overlaps[inside], at_limit]) / fpr_limit
@@ -198,8 +200,6 @@ def _aupro(counts: np.ndarray, fpr_limit: float) -> float:
 
 def thinned(points: np.ndarray, n_points: int = 500) -> np.ndarray:
     """Select at most ``n_points`` evenly spaced points of a curve ``[P]``, including both ends."""
-    from sklearn.metrics import auc  # here, as inference does not need it
-
     if len(points) <= n_points:
         return points
     return points[np.linspace(0, len(points) - 1, n_points).round().astype(int)]
