@@ -89,9 +89,11 @@ class TestStandsFor:
         assert (flag(words, "overwrite"), flag(words, "report")) == ("True", "no")
         assert (flag(words, "dataset_dir"), flag(words, "output_dir")) == ("cases", "out")
 
-    def test_other_bundles_keep_their_defaults(self, shipped, capsys):
-        words = printed("segment", "cases", "out", "--bundle_root", str(shipped), capsys=capsys)
-        assert flag(words, "config_file") == str(shipped / "configs" / "inference.json") and "--ckpt_path" not in words
+    def test_other_bundles_keep_their_defaults(self, tmp_path, capsys):
+        for name in ("configs", "scripts"):
+            (tmp_path / name).symlink_to(ROOT / name)
+        words = printed("segment", "cases", "out", "--bundle_root", str(tmp_path), capsys=capsys)
+        assert flag(words, "config_file") == str(tmp_path / "configs" / "inference.json") and "--ckpt_path" not in words
 
 
 class TestHelp:
