@@ -87,7 +87,7 @@ def run_command(arguments: Sequence[str]) -> int:
         return 0
     sys.argv[1:] = invocation.arguments  # where the types of settings look up what was typed
     check_run(command, root, values)
-    if command.module == "monai.bundle" and are_own(root, parsed.overlays):
+    if command.module != "label" and are_own(root, parsed.overlays):
         import_monai(training="train" in command.configs, tracking="tracking" in values)
     run(invocation)
     return 0

@@ -33,7 +33,8 @@ SLOW_IMPORTS = {
 }
 SLOW_IMPORTS |= {"torchvision", "timm", "sympy", "nibabel", "pandas", "onnx", "openvino", "jsonschema"}
 TINY_FLAGS = [f"--{name}={value}" for name, value in {**TINY, "device": "cpu"}.items()]
-TINY_FIT = [*TINY_FLAGS, "--pretrained_encoder", "@encoder", "--max_epochs", "2"]
+TINY_FIT = [*(each for each in TINY_FLAGS if each not in ("--runtime=torch", "--precision=fp32"))]
+TINY_FIT += ["--pretrained_encoder", "@encoder", "--max_epochs", "2"]
 
 
 def dpmm(*arguments, folder, code="import dpmm.__main__ as main; main.main()"):
