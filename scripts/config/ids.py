@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
-from monai.bundle import ReferenceResolver
-
 from ..errors import InputError
+
+SEPARATOR = "::"  # of MONAI's ids: ReferenceResolver.sep, without the import of MONAI
 
 # Ids of the configs that are not settings, and the parts of sections that nothing refers to as a whole. The list is not
 # read from the configs, so that a misspelt id in a config is an error.
@@ -43,11 +43,11 @@ def unknown_id(name: str, known: Collection[str]) -> InputError:
     if name in RENAMED:
         return InputError(f"There is no id {_shown(name)!r} since 0.5; it is {_shown(RENAMED[name])!r} now.")
     others = sorted(set(known) - {name})
-    last = name.rpartition(ReferenceResolver.sep)[2]
+    last = name.rpartition(SEPARATOR)[2]
     close = [*difflib.get_close_matches(name, others, n=1), *difflib.get_close_matches(last, others, n=1)]
     advice = f"did you mean {_shown(close[0])!r}?" if close else "docs/reference.md lists the settings."
     return InputError(f"There is no id {_shown(name)!r}; {advice}")
 
 
 def _shown(name: str) -> str:
-    return name.replace(ReferenceResolver.sep, "#")
+    return name.replace(SEPARATOR, "#")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import BaseModel, Field, ValidationError
 
 from ..errors import InputError
@@ -250,19 +250,27 @@ def check_settings(values: Mapping[str, Any], known: Collection[str]) -> dict[st
         is_expression = isinstance(value, str) and value.startswith(EXPRESSION)
         if name in Settings.model_fields and not is_expression:
             value = check_setting(name, value)
-        checked[name] = str(value) if isinstance(value, torch.device) else value
+        checked[name] = str(value) if name == "device" else value
     return checked
 
 
 def expected_value(name: str) -> str:
     """Describe the type and range of a setting, e.g. ``a whole number of at least 1, or off``."""
-    return _describe(Settings.model_json_schema()["properties"][name])
+    return _describe(_properties()[name])
 
 
 def label_options() -> list[str]:
     """List the settings that MONAI Label offers as options of a model."""
-    properties = Settings.model_json_schema()["properties"].items()
-    return [name for name, schema in properties if any(option.get("label_option") for option in _alternatives(schema))]
+    return [
+        name
+        for name, schema in _properties().items()
+        if any(option.get("label_option") for option in _alternatives(schema))
+    ]
+
+
+@functools.cache
+def _properties() -> dict[str, Any]:
+    return Settings.model_json_schema()["properties"]
 
 
 def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:

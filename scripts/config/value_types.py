@@ -1,4 +1,7 @@
-"""Types of settings: conversion and check of the values that the command line and the configs give."""
+"""Types of settings: conversion and check of the values that the command line and the configs give.
+
+PyTorch is imported only where it is used, because the help of the command `dpmm` reads the settings without it.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import torch
 from fire.parser import DefaultParseValue
-from monai.bundle import ReferenceResolver
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+
+from .ids import SEPARATOR
 
 EXPRESSION = ("$", "@", "%")  # first characters of values that MONAI evaluates
 OFF = ("off", "none", "null")
@@ -40,12 +43,12 @@ def _as_typed(value: Any, info: ValidationInfo) -> Any:
     text = typed_text(str(info.field_name))
     if value is not None and text is not None and not text.startswith((*EXPRESSION, "'", '"')):
         parsed = DefaultParseValue(text)
-        parsed = ReferenceResolver.normalize_id(parsed) if isinstance(parsed, str) else parsed
+        parsed = parsed.replace("#", SEPARATOR) if isinstance(parsed, str) else parsed
         if type(value) is type(parsed) and value == parsed:
             return text
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, str) and ReferenceResolver.sep in value:
+    if isinstance(value, str) and SEPARATOR in value:
         raise ValueError(f"{info.field_name} must have no '#' or '::' in its name, which MONAI does not tell apart")
     return value
 
@@ -70,6 +73,8 @@ def _check_path(value: str) -> str:
 
 
 def _check_device(value: Any) -> Any:
+    import torch
+
     try:
         torch.empty(0, device=value)
     except (AssertionError, RuntimeError, TypeError) as error:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .froc import FALSE_REGION_RATES, froc_curve, sensitivities_at
 from .functional import overlap_metrics, ratio
@@ -140,6 +139,8 @@ def case_metrics(table: CaseTable, weights: np.ndarray) -> dict[str, float]:
         thirds of the lesions by size, and at each rate of false regions per case, with the mean of these as
         ``froc_score``.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score  # here, as inference does not need it
+
     values = {"image_auroc": np.nan, "image_ap": np.nan}
     known = np.isfinite(table.is_anomalous) & (weights > 0)
     if len(np.unique(table.is_anomalous[known])) == 2:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from scipy.special import digamma
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from .histograms import ANOMALOUS, NORMAL, NORMAL_FOREGROUND, REGIONS
 
@@ -36,6 +35,8 @@ def pixel_metrics(
         ``pixel_auroc`` and ``pixel_ap``, of all pixels and (``_foreground``) without the normal pixels of the
         background; ``aupro_<limit>``, ``max_dice`` and its threshold; `overlap_metrics` at each threshold.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score  # here, as inference does not need it
+
     counts, edges = _without_empty_bins(counts, edges)
     n_normal, n_anomalous = counts[[NORMAL, ANOMALOUS]].sum(1)
     values = {}
@@ -141,6 +142,8 @@ def curves(counts: np.ndarray, edges: np.ndarray, n_points: int = 500) -> dict[s
         ``roc`` (``fpr``, ``tpr``), ``pr`` (``recall``, ``precision``), ``pro`` (``fpr``, ``pro``) and ``dice``
         (``threshold``, ``dice``); without points if there are no normal or no anomalous pixels.
     """
+    from sklearn.metrics import precision_recall_curve, roc_curve  # here, as inference does not need it
+
     counts, edges = _without_empty_bins(counts, edges)
     empty = np.empty(0)
     points_of = {"roc": (empty, empty), "pr": (empty, empty), "pro": (empty, empty), "dice": (empty, empty)}
@@ -188,6 +191,8 @@ def _pro_curve(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _aupro(counts: np.ndarray, fpr_limit: float) -> float:
     rates, overlaps = _pro_curve(counts)
+    from sklearn.metrics import auc  # here, as inference does not need it
+
     inside = rates <= fpr_limit
     at_limit = np.interp(fpr_limit, rates, overlaps)
     return auc([*rates[inside], fpr_limit], [*overlaps[inside], at_limit]) / fpr_limit

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
-from sklearn.cluster import kmeans_plusplus
 from torch.utils.data import DataLoader
 
 from ..data.acquisition import fitted_acquisition, read_acquisitions
@@ -35,6 +34,8 @@ def initial_means(patches: torch.Tensor, n_components: int, init_params: str, se
     Returns:
         Rows ``[K,D]`` of ``patches``, far from one another; None for random ones, and if there are fewer than K.
     """
+    from sklearn.cluster import kmeans_plusplus  # here, as inference does not need it
+
     if init_params != "k-means++" or len(patches) < n_components:
         return None
     return torch.from_numpy(kmeans_plusplus(patches.numpy(), n_components, random_state=seed)[0])

@@ -1,0 +1,1 @@
+"""The command ``dpmm``: short forms of the bundle's ``python -m monai.bundle`` commands."""
