@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import printable
-from .models.calibration import ScoreCalibration
-from .models.checkpoint import read_network
-from .models.fitted_state import CALIBRATION, REGION_PEAKS, check_digests, fitted_settings
-from .models.licences import licence_of
+from .model_card.fitted_model import FittedModel
 from .models.mixture import SCORE_KINDS
-from .models.mixture.dirichlet_process import MIN_LOG_WEIGHT
-from .models.mixture.stick_breaking import log_stick_weights
 
+SHOWN_APART = ("encoder_name", "field_of_view_mm")
 NOT_RECORDED = "not recorded"
 
 
@@ -31,41 +27,27 @@ def describe_model(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         InputError: the file is no fitted model, or was damaged or changed since it was saved.
     """
-    state_dict = read_network(path)
-    weights = check_digests(state_dict, str(path))
-    extra = state_dict["_extra_state"]
-    settings = fitted_settings(extra)
-    encoder = str(settings["encoder_name"])
-    log_weights = log_stick_weights(state_dict["mixture.stick_fractions"]).log_softmax(0)
-    calibration = ScoreCalibration()
-    parts = {name: value for name, value in state_dict.items() if name.startswith(CALIBRATION)}
-    calibration.load_state_dict({name.removeprefix(CALIBRATION): value for name, value in parts.items()})
-    rates = sorted({round(rate, 6) for rate in calibration.rates.tolist() if rate == rate}, reverse=True)
+    model = FittedModel.read(path)
+    rates = sorted({round(rate, 6) for rate in model.calibration.rates.tolist() if rate == rate}, reverse=True)
+    calibrated = [name for kind, name in enumerate(SCORE_KINDS) if model.calibration.is_fitted(kind)]
     return {
         "model": str(path),
         "size": f"{Path(path).stat().st_size / 1e6:.1f} MB",
-        "digest": extra.get("digest", f"{NOT_RECORDED} (0.4 and earlier)"),
-        "encoder": encoder,
-        "encoder_licence": extra.get("encoder_licence") or str(licence_of(encoder)),
-        "encoder_weights_digest": weights or "none: random weights",
-        "settings": {
-            name: value for name, value in settings.items() if name not in ("encoder_name", "field_of_view_mm")
-        },
-        "components": f"{int((log_weights > MIN_LOG_WEIGHT).sum())} of {len(log_weights)} active",
-        "calibrated_scores": [name for kind, name in enumerate(SCORE_KINDS) if calibration.is_fitted(kind)] or "none",
+        "sha256": model.sha256,
+        "digest": model.digest if model.has_digest else f"{NOT_RECORDED} (0.4 and earlier)",
+        "encoder": model.settings["encoder_name"],
+        "encoder_licence": model.encoder_licence,
+        "encoder_weights_digest": model.weights_digest or "none: random weights",
+        "settings": {name: value for name, value in model.settings.items() if name not in SHOWN_APART},
+        "components": f"{model.mixture.n_active} of {model.mixture.n_components} active",
+        "calibrated_scores": calibrated or "none",
         "calibrated_false_positive_rates": rates or "none",
-        "held_out_cases": _held_out_cases(state_dict),
-        "field_of_view": _millimetres(settings.get("field_of_view_mm")),
-        "acquisition": extra.get("acquisition") or NOT_RECORDED,
+        "held_out_cases": int((~model.calibration.regions.case_local_peaks.isnan()).sum(1).max())
+        if model.calibration.regions.case_local_peaks.numel()
+        else f"{NOT_RECORDED} (0.6 and earlier)",
+        "field_of_view": _millimetres(model.settings.get("field_of_view_mm")),
+        "acquisition": model.acquisition or NOT_RECORDED,
     }
-
-
-def _held_out_cases(state_dict: dict[str, Any]) -> int | str:
-    """Return the number of held-out normal cases whose peaks set the detection limits."""
-    peaks = state_dict.get(REGION_PEAKS[0])
-    if peaks is None:
-        return f"{NOT_RECORDED} (0.6 and earlier)"
-    return int((~peaks.isnan()).sum(1).max()) if peaks.numel() else 0
 
 
 def _millimetres(field_of_view: float | None) -> str:

@@ -619,6 +619,7 @@ class TestRuns:
         for name in ("inference", "train"):
             config = ConfigParser()
             config.read_config(str(ROOT / "configs" / f"{name}.json"))
+            config["field_of_view"] = None  # there are no images to choose it from
             preprocessing = config.get_parsed_content("preprocessing")
             assert isinstance(preprocessing, Compose)
             assert type(preprocessing.transforms[0]).__name__ == "LoadImageFiled"
