@@ -19,7 +19,7 @@ from monai.transforms import Compose, CropForeground, CropForegroundd, EnsureCha
 from monai.utils import ensure_tuple
 
 from ..errors import InputError
-from .foreground import background_value
+from .foreground import MIN_SIDE, background_value
 from .images import LoadImageFiled
 from .transforms import OrientUprightd
 
@@ -85,7 +85,7 @@ class _FieldOfView(CropForeground):
             InputError: the image shows much less than the field of view.
         """
         start, end = np.zeros(img.ndim - 1, int), np.array(img.shape[1:])
-        if self.mm is None or img.ndim != 4:
+        if self.mm is None or img.ndim != 4 or min(end[self.axes]) < MIN_SIDE:  # the inferer refuses small images
             return start, end
         sides = voxel_sides(img)
         longest = max(img.shape[1 + axis] * sides[axis] for axis in self.axes)

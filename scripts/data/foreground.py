@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+MIN_SIDE = 14  # pixels; smaller images hold nothing to judge
 N_DRAWN = 1 << 18  # voxels that statistics of a volume are computed from
 
 

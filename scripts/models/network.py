@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..data.foreground import MIN_SIDE
 from ..errors import InputError, printable
 from .calibration import ScoreCalibration, check_target_fpr, normalize_scores
 from .encoder import PatchEncoder
@@ -13,8 +14,6 @@ from .fitted_state import REMEDY, check_fitted, encoder_digest, fitted_digest, f
 from .licences import licence_of
 from .mixture import SCORE_KINDS, DirichletProcessMixture
 from .resize import gaussian_weights, linear_weights, repeat_last
-
-MIN_SIDE = 14  # pixels; smaller images hold nothing to judge
 
 
 class PatchOutput(NamedTuple):

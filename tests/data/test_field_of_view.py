@@ -83,6 +83,10 @@ class TestSetFieldOfView:
         assert torch.equal(set_field_of_view(image, None), image)
         assert torch.equal(set_field_of_view(picture, 20.0), picture)
 
+    def test_images_too_small_to_judge_stay_small(self):
+        small = MetaTensor(torch.rand(1, 10, 30, 4), affine=torch.eye(4))
+        assert set_field_of_view(small, 40.0).shape == small.shape
+
     def test_edges_of_all_views(self):
         image = head(slices=40)
         assert min(set_field_of_view(image, 130, views=[0, 1, 2]).shape[1:]) == round(130 / 3)

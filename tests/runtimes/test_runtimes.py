@@ -335,7 +335,7 @@ class TestQuantization:
         assert found["encoder_runs_in"] == f"{runtime} int8"
         assert expected["encoder_runs_in"] == "torch fp32"
         for case, other in zip(found["cases"], expected["cases"], strict=True):
-            assert case["image_score"] == pytest.approx(other["image_score"], abs=0.3)
+            assert case["image_score"] == pytest.approx(other["image_score"], abs=0.6)  # of a random encoder
             assert case["image_score"] != other["image_score"]
 
     def test_int8_has_its_own_thresholds(self, quantised):
