@@ -45,7 +45,7 @@ def describe_model(path: str | os.PathLike) -> dict[str, Any]:
         "held_out_cases": int((~model.calibration.regions.case_local_peaks.isnan()).sum(1).max())
         if model.calibration.regions.case_local_peaks.numel()
         else f"{NOT_RECORDED} (0.6 and earlier)",
-        "field_of_view": _millimetres(model.settings.get("field_of_view_mm")),
+        "field_of_view": _millimetres(model.settings["field_of_view_mm"]),
         "acquisition": model.acquisition or NOT_RECORDED,
     }
 

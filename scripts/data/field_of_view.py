@@ -27,7 +27,7 @@ FIELD_OF_VIEW, FIRST_VOXEL = "field_of_view_mm", "field_of_view_start"  # keys o
 N_SAMPLED = 16  # normal cases that the field of view is chosen from
 SHARE_WITHIN = 0.9  # share of them whose foreground fits into it
 MARGIN = 1.15
-MAX_ENLARGEMENT = 4  # a volume that shows less of the field of view than a quarter has the wrong voxel size
+MAX_ENLARGEMENT = 2  # a volume that shows less than half of the field of view has a wrong voxel size or is a part
 
 
 class SetFieldOfViewd(CropForegroundd):
@@ -95,7 +95,8 @@ class _FieldOfView(CropForeground):
                 "check the voxel size in its header, or give a larger part of the anatomy"
             )
         for axis, (first, last) in foreground_box(img, self.axes).items():
-            n_voxels, size = max(round(self.mm / sides[axis]), last - first), img.shape[1 + axis]
+            size = img.shape[1 + axis]
+            n_voxels = max(round(self.mm / sides[axis]), last - first, MIN_SIDE)
             centred = math.floor((first + last - n_voxels) / 2)
             start[axis] = min(max(centred, 0), size - n_voxels) if n_voxels <= size else (size - n_voxels) // 2
             end[axis] = start[axis] + n_voxels
