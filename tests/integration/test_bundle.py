@@ -347,7 +347,8 @@ class TestConfigs:
         assert inference["network_def"].pop("encoder") == "@encoder"
         shared = set(train) & set(inference)
         assert {"network_def", "mixture", "encoder", "inferer", "preprocessing", "image_size"} <= shared
-        assert {name for name in shared if train[name] != inference[name]} == {"run", "network", "inferer"}
+        different = {name for name in shared if train[name] != inference[name]}
+        assert different == {"run", "network", "inferer", "field_of_view"}  # a fit measures, inference reads
         assert train["inferer"] | {"slice_step": "@slice_step"} == inference["inferer"]  # a fit leaves no slice out
 
     def test_ids_that_monai_label_changes(self):
