@@ -143,6 +143,7 @@ def load_field_of_view(path: str | os.PathLike) -> float | None:
         InputError: the file is no checkpoint.
     """
     if not Path(path).is_file():
+        logger.warning(f"There is no {path}, whose field of view is needed; slices are taken as they are.")
         return None
     return read_network(path)["_extra_state"]["settings"].get("field_of_view_mm")
 
