@@ -127,9 +127,10 @@ def embed(
 def thinned_cases(folder: Path, target: Path, max_slices: int | None) -> list[dict[str, Any]]:
     """Find the cases of a folder; volumes of more axial slices than wanted are copied with fewer of them."""
     cases = find_cases(folder)
-    for case in cases:
-        image: Any = nib.load(case["image"]) if max_slices and ".nii" in case["image"] else None
-        if max_slices and image is not None and image.shape[2] > max_slices:
+    volumes = [case for case in cases if max_slices and ".nii" in case["image"]]
+    for case in volumes:
+        image: Any = nib.load(case["image"])
+        if image.shape[2] > max_slices:
             copy = target / f"{max_slices}" / folder.parent.name / folder.name / f"{case['case']}.nii.gz"
             copy.parent.mkdir(parents=True, exist_ok=True)
             if not copy.exists():

@@ -113,7 +113,6 @@ def real_fit(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["train"],
         n_components=100,
         max_epochs=2,
-        field_of_view_mm="off",  # maps are compared with whole labels
         dataset_dir=str(folder / "normal"),
         validation_dir=str(folder / "validation"),
         output_dir=str(folder / "fit"),

@@ -102,10 +102,13 @@ class _FieldOfView(CropForeground):
             end[axis] = start[axis] + n_voxels
         return start, end
 
-    def crop_pad(self, img: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def crop_pad(
+        self, img: torch.Tensor, box_start: np.ndarray, box_end: np.ndarray, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """Crop, and extend by the value of the background, or by 0 if there is none."""
-        background = background_value(_grey(img)) if img.ndim == 4 and self.mm is not None else None
-        return super().crop_pad(img, *args, **kwargs, value=float(background or 0))
+        is_extended = bool((box_start < 0).any() or (box_end > img.shape[1:]).any())
+        background = background_value(_grey(img)) if is_extended else None
+        return super().crop_pad(img, box_start, box_end, *args, **kwargs, value=float(background or 0))
 
 
 def check_field_of_view(case: Mapping[str, Any], network: Any) -> None:

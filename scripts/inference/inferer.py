@@ -11,8 +11,8 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 from tqdm import tqdm
 
+from ..data.foreground import MIN_SIDE
 from ..errors import InputError
-from ..models.network import MIN_SIDE
 from .views import check_near_isotropic, check_views, fuse, spacing_of
 
 

@@ -190,9 +190,9 @@ def _pro_curve(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _aupro(counts: np.ndarray, fpr_limit: float) -> float:
-    rates, overlaps = _pro_curve(counts)
     from sklearn.metrics import auc  # here, as inference does not need it
 
+    rates, overlaps = _pro_curve(counts)
     inside = rates <= fpr_limit
     at_limit = np.interp(fpr_limit, rates, overlaps)
     return auc([*rates[inside], fpr_limit], [*overlaps[inside], at_limit]) / fpr_limit

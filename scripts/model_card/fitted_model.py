@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ..errors import InputError, reason_of
 from ..files import file_sha256
 from ..models.calibration import ScoreCalibration
@@ -81,9 +79,9 @@ class FittedModel:
             name = str(settings["encoder_name"])
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise InputError(f"{path} is not a complete fitted model ({reason_of(error)}); {REMEDY}.") from error
-        claimed = extra["weights_digest"]
-        tensors = {key: value for key, value in state_dict.items() if isinstance(value, torch.Tensor)}
-        digest = fitted_digest(tensors, encoder_digest(tensors), extra["settings"], claimed, extra.get("acquisition"))
+        digest = extra.get("digest")
+        if digest is None:  # of 0.4 and earlier, without an acquisition
+            digest = fitted_digest(state_dict, encoder_digest(state_dict), extra["settings"], extra["weights_digest"])
         return cls(
             sha256=file_sha256(path),
             digest=digest,

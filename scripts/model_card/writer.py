@@ -13,9 +13,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..config.settings import check_settings
-from ..errors import InputError, printable
+from ..errors import InputError
 from ..files import write_sealed
 from ..inference.measurements import OUTSIDE_SHARE
+from ..markdown import escape
 from ..models.fitted_state import is_plain
 from ..models.provenance import NOTE
 from .fit_report import TOLERANCE, FitReport
@@ -42,7 +43,6 @@ OF_THE_REPORT = (
     "seed",
 )
 NAME = re.compile(r"[a-z0-9_]+")
-MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
 
 
 def write_model_card(
@@ -130,9 +130,8 @@ def peak_intervals(report: FitReport | None, point: OperatingPoint) -> list[str]
 
 
 def as_markdown(value: Any) -> str:
-    """Return a value for a cell of a table: on one line, with nothing that Markdown or HTML would read as markup."""
-    text = "off" if value is None else str(value)
-    return MARKDOWN.sub(r"\\\1", printable(" ".join(text.split())))
+    """Return a value as escaped text, None as in the settings."""
+    return escape("off" if value is None else str(value))
 
 
 def as_number(value: float, digits: int = 3) -> str:

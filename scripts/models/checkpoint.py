@@ -15,7 +15,7 @@ from ..errors import InputError, reason, reason_of
 from ..files import atomic_write
 from .calibration import ScoreCalibration
 from .detection import DetectionLimits
-from .fitted_state import CALIBRATION, FIT, is_extra_state
+from .fitted_state import CALIBRATION, FIT, fitted_settings, is_extra_state
 from .licences import warn_of_licence
 from .mixture import SCORE_KINDS
 from .network import PatchAnomalyNetwork
@@ -145,7 +145,7 @@ def load_field_of_view(path: str | os.PathLike) -> float | None:
     if not Path(path).is_file():
         logger.warning(f"There is no {path}, whose field of view is needed; slices are taken as they are.")
         return None
-    return read_network(path)["_extra_state"]["settings"].get("field_of_view_mm")
+    return fitted_settings(read_network(path)["_extra_state"])["field_of_view_mm"]
 
 
 def part_of(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:

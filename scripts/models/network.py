@@ -266,7 +266,7 @@ class PatchAnomalyNetwork(nn.Module):
         self._check_settings(state)
         self.encoder.weights_digest = state["weights_digest"]
         self.acquisition = state.get("acquisition")
-        self.field_of_view_mm = state["settings"].get("field_of_view_mm")
+        self.field_of_view_mm = fitted_settings(state)["field_of_view_mm"]
 
     @torch.jit.unused
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
-from ..errors import printable
+from ..markdown import escape
 from .environment import Package
 from .stated_licences import COPYLEFT, OWN_TERMS, PERMISSIVE, UNKNOWN, WEAK, licence_kinds, licence_names
 
@@ -17,7 +16,6 @@ MEANING = {
     OWN_TERMS: "read the terms of the maker, above all before passing the package on",
     UNKNOWN: "the package states none, or one that is not recognised: read its files",
 }
-MARKDOWN = re.compile(r"([\\`*_\[\]<>|])")
 
 
 def licence_page(title: str, packages: Sequence[Package]) -> str:
@@ -46,9 +44,5 @@ def licence_page(title: str, packages: Sequence[Package]) -> str:
     for each in packages:
         cells = [each.name, each.version, " and ".join(licence_names(each.headers)) or "none stated"]
         marked = ", ".join(kind if kind == PERMISSIVE else f"**{kind}**" for kind in kinds[each.name])
-        lines.append(f"| {' | '.join(map(_cell, cells))} | {marked} | {_cell(', '.join(each.licence_files))} |")
+        lines.append(f"| {' | '.join(map(escape, cells))} | {marked} | {escape(', '.join(each.licence_files))} |")
     return "\n".join([*lines, ""])
-
-
-def _cell(text: str) -> str:
-    return MARKDOWN.sub(r"\\\1", printable(" ".join(text.split())))

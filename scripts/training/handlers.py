@@ -34,10 +34,10 @@ def initial_means(patches: torch.Tensor, n_components: int, init_params: str, se
     Returns:
         Rows ``[K,D]`` of ``patches``, far from one another; None for random ones, and if there are fewer than K.
     """
-    from sklearn.cluster import kmeans_plusplus  # here, as inference does not need it
-
     if init_params != "k-means++" or len(patches) < n_components:
         return None
+    from sklearn.cluster import kmeans_plusplus  # here, as inference does not need it
+
     return torch.from_numpy(kmeans_plusplus(patches.numpy(), n_components, random_state=seed)[0])
 
 
