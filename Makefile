@@ -49,21 +49,19 @@ picture: demo ## update the picture of the README from the demo
 demo_output/model.pt: | weights
 	$(BIN)/python -m demo
 
-ifeq ($(MODEL)$(STUDIES),)
-label: .venv-label/installed demo_output/model.pt ## MONAI Label server with the cases of the demo, or PORT= STUDIES= MODEL=
-	$(LABEL) -m label --port $(PORT) --normals demo_output/data/normal
-else
-label: .venv-label/installed $(if $(MODEL),,demo_output/model.pt)
-	$(LABEL) -m label --port $(PORT) --ckpt_path $(or $(MODEL),demo_output/model.pt) \
-	    --studies $(or $(STUDIES),demo_output/data/unseen) --output_dir $(LABEL_OUTPUT)
-endif
+demo_output/heads/model.pt: models/t1_heads.pt demo/heads.py | weights
+	$(BIN)/python -m demo.heads demo_output/heads
 
-deploy_output/models: demo_output/model.pt $(BUNDLE)
-	$(BIN)/python -m scripts.export_bundle --ckpt_path demo_output/model.pt --output $@/anomaly --show_progress False
+label: .venv-label/installed $(if $(MODEL),,demo_output/heads/model.pt) ## MONAI Label server with the sample model and two heads, or PORT= STUDIES= MODEL=
+	$(LABEL) -m label --port $(PORT) --ckpt_path $(or $(MODEL),demo_output/heads/model.pt) \
+	    --studies $(or $(STUDIES),demo_output/heads/cases) --output_dir $(LABEL_OUTPUT)
+
+deploy_output/models: demo_output/heads/model.pt $(BUNDLE)
+	$(BIN)/python -m scripts.export_bundle --ckpt_path demo_output/heads/model.pt --output $@/anomaly --show_progress False
 	touch $@
 
 deploy: .venv-deploy/installed deploy_output/models ## run the MONAI Deploy app on a sample DICOM series
-	$(BIN)/python -m demo.dicom_series demo_output/data/unseen/lesion-01.nii.gz deploy_output/study
+	$(BIN)/python -m demo.dicom_series demo_output/heads/cases/lesion.nii.gz deploy_output/study
 	rm -rf deploy_output/results
 	$(DEPLOY) deploy/app -i deploy_output/study -o deploy_output/results -m deploy_output/models
 	@find deploy_output/results -type f
@@ -78,7 +76,7 @@ map: .venv-deploy/installed deploy_output/models deploy_output/wheelhouse-$(PLAT
 image: map ## the image, by docker
 	$(DEPLOY) deploy/package.py build --context deploy_output/map_context
 
-gateway: .venv-deploy/installed deploy_output/models ## gateway of the demo's model to a PACS, SEND_TO=HOST:PORT:AET
+gateway: .venv-deploy/installed deploy_output/models ## gateway of the sample model to a PACS, SEND_TO=HOST:PORT:AET
 	$(DEPLOY) deploy/gateway --models deploy_output/models --work_dir deploy_output/gateway --send_to $(SEND_TO)
 
 test: weights .venv-label/installed .venv-deploy/installed check ## all tests and checks, in WORKERS=2 processes
@@ -90,7 +88,7 @@ test-fast: venv ## unit tests, which need only .venv and no weights
 test-label: weights .venv-label/installed ## tests with a MONAI Label server, and with Orthanc if installed
 	$(BIN)/python -m pytest -m label
 
-test-endurance: .venv-label/installed demo_output/model.pt ## 1,000 good and bad requests to a MONAI Label server
+test-endurance: .venv-label/installed demo_output/heads/model.pt ## 1,000 good and bad requests to a MONAI Label server
 	$(BIN)/python -m tests.endurance
 
 test-deploy: weights .venv-deploy/installed ## tests with the MONAI Deploy app

@@ -19,6 +19,7 @@ import torch
 from sklearn.metrics import average_precision_score
 from tqdm import tqdm
 
+from demo.lesions import Lesion, insert_lesions
 from scripts.data.cases import find_cases
 from scripts.data.foreground import foreground_mask
 from scripts.files import atomic_write
@@ -27,7 +28,6 @@ from scripts.models.mixture import DirichletProcessMixture
 from scripts.models.network import PatchAnomalyNetwork
 
 from .fit import fit_epochs, read_embeddings
-from .lesions import Lesion, insert_lesions
 from .population import ROOT, config, read_upright
 
 VIEWS = {"axial": 2, "coronal": 0, "sagittal": 1}

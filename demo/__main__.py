@@ -1,4 +1,7 @@
-"""Command ``python -m demo``: make a population, fit on its normals, segment unseen cases and print the results."""
+"""Command ``python -m demo``: the sample model on two real heads, then a fit on a built-in population.
+
+Of the population, normal cases are fitted on and unseen ones are segmented. Each part prints a table of what was found.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import nibabel as nib
 import numpy as np
 from skimage.measure import label
 
+from .heads import write_heads
 from .population import write_population
 
 
@@ -32,6 +36,15 @@ def main() -> None:
         action()
         seconds[name] = time.perf_counter() - start
 
+    heads = folder / "heads"
+    step("two heads", lambda: write_heads(heads))
+    step(
+        "segment the heads",
+        lambda: run_bundle(
+            "inference", dataset_dir=heads / "cases", output_dir=heads / "results", ckpt_path=heads / "model.pt"
+        ),
+    )
+    print_table(heads / "results", heads / "masks")
     step("population", lambda: write_population(folder / "data"))
     step(
         "fit and calibrate",

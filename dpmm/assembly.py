@@ -30,7 +30,7 @@ class Invocation:
         """Return the command for a POSIX shell."""
         command = " ".join(["python", "-m", self.module, *map(_quoted, self.arguments)])
         finds_scripts = self.module == "monai.bundle" and self.arguments[0] == "run"
-        return command if finds_scripts else f"PYTHONPATH={_quoted(str(self.root))} {command}"
+        return command if finds_scripts else f"PYTHONSAFEPATH=1 PYTHONPATH={_quoted(str(self.root))} {command}"
 
 
 def assemble(command: Command, root: Path, overlays: Sequence[str], values: dict[str, str]) -> Invocation:

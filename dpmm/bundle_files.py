@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.errors import InputError, reason_of
+
 PACKAGE = Path(__file__).resolve().parent
 INSTALLED = PACKAGE / "bundle"  # in a wheel; a clone has the bundle around the package
 BUNDLE_ROOT = "bundle_root"
@@ -52,14 +54,26 @@ def read_configs(files: Iterable[Path]) -> dict[str, Any]:
 
     Returns:
         The content by id at the top; parts of an id, such as ``network_def#encoder``, are left out.
+
+    Raises:
+        InputError: a file is not readable, or holds no values by id.
     """
     merged: dict[str, Any] = {}
     for file in files:
-        if file.suffix == ".json":
-            content = json.loads(file.read_text())
-        else:
-            import yaml
-
-            content = yaml.safe_load(file.read_text())
+        content = _read(file)
+        if not isinstance(content, dict) or not all(isinstance(name, str) and name for name in content):
+            raise InputError(f"The config {file} must hold values by id, as those in configs/ do; correct it.")
         merged.update({name: value for name, value in content.items() if name[0] != "+" and "#" not in name})
     return merged
+
+
+def _read(file: Path) -> Any:
+    try:
+        text = file.read_text()
+        if file.suffix == ".json":
+            return json.loads(text)
+        import yaml
+
+        return yaml.safe_load(text)
+    except Exception as error:  # YAML has errors of its own
+        raise InputError(f"The config {file} cannot be read ({reason_of(error)}); correct it.") from error

@@ -208,6 +208,8 @@ def check_run(command: Command, root: Path, values: Mapping[str, str]) -> None:
     if command.name == "fit" and not {"weights_path", "pretrained_encoder"}.intersection(values):
         configs = read_configs(config_files(command, root, ()))
         check_weights(root, values.get("encoder_name", configs["encoder_name"]))
+    if command.name == "export" and Path(values["filepath"]).exists():
+        raise InputError(f"{values['filepath']} exists and is left alone; give a new file, or remove it first.")
     if command.name == "serve" and importlib.util.find_spec("monailabel") is None:
         raise InputError(
             "dpmm serve needs MONAI Label, which is not in this environment; install the bundle with its extra `label` "
@@ -223,7 +225,10 @@ def are_own(root: Path, overlays: Sequence[str]) -> bool:
 def check_path(path: str, word: str, is_model: bool) -> None:
     """Raise `InputError` if there is nothing at a path."""
     if is_model and not Path(path).is_file():
-        raise InputError(f"There is no fitted model {path}; fit one with `dpmm fit NORMALS`, or give --ckpt_path.")
+        raise InputError(
+            f"There is no fitted model {path}; fit one with `dpmm fit NORMALS`, or give --ckpt_path (`dpmm weights` "
+            "writes a sample model, and says where)."
+        )
     if not Path(path).exists():
         raise InputError(f"There is no file or folder {path}; give {word} one that exists.")
 

@@ -139,7 +139,7 @@ COMMANDS = {
         ),
         Command(
             "weights",
-            "download the weights of DINOv2 ViT-S/14, which a fit needs once",
+            "download the weights of DINOv2 ViT-S/14, which a fit needs once; write the sample model",
             module="scripts.download_weights",
         ),
     )

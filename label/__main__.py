@@ -1,6 +1,6 @@
 """Command ``python -m label``: a MONAI Label server with the bundle, for 3D Slicer and OHIF.
 
-It serves the model and cases of the demo, another model and folder of images, or a DICOMweb server::
+It serves the sample model and the two heads of the demo, another model and folder of images, or a DICOMweb server::
 
     python -m label
     python -m label --ckpt_path models/model.pt --studies /data/cases --normals /data/normals
@@ -48,8 +48,8 @@ ORIGINS = "MONAI_LABEL_CORS_ORIGINS"
 
 @SetParseFns(**dict.fromkeys(TEXT_OPTIONS, str))
 def serve(
-    ckpt_path: str = "demo_output/model.pt",
-    studies: str = "demo_output/data/unseen",
+    ckpt_path: str = "demo_output/heads/model.pt",
+    studies: str = "demo_output/heads/cases",
     normals: str | None = None,
     bundles: str | tuple[str, ...] = (),
     modality: str = "MR",

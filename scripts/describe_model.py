@@ -32,6 +32,7 @@ def describe_model(path: str | os.PathLike) -> dict[str, Any]:
     calibrated = [name for kind, name in enumerate(SCORE_KINDS) if model.calibration.is_fitted(kind)]
     return {
         "model": str(path),
+        **({"warning": model.warning} if model.warning else {}),
         "size": f"{Path(path).stat().st_size / 1e6:.1f} MB",
         "sha256": model.sha256,
         "digest": model.digest if model.has_digest else f"{NOT_RECORDED} (0.4 and earlier)",

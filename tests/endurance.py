@@ -1,6 +1,6 @@
 """Command ``python -m tests.endurance``: good and bad requests, several at a time, to a MONAI Label server.
 
-It serves the demo's model and cases, and fails if the server ends, if bad input is answered with a status of 500 or
+It serves the sample model and two heads, and fails if the server ends, if bad input is answered with a status of 500 or
 more, if a good request fails, or if the memory of the server grows by more than 5 % after the first fifth.
 """
 
@@ -20,7 +20,7 @@ import requests
 
 from tests.integration.label_server import LabelServer, label_server
 
-DATA = Path("demo_output/data")
+CASES = Path("demo_output/heads/cases")
 MAX_GROWTH = 0.05
 BAD_PARAMS = (
     {"smoothing_mm": 1e9},
@@ -38,7 +38,7 @@ BAD_PARAMS = (
 
 def good_requests(server: LabelServer, cases: list[str]) -> list:
     """Return functions that send requests which must succeed."""
-    path = DATA / "unseen" / f"{cases[0]}.nii.gz"
+    path = CASES / f"{cases[0]}.nii.gz"
 
     def upload() -> requests.Response:
         with path.open("rb") as file:
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--at_once", type=int, default=8)
     options = parser.parse_args()
-    cases = sorted(path.name.removesuffix(".nii.gz") for path in (DATA / "unseen").glob("*.nii.gz"))
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in CASES.glob("*.nii.gz"))
     with tempfile.TemporaryDirectory() as folder, label_server(Path(folder, "served")) as server:
         process = serving(server)
         good, bad = good_requests(server, cases), bad_requests(server, cases)

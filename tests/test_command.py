@@ -70,7 +70,7 @@ class TestStandsFor:
     @pytest.mark.parametrize(("file", "run"), [("m.ts", "ckpt_export"), ("m.onnx", "onnx_export")])
     def test_the_suffix_of_an_export_is_its_format(self, file, run, capsys):
         words = printed("export", file, "--ckpt_path", "fitted.pt", capsys=capsys)
-        assert words[0] == f"PYTHONPATH={ROOT}" and run in words
+        assert words[:2] == ["PYTHONSAFEPATH=1", f"PYTHONPATH={ROOT}"] and run in words
         assert flag(words, "filepath") == file and flag(words, "ckpt_file") == "fitted.pt"
 
     def test_words_are_quoted_for_a_shell(self, capsys):
@@ -137,6 +137,30 @@ class TestRefuses:
     def test_wrong_usage(self, arguments, sentence, capsys):
         assert command_line.run_command(arguments) == command_line.WRONG_USAGE
         assert sentence in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("comma.json", b'{"n_components": 5,}'),
+            ("list.json", b"[1]"),
+            ("bytes.json", b"\xff\xfe"),
+            ("empty.json", b""),
+            ("empty_id.json", b'{"": 1}'),
+            ("broken.yaml", b"a: ["),
+            ("number.yaml", b"1"),
+        ],
+    )
+    def test_overlay_without_values_by_id(self, name, content, tmp_path):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(command_line.InputError, match=rf"^The config \S+{name} "):
+            command_line.run_command(["segment", ".", "out", "--config", str(tmp_path / name)])
+
+    def test_export_leaves_a_file_alone(self, tmp_path):
+        for name in ("notes.ts", "model.pt"):
+            (tmp_path / name).write_text("of the user")
+        done = dpmm("export", "notes.ts", folder=tmp_path)
+        assert done.returncode == 1 and "notes.ts exists and is left alone" in done.stderr
+        assert (tmp_path / "notes.ts").read_text() == "of the user"
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),

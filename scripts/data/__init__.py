@@ -1,7 +1,7 @@
 """Cases, images and labels: search, reading, preprocessing."""
 
 from .cases import CaseDataset, NormalDataset, find_cases, raise_failed, split_cases
-from .field_of_view import SetFieldOfViewd, choose_field_of_view
+from .field_of_view import RestoreBackgroundd, SetFieldOfViewd, choose_field_of_view
 from .images import LoadImageFiled
 from .intensities import ScaleForegroundPercentilesd, ScaleTissued
 from .labels import AddGroundTruthd, CaseLabels
@@ -15,6 +15,7 @@ __all__ = [
     "LoadImageFiled",
     "NormalDataset",
     "OrientUprightd",
+    "RestoreBackgroundd",
     "ScaleForegroundPercentilesd",
     "ScaleTissued",
     "SetFieldOfViewd",

@@ -7,7 +7,9 @@ the anatomy in pixels depends on how much background is around it, and so on the
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
+import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +17,8 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import Compose, CropForeground, CropForegroundd, EnsureChannelFirstd
+from monai.data import MetaTensor
+from monai.transforms import Compose, CropForeground, CropForegroundd, EnsureChannelFirstd, MapTransform
 from monai.utils import ensure_tuple
 
 from ..errors import InputError
@@ -24,17 +27,25 @@ from .images import LoadImageFiled
 from .transforms import OrientUprightd
 
 FIELD_OF_VIEW, FIRST_VOXEL = "field_of_view_mm", "field_of_view_start"  # keys of a case
+CROPPED = "cropped"  # in the meta data of an image: its box, and the value of the background around it
 N_SAMPLED = 16  # normal cases that the field of view is chosen from
 SHARE_WITHIN = 0.9  # share of them whose foreground fits into it
 MARGIN = 1.15
 MAX_ENLARGEMENT = 2  # a volume that shows less than half of the field of view has a wrong voxel size or is a part
+MAX_FOREGROUND = 1.5  # fields of view; a larger foreground has a wrong voxel size, or is another part
+LARGE_FOREGROUND = 1.1  # fields of view; it is warned of
+MAX_SIDE = 4096  # voxels
+WITHOUT_BACKGROUND = 0.98  # share of the edges of an image that the foreground has
+
+logger = logging.getLogger(__name__)
 
 
 class SetFieldOfViewd(CropForegroundd):
     """Crop the background of volumes, or extend it, so that every slice has the same field of view.
 
     Each edge of a slice becomes as long as the field of view, or as the foreground if that is longer. Nothing but
-    background is cropped. Pictures, which have no voxel size, stay as they are. Invertible.
+    background is cropped. Pictures, which have no voxel size, stay as they are. Invertible; the inverse fills with 0
+    what was cropped, also of images with another background, see `RestoreBackgroundd`.
 
     Args:
         keys: channel-first images ``[C,H,W]`` or ``[C,H,W,D]`` with an affine; the first is the one that is measured.
@@ -76,13 +87,13 @@ class _FieldOfView(CropForeground):
     def __init__(self, mm: float | None, axes: Sequence[int]) -> None:
         super().__init__()
         self.mm = mm
-        self.axes = list(axes)
+        self.axes = [] if mm is None else list(axes)
 
     def compute_bounding_box(self, img: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Return first and last voxel, exclusive, along each axis; beyond the image where it is to be extended.
 
         Raises:
-            InputError: the image shows much less than the field of view.
+            InputError: the image shows much less than the field of view, or its foreground much more.
         """
         start, end = np.zeros(img.ndim - 1, int), np.array(img.shape[1:])
         if self.mm is None or img.ndim != 4 or min(end[self.axes]) < MIN_SIDE:  # the inferer refuses small images
@@ -94,25 +105,72 @@ class _FieldOfView(CropForeground):
                 f"its slices show {longest:.3g} mm at most, where the model was fitted on slices of {self.mm:.3g} mm; "
                 "check the voxel size in its header, or give a larger part of the anatomy"
             )
-        for axis, (first, last) in foreground_box(img, self.axes).items():
+        box = foreground_box(img, self.axes)
+        self._check_size(min((last - first) * sides[axis] for axis, (first, last) in box.items()))
+        for axis, (first, last) in box.items():
             size = img.shape[1 + axis]
             n_voxels = max(round(self.mm / sides[axis]), last - first, MIN_SIDE)
+            if n_voxels > max(size, MAX_SIDE):
+                raise InputError(
+                    f"its slices would have an edge of {n_voxels} voxels of {sides[axis]:.3g} mm; check the voxel size "
+                    "in its header"
+                )
             centred = math.floor((first + last - n_voxels) / 2)
             start[axis] = min(max(centred, 0), size - n_voxels) if n_voxels <= size else (size - n_voxels) // 2
             end[axis] = start[axis] + n_voxels
         return start, end
 
+    def _check_size(self, foreground_mm: float) -> None:
+        """Check the smaller edge of the foreground, and log a warning if it is large."""
+        assert self.mm is not None
+        if foreground_mm > MAX_FOREGROUND * self.mm:
+            raise InputError(
+                f"its foreground is {foreground_mm:.3g} mm wide, where the model was fitted on slices of {self.mm:.3g} "
+                "mm; check the voxel size in its header, or set the air around the anatomy to one value"
+            )
+        if foreground_mm > LARGE_FOREGROUND * self.mm:
+            logger.warning(
+                f"A volume has a foreground {foreground_mm:.3g} mm wide, where the model was fitted on slices of "
+                f"{self.mm:.3g} mm: it is seen at a smaller scale. Is the air around the anatomy not of one value?"
+            )
+
     def crop_pad(
         self, img: torch.Tensor, box_start: np.ndarray, box_end: np.ndarray, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """Crop, and extend by the value of the background, or by 0 if there is none."""
-        is_extended = bool((box_start < 0).any() or (box_end > img.shape[1:]).any())
-        background = background_value(_grey(img)) if is_extended else None
-        return super().crop_pad(img, box_start, box_end, *args, **kwargs, value=float(background or 0))
+        is_whole = bool((box_start == 0).all() and (box_end == img.shape[1:]).all())
+        background = 0.0 if is_whole else float(background_value(_grey(img)) or 0)
+        cropped = super().crop_pad(img, box_start, box_end, *args, **kwargs, value=background)
+        if background and isinstance(cropped, MetaTensor):
+            cropped.meta[CROPPED] = {"start": box_start.tolist(), "end": box_end.tolist(), "background": background}
+        return cropped
+
+
+class RestoreBackgroundd(MapTransform):
+    """Give an image the value of its background where `SetFieldOfViewd` cropped it, after the inverse filled it with 0.
+
+    The inverse serves maps as well, which are 0 there.
+
+    Args:
+        keys: channel-first images ``[C,H,W,D]``; others stay as they are.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Restore the images of a case."""
+        restored = dict(data)
+        for key in self.key_iterator(restored):
+            image = restored[key]
+            if cropped := getattr(image, "meta", {}).get(CROPPED):
+                ends = zip(cropped["start"], cropped["end"], strict=True)
+                inside = tuple(slice(max(start, 0), end) for start, end in ends)
+                whole = torch.full_like(image, cropped["background"])
+                whole[(slice(None), *inside)] = image[(slice(None), *inside)]
+                restored[key] = whole
+        return restored
 
 
 def check_field_of_view(case: Mapping[str, Any], network: Any) -> None:
-    """Check that a preprocessed case has the field of view of a network's fit; an exported network does not know it.
+    """Check that a preprocessed case has the field of view of a network's fit; an ONNX file does not know it.
 
     Raises:
         InputError: it has another.
@@ -121,7 +179,8 @@ def check_field_of_view(case: Mapping[str, Any], network: Any) -> None:
     if fitted is not None and case.get(FIELD_OF_VIEW) != fitted:
         raise InputError(
             f"the model was fitted on slices of {fitted:g} mm, which the preprocessing does not make; give it "
-            "scripts.data.SetFieldOfViewd, as configs/inference.json does"
+            "scripts.data.SetFieldOfViewd with the field of view of model.pt, as configs/inference.json does, or "
+            "field_of_view#path, that model.pt, for an exported file"
         )
 
 
@@ -177,12 +236,20 @@ def choose_field_of_view(
         return setting
     axes = in_plane_axes(spatial_dim, views)
     reading = Compose([transform("image") for transform in (LoadImageFiled, EnsureChannelFirstd, OrientUprightd)])
-    edges = []
+    edges, shares = [], []
     for case in cases[:: math.ceil(len(cases) / N_SAMPLED) or 1]:
         with contextlib.suppress(Exception):  # the fit says what is wrong with it
             image = reading(dict(case))["image"]
             sides, box = voxel_sides(image), foreground_box(image, axes) if image.ndim == 4 else {}
             edges += [min((last - first) * sides[axis] for axis, (first, last) in box.items())] if box else []
+            shares += (
+                [min((last - first) / image.shape[1 + axis] for axis, (first, last) in box.items())] if box else []
+            )
+    if edges and statistics.median(shares) > WITHOUT_BACKGROUND:
+        logger.warning(
+            "Most normal images have no background of one value, as scans with noise in the air: the field of view is "
+            "that of the images, and other scanners may have another scale. Set the air to one value to avoid it."
+        )
     return _rounded_up(MARGIN * float(np.quantile(edges, SHARE_WITHIN))) if edges else None
 
 

@@ -22,6 +22,7 @@ from ..models.fitted_state import (
 )
 from ..models.licences import licence_of
 from ..models.mixture import DirichletProcessMixture
+from ..models.sample import SAMPLE_WARNING, is_sample
 
 MIXTURE = "mixture."
 
@@ -93,6 +94,11 @@ class FittedModel:
             mixture=mixture,
             calibration=calibration,
         )
+
+    @property
+    def warning(self) -> str | None:
+        """Sentence on the sample model; None for other models."""
+        return SAMPLE_WARNING if is_sample(self.mixture) else None
 
     def weights(self) -> list[float]:
         """Return the weights of the active components, largest first."""

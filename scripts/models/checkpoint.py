@@ -19,6 +19,7 @@ from .fitted_state import CALIBRATION, FIT, fitted_settings, is_extra_state
 from .licences import warn_of_licence
 from .mixture import SCORE_KINDS
 from .network import PatchAnomalyNetwork
+from .sample import warn_of_sample
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ def load_network(network: PatchAnomalyNetwork, path: str | os.PathLike) -> Patch
     if not network.calibration.is_fitted(network.score_index):
         raise InputError(f"{path} is not calibrated for the score {network.score!r}; {FIT}.")
     warn_of_licence(network.encoder.name)
+    warn_of_sample(network.mixture)
     return network
 
 

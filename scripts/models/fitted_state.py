@@ -210,6 +210,7 @@ def is_extra_state(value: Any) -> bool:
         isinstance(value, dict)
         and isinstance(value.get("settings"), dict)
         and all(isinstance(name, str) and is_plain(setting) for name, setting in value["settings"].items())
+        and is_length(value["settings"].get("field_of_view_mm"))
         and isinstance(value.get("weights_digest"), str)
         and isinstance(value.get("digest", ""), str)
         and isinstance(value.get("encoder_licence", ""), str)
@@ -220,6 +221,12 @@ def is_extra_state(value: Any) -> bool:
 def is_plain(value: Any) -> bool:
     """Return whether a value is a number, a string, None, or a list of these."""
     return value is None or isinstance(value, int | float | str) or (type(value) is list and all(map(is_plain, value)))
+
+
+def is_length(value: Any) -> bool:
+    """Return whether a value is a positive number, or None."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (is_number and 0 < value < float("inf"))
 
 
 def _is_weight(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import random
 import time
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..data.cases import raise_failed
+from ..data.field_of_view import FIELD_OF_VIEW, check_field_of_view
 from ..data.prefetch import prefetch
 from ..digests import tensor_digest
 from ..distributed import gather
@@ -203,14 +205,15 @@ class EmbeddingDataset(CachedEmbeddings):
             This dataset.
 
         Raises:
-            InputError: not a single case could be embedded, the cache is full, or several processes have no cache in
-                common.
+            InputError: not a single case could be embedded, the cache is full, several processes have no cache in
+                common, or the cases have another field of view than a fitted network.
         """
         if self._cases is not None:
             return self
         is_shared = self.cache is not None
         self.cache = cache = self.cache or EmbeddingCache()
         self.network.to(self.device)
+        self._check_field_of_view()
         keys = _cache_keys(self.cases, self.network, self.inferer, cache)
         views = [self._found(of_case, cache) for of_case in keys]
         flat = [key for of_case in keys for key in of_case.values()]
@@ -245,6 +248,13 @@ class EmbeddingDataset(CachedEmbeddings):
             raise InputError(f"None of {self.n_cases} normal cases could be used. {reasons}")
         self._cases = used
         return self
+
+    def _check_field_of_view(self) -> None:
+        """Check the first case that can be read, as embeddings in the cache do not say their field of view."""
+        if getattr(self.network, FIELD_OF_VIEW, None) is not None:
+            readable = (case for case in map(self.cases.__getitem__, range(self.n_cases)) if "error" not in case)
+            for case in itertools.islice(readable, 1):
+                check_field_of_view(case, self.network)
 
     def counts(self) -> dict[str, float]:
         """Count cases, slices and patches, for a report."""

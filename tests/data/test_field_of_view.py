@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 
-from scripts.data import SetFieldOfViewd, choose_field_of_view
+from scripts.data import RestoreBackgroundd, SetFieldOfViewd, choose_field_of_view
 from scripts.data.field_of_view import check_field_of_view
 from scripts.errors import InputError
 
@@ -35,7 +35,7 @@ class TestSetFieldOfView:
 
     def test_no_foreground_is_lost(self):
         image = head()
-        for mm in (1, 30, 55, 170):
+        for mm in (34, 55, 170):
             found = set_field_of_view(image, mm)
             assert (found > 0).sum() == (image > 0).sum() and torch.isclose(found.sum(), image.sum())
 
@@ -48,16 +48,20 @@ class TestSetFieldOfView:
         fine = set_field_of_view(head(120, 100, mm=0.5), 70)
         assert tuple(fine.shape[1:3]) == tuple(2 * side for side in next(iter(sizes))[1:3])
 
-    @pytest.mark.parametrize("mm", [1, 55, 150])
-    def test_inverse_puts_everything_back(self, mm):
-        image, transform = head(), Compose([SetFieldOfViewd("image", mm)])
+    @pytest.mark.parametrize("background", [0.0, 0.25])
+    @pytest.mark.parametrize("mm", [34, 55, 150])
+    def test_inverse_puts_everything_back(self, mm, background):
+        image, transform = head(background=background), Compose([SetFieldOfViewd("image", mm)])
         case = transform({"image": image})
         case["pred"] = MetaTensor(case["image"].as_subclass(torch.Tensor).clone())
         inverse = Invertd(["pred", "image"], transform, orig_keys="image", nearest_interp=False)
-        inverted = inverse(case)
+        inverted = RestoreBackgroundd("image")(inverse(case))
+        assert torch.equal(inverted["image"].as_subclass(torch.Tensor), image.as_subclass(torch.Tensor))
+        is_tissue = image.as_subclass(torch.Tensor) != background
+        assert torch.equal(inverted["pred"][is_tissue], image[is_tissue])
+        assert background or torch.equal(inverted["pred"].as_subclass(torch.Tensor), image.as_subclass(torch.Tensor))
         for key in ("pred", "image"):
-            assert torch.equal(inverted[key].as_subclass(torch.Tensor), image.as_subclass(torch.Tensor))
-            assert torch.equal(inverted[key].affine, image.affine)
+            assert inverted[key].shape == image.shape and torch.equal(inverted[key].affine, image.affine)
 
     def test_affine_moves_with_the_first_voxel(self):
         image = head()
@@ -88,7 +92,7 @@ class TestSetFieldOfView:
         assert set_field_of_view(small, 40.0).shape == small.shape
 
     def test_large_voxels_leave_enough_pixels(self):
-        assert min(set_field_of_view(head(8, 8, mm=20.0), 30).shape[1:3]) == 14
+        assert min(set_field_of_view(head(8, 8, mm=20.0), 120).shape[1:3]) == 14
 
     def test_edges_of_all_views(self):
         image = head(slices=40)
@@ -107,6 +111,18 @@ class TestSetFieldOfView:
             set_field_of_view(head(), 181)
         with pytest.raises(InputError, match="repair its header"):
             set_field_of_view(head(mm=0.0), 150)
+        with pytest.raises(InputError, match=r"foreground is 150 mm wide.*slices of 70 mm"):
+            set_field_of_view(head(mm=3.0), 70)
+        one_wrong = head()
+        one_wrong.affine = torch.diag(torch.tensor([1.0, 0.01, 3.0, 1.0]).double())
+        with pytest.raises(InputError, match=r"edge of 7000 voxels of 0\.01 mm"):
+            set_field_of_view(one_wrong, 70)
+
+    def test_large_foreground_is_warned_of(self, caplog):
+        set_field_of_view(head(mm=1.2), 55)
+        assert caplog.messages == []
+        set_field_of_view(head(mm=1.3), 55)
+        assert len(caplog.messages) == 1 and "foreground 65 mm wide" in caplog.messages[0]
 
 
 class TestCheck:
@@ -139,6 +155,16 @@ class TestChoice:
     @pytest.mark.parametrize(("mm", "expected"), [(0.3, 14), (2, 92), (0.02, 0.92)])
     def test_small_and_large_anatomies(self, tmp_path, mm, expected):
         assert choose_field_of_view("auto", self.cases(tmp_path, [40], mm)) == expected
+
+    def test_noise_in_the_air_is_warned_of(self, tmp_path, caplog):
+        cases = self.cases(tmp_path, [40, 45])
+        assert choose_field_of_view("auto", cases) and "background" not in caplog.text
+        for case in cases:
+            image = nib.load(case["image"])
+            noisy = image.get_fdata() + np.random.default_rng(0).integers(0, 3, image.shape)
+            nib.save(nib.Nifti1Image(noisy, image.affine), case["image"])
+        choose_field_of_view("auto", cases)
+        assert caplog.text.count("no background of one value") == 1
 
     def test_a_number_and_off_are_taken(self):
         assert choose_field_of_view(150.0, []) == 150

@@ -1,0 +1,53 @@
+"""Two real heads, one of them with an inserted lesion, and the sample model that segments them.
+
+``python -m demo.heads FOLDER`` writes ``model.pt``, ``cases/`` and ``masks/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from scripts.sample_model import write_model
+
+from .lesions import Lesion, insert_lesions
+
+HEADS = Path(__file__).resolve().parent / "heads"
+HEALTHY, ILL = "sub-10", "sub-07"  # not among the heads that the sample model was fitted on
+LESION = Lesion("texture", 13.0)
+
+
+def write_heads(folder: Path) -> None:
+    """Write the cases, the mask of the lesion, and the sample model.
+
+    Args:
+        folder: gets ``cases/healthy.nii.gz``, ``cases/lesion.nii.gz``, ``masks/lesion.nii.gz`` and, if it is not there,
+            ``model.pt``.
+
+    Raises:
+        InputError: the weights of the encoder are missing.
+    """
+    for name in ("cases", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    write_model(folder / "model.pt")
+    healthy, head = (nib.nifti1.load(HEADS / f"{name}.nii.gz") for name in (HEALTHY, ILL))
+    image, mask = insert_lesions(
+        np.asarray(head.dataobj), np.array(head.header.get_zooms()), [LESION], np.random.default_rng(0)
+    )
+    nib.save(healthy, folder / "cases" / "healthy.nii.gz")
+    nib.save(nib.Nifti1Image(image.round().astype(np.int16), head.affine), folder / "cases" / "lesion.nii.gz")
+    nib.save(nib.Nifti1Image(mask, head.affine), folder / "masks" / "lesion.nii.gz")
+
+
+def main() -> None:
+    """Run the command; see the docstring of the module."""
+    parser = argparse.ArgumentParser(prog="python -m demo.heads", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    write_heads(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    main()
