@@ -14,7 +14,7 @@ BUNDLE := $(shell find configs scripts -type f -not -name '*.pyc')
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.10 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help venv weights demo picture label deploy gateway map image test test-fast test-label test-endurance test-deploy test-package fuzz check format benchmark requirements sbom clean
+.PHONY: help venv weights demo picture label deploy gateway map image test test-fast test-label test-endurance test-deploy test-package fuzz check format benchmark requirements sbom release clean
 
 help: ## list of the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -121,6 +121,9 @@ sbom: venv ## bills of materials (CycloneDX) and licences of the packages in the
 	$(BIN)/python -m scripts.sbom --pins bundle,fast,dev
 	if [ -f .venv-label/installed ]; then $(LABEL) -m scripts.sbom --pins label; fi
 	if [ -f .venv-deploy/installed ]; then $(DEPLOY) -m scripts.sbom --pins deploy; fi
+
+release: venv ## archive, hub folder, checksums and notes of a release, checked as the model zoo does; MODEL= FLAGS=
+	$(BIN)/python -m release --ckpt_path $(or $(MODEL),models/model.pt) $(FLAGS)
 
 clean: ## remove environments and outputs, except the weights and label_output with its labels
 	rm -rf .venv .venv-label .venv-deploy demo_output deploy_output sbom_output

@@ -21,7 +21,7 @@ from scripts.errors import InputError
 from .assembly import Invocation, assemble, config_files
 from .bundle_files import BUNDLE_ROOT, config_file, own_root, read_configs, root_of
 from .commands import COMMANDS, Command
-from .help import command_help, overview, version
+from .help import command_help, overview
 from .light_imports import import_monai
 from .weights import check_weights, find_weights
 
@@ -68,7 +68,9 @@ def run_command(arguments: Sequence[str]) -> int:
         print(overview())
         return 0
     if name == "--version":
-        print(version(own_root()))
+        from scripts.metadata import bundle_version  # copies that earlier versions exported lack it
+
+        print(bundle_version(own_root()))
         return 0
     if name not in COMMANDS:
         return _wrong_usage(unknown_command(name), "dpmm --help")

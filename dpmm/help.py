@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import textwrap
@@ -23,11 +22,6 @@ SWITCHES = {
 }
 COMPUTED = {"device": "cuda:0 if there is one, otherwise cpu"}  # defaults that are expressions of Python
 EXIT_STATUS = "Exit status: 0 done, 1 an error or failed cases, 2 wrong usage, 130 interrupted."
-
-
-def version(root: Path) -> str:
-    """Return the version of a bundle."""
-    return str(json.loads((root / "configs" / "metadata.json").read_text())["version"])
 
 
 def overview() -> str:

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..files import write_sealed
 from ..inference.measurements import OUTSIDE_SHARE
 from ..markdown import escape
+from ..metadata import bundle_version
 from ..models.fitted_state import is_plain
 from ..models.provenance import NOTE
 from .fit_report import TOLERANCE, FitReport
@@ -87,7 +88,7 @@ def model_card(model: FittedModel, report: FitReport | None = None, settings: Ma
     environment.filters.update(md=as_markdown, number=as_number)
     return environment.get_template("card.md.j2").render(
         note=NOTE,
-        version=json.loads((CONFIGS / "metadata.json").read_text())["version"],
+        version=bundle_version(),
         model=model,
         report=report,
         point=point,

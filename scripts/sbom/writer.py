@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import yaml
 
 from ..errors import InputError
 from ..files import RecordedDirectory
+from ..metadata import read_metadata
 from .document import application, document, hashes, library, needs
 from .environment import BUNDLE, ENVIRONMENT, ROOT, Package, installed_packages, packages_of
 from .page import licence_page
@@ -55,7 +55,7 @@ def write_sbom(output_dir: str | os.PathLike = "sbom_output", pins: str | Sequen
 
 def bill_of_packages(packages: Sequence[Package]) -> str:
     """Return the bill of materials of the bundle with these packages, and the weights that it downloads."""
-    metadata = json.loads((ROOT / "configs" / "metadata.json").read_text())
+    metadata = read_metadata()
     root = application(metadata["name"], metadata["version"], "Apache-2.0")
     libraries = [library(each.name, each.version, each.headers) for each in packages]
     references = {each.name: one["bom-ref"] for each, one in zip(packages, libraries, strict=True)}
