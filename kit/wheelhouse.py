@@ -1,34 +1,94 @@
-"""Wheels of the image's packages, downloaded once so that the image is built without a network."""
+"""Wheels of pinned packages for another machine, downloaded once and installed there without a network."""
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from email.message import Message
+from email.parser import HeaderParser
 from pathlib import Path
+from zipfile import ZipFile
 
 from packaging.requirements import Requirement
+from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements-deploy.txt"
-LOCK = "requirements.txt"
-# Those of the base image in the Dockerfile: Python 3.11 on Debian 12, which has version 2.36 of glibc.
-PYTHON = "3.11.14"
-GLIBC_MINOR = 36
+from scripts.errors import InputError
+from scripts.files import file_sha256
+
 PLATFORMS = ("gpu", "cpu")
-# Packages that only a GPU uses, by the start of their names; holoscan links the runtime.
+# Packages that only a GPU uses, by the start of their names.
 CUDA = ("nvidia-", "cuda-", "cupy-", "triton==")
-NEEDED = "nvidia-cuda-runtime"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Machine that wheels are for, with Linux on x86-64, and what it needs.
+
+    Attributes:
+        requirements: the pins, ``NAME==VERSION [; MARKER]`` in each line.
+        python: version of CPython, such as ``3.11.14``.
+        glibc_minor: its glibc is version 2 and this, or later.
+        platform: ``gpu``, or ``cpu`` without the packages that only a GPU uses.
+        kept: packages that stay on the platform ``cpu`` all the same.
+    """
+
+    requirements: Path
+    python: str
+    glibc_minor: int
+    platform: str
+    kept: tuple[str, ...] = ()
+
+    @property
+    def markers(self) -> dict[str, str]:
+        """Values of the variables in markers of requirements."""
+        major, minor, _ = self.python.split(".")
+        return {
+            "implementation_name": "cpython",
+            "os_name": "posix",
+            "platform_machine": "x86_64",
+            "platform_python_implementation": "CPython",
+            "platform_system": "Linux",
+            "python_full_version": self.python,
+            "python_version": f"{major}.{minor}",
+            "sys_platform": "linux",
+        }
+
+    @property
+    def platform_tags(self) -> list[str]:
+        """Platforms of wheels that run there, the best first."""
+        tags = [f"manylinux_2_{minor}_x86_64" for minor in range(self.glibc_minor, 4, -1)]
+        return tags + [f"{name}_x86_64" for name in ("manylinux2014", "manylinux2010", "manylinux1", "linux")]
+
+    def tags(self) -> dict[Tag, int]:
+        """Return the tags of wheels that run there, with their places in the order of preference."""
+        major, minor, _ = map(int, self.python.split("."))
+        tags = [
+            *cpython_tags((major, minor), platforms=self.platform_tags),
+            *compatible_tags((major, minor), f"cp{major}{minor}", self.platform_tags),
+        ]
+        return {tag: place for place, tag in reversed(list(enumerate(tags)))}
+
+    def pins(self) -> dict[str, str]:
+        """Return the versions of the packages by normalised name."""
+        versions: dict[str, str] = {}
+        for line in self.requirements.read_text().splitlines():
+            requirement = Requirement(line)
+            is_left_out = self.platform == "cpu" and line.startswith(CUDA) and requirement.name not in self.kept
+            if not is_left_out and (requirement.marker is None or requirement.marker.evaluate(self.markers)):
+                (version,) = requirement.specifier
+                versions[canonicalize_name(requirement.name)] = str(Version(version.version))
+        return versions
 
 
 @dataclass(frozen=True)
 class Wheel:
     """A wheel file.
 
-    Args:
+    Attributes:
         name: normalised name of the package.
         version: its version, with a local part such as ``+cpu`` if there is one.
         path: the file.
@@ -40,118 +100,76 @@ class Wheel:
     path: Path
     sha256: str
 
-
-def pins(platform: str) -> dict[str, str]:
-    """Return the versions of the image's packages by normalised name.
-
-    Args:
-        platform: ``gpu`` or ``cpu``.
-    """
-    major, minor, _ = PYTHON.split(".")
-    image = {
-        "implementation_name": "cpython",
-        "os_name": "posix",
-        "platform_machine": "x86_64",
-        "platform_python_implementation": "CPython",
-        "platform_system": "Linux",
-        "python_full_version": PYTHON,
-        "python_version": f"{major}.{minor}",
-        "sys_platform": "linux",
-    }
-    versions: dict[str, str] = {}
-    for line in REQUIREMENTS.read_text().splitlines():
-        requirement = Requirement(line)
-        is_left_out = platform == "cpu" and line.startswith(CUDA) and requirement.name != NEEDED
-        if not is_left_out and (requirement.marker is None or requirement.marker.evaluate(image)):
-            (version,) = requirement.specifier
-            versions[canonicalize_name(requirement.name)] = str(Version(version.version))
-    return versions
+    def headers(self) -> Message:
+        """Read the headers of its METADATA."""
+        with ZipFile(self.path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+            (name,) = (name for name in names if name.count("/") == 1)
+            return HeaderParser().parsestr(archive.read(name).decode())
 
 
-def download(folder: Path, platform: str) -> None:
-    """Download the wheels by pip and write `LOCK`: their versions and SHA-256 sums, as pip reads them.
+def download(folder: Path, target: Target) -> list[Wheel]:
+    """Download the wheels of a target by pip.
 
     Args:
         folder: folder of the wheels; those that are there already are kept.
-        platform: ``gpu`` or ``cpu``.
-
-    Raises:
-        SystemExit: pip fails, or finds no build of torch for the CPU.
-    """
-    tags = [f"manylinux_2_{minor}_x86_64" for minor in range(GLIBC_MINOR, 4, -1)]
-    tags += [f"{name}_x86_64" for name in ("manylinux2014", "manylinux2010", "manylinux1", "linux")]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    command += ["--dest", str(folder), "--implementation", "cp", "--python-version", PYTHON]
-    command += [part for tag in tags for part in ("--platform", tag)]
-    command += [f"{name}=={version}" for name, version in pins(platform).items()]
-    if subprocess.run(command, check=False).returncode:
-        raise SystemExit("pip could not download the wheels; run the command again to continue.")
-    (folder / LOCK).write_text(lock(find_wheels(folder, platform)))
-
-
-def find_wheels(folder: Path, platform: str) -> list[Wheel]:
-    """Find the wheel of each package.
-
-    Args:
-        folder: folder of the wheels.
-        platform: ``gpu`` or ``cpu``.
+        target: what they are for.
 
     Returns:
         The wheels by name.
 
     Raises:
-        SystemExit: wheels are missing, or those of torch need a GPU's libraries that the platform leaves out.
+        InputError: pip fails, or finds no build of torch for the CPU.
     """
-    wanted = pins(platform)
-    found: dict[str, tuple[Version, Path]] = {}
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command += ["--dest", str(folder), "--implementation", "cp", "--python-version", target.python]
+    command += [part for tag in target.platform_tags for part in ("--platform", tag)]
+    command += [f"{name}=={version}" for name, version in target.pins().items()]
+    if subprocess.run(command, check=False).returncode:
+        raise InputError(f"pip could not download the wheels for Python {target.python}; run the command again.")
+    return find_wheels(folder, target)
+
+
+def find_wheels(folder: Path, target: Target) -> list[Wheel]:
+    """Find the wheel of each package of a target.
+
+    Args:
+        folder: folder of the wheels, perhaps with those of other targets.
+        target: what they are for.
+
+    Returns:
+        The wheels by name.
+
+    Raises:
+        InputError: wheels are missing, or those of torch need a GPU's libraries that the platform leaves out.
+    """
+    wanted, places = target.pins(), target.tags()
+    found: dict[str, tuple[Version, int, Path]] = {}
     for path in sorted(folder.glob("*.whl")):
-        name, version, _, _ = parse_wheel_filename(path.name)
-        is_for_gpu = name.startswith("torch") and platform == "cpu" and version.local != "cpu"
-        if version.public == wanted.get(name) and not is_for_gpu:
-            found[name] = max(found.get(name, (version, path)), (version, path))
+        name, version, _, tags = parse_wheel_filename(path.name)
+        is_for_gpu = name.startswith("torch") and target.platform == "cpu" and version.local != "cpu"
+        fitting = [places[tag] for tag in tags if tag in places]
+        if version.public == wanted.get(name) and fitting and not is_for_gpu:
+            wheel = (version, -min(fitting), path)
+            found[name] = max(found.get(name, wheel), wheel)
     missing = [f"{name}=={version}" for name, version in wanted.items() if name not in found]
     if missing:
-        hint = "run `package.py wheelhouse`"
-        if any(name.startswith("torch") for name in missing) and platform == "cpu":
+        hint = "download them"
+        if any(name.startswith("torch") for name in missing) and target.platform == "cpu":
             hint += (
                 " with pip's setting of PyTorch's index of builds for the CPU (versions ending in +cpu), or take "
                 "--platform gpu, which runs without a GPU too"
             )
-        raise SystemExit(f"{folder} lacks the wheels of {', '.join(missing)}; {hint}.")
-    return [Wheel(name, str(version), path, sha256(path)) for name, (version, path) in sorted(found.items())]
+        raise InputError(f"{folder} lacks the wheels of {', '.join(missing)}; {hint}.")
+    return [Wheel(name, str(version), path, file_sha256(path)) for name, (version, _, path) in sorted(found.items())]
+
+
+def read_wheel(path: Path) -> Wheel:
+    """Return a wheel by its file."""
+    name, version, _, _ = parse_wheel_filename(path.name)
+    return Wheel(name, str(version), path, file_sha256(path))
 
 
 def lock(wheels: Iterable[Wheel]) -> str:
-    """Return the wheels as requirements with hashes."""
+    """Return the wheels as requirements with hashes, as pip reads them."""
     return "".join(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in wheels)
-
-
-def read(folder: Path, platform: str) -> list[Wheel]:
-    """Read a wheelhouse.
-
-    Args:
-        folder: folder that `download` filled.
-        platform: ``gpu`` or ``cpu``.
-
-    Returns:
-        The wheels by name.
-
-    Raises:
-        SystemExit: wheels are missing, or are others than those downloaded for this platform.
-    """
-    wheels = find_wheels(folder, platform)
-    if not (folder / LOCK).is_file() or (folder / LOCK).read_text() != lock(wheels):
-        raise SystemExit(
-            f"{folder / LOCK} does not describe the wheels next to it; run `package.py wheelhouse --platform "
-            f"{platform}`."
-        )
-    return wheels
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 sum of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
