@@ -70,8 +70,8 @@ def install(folder: Path) -> None:
     run([sys.executable, "-m", "venv", "--without-pip", environment], f"{sys.executable} cannot make an environment")
     print("Installing the packages, which takes some minutes ...", flush=True)
     (pip_wheel,) = (KIT / WHEELS).glob("pip-*.whl")  # a system's Python often has no pip for new environments
-    pip = [environment / "bin" / "python", pip_wheel / "pip", "install", "--quiet", "--no-cache-dir", "--no-index"]
-    pip += ["--disable-pip-version-check", "--find-links", KIT / WHEELS, "--no-deps", "--require-hashes"]
+    pip: list[str | Path] = [environment / "bin" / "python", pip_wheel / "pip", "install", "--quiet", "--no-cache-dir"]
+    pip += ["--no-index", "--disable-pip-version-check", "--find-links", KIT / WHEELS, "--no-deps", "--require-hashes"]
     run([*pip, "--requirement", KIT / lock_name(PYTHON)], "pip could not install the packages; see its message above")
     copy_bundle(folder, sums)
     print("Testing the installation ...", flush=True)
