@@ -9,12 +9,13 @@ WORKERS ?= 2
 PORT ?= 8000
 LABEL_OUTPUT ?= label_output
 PLATFORM ?= gpu
+PYTHONS ?= 3.10 3.11 3.12 3.13
 SEND_TO ?= 127.0.0.1:4242:ORTHANC
 BUNDLE := $(shell find configs scripts -type f -not -name '*.pyc')
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.10 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help venv weights demo picture label deploy gateway map image test test-fast test-label test-endurance test-deploy test-package fuzz check format benchmark requirements sbom release clean
+.PHONY: help venv weights demo picture label deploy gateway map image kit test test-fast test-label test-endurance test-deploy test-package test-kit fuzz check format benchmark requirements sbom release clean
 
 help: ## list of the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -66,7 +67,7 @@ deploy: .venv-deploy/installed deploy_output/models ## run the MONAI Deploy app 
 	$(DEPLOY) deploy/app -i deploy_output/study -o deploy_output/results -m deploy_output/models
 	@find deploy_output/results -type f
 
-deploy_output/wheelhouse-$(PLATFORM)/requirements.txt: requirements-deploy.txt deploy/wheelhouse.py | .venv-deploy/installed
+deploy_output/wheelhouse-$(PLATFORM)/requirements.txt: requirements-deploy.txt deploy/wheelhouse.py kit/wheelhouse.py | .venv-deploy/installed
 	$(DEPLOY) deploy/package.py wheelhouse --platform $(PLATFORM) --output $(@D)
 
 map: .venv-deploy/installed deploy_output/models deploy_output/wheelhouse-$(PLATFORM)/requirements.txt ## what the image of the MONAI Application Package is made of; PLATFORM=cpu
@@ -75,6 +76,9 @@ map: .venv-deploy/installed deploy_output/models deploy_output/wheelhouse-$(PLAT
 
 image: map ## the image, by docker
 	$(DEPLOY) deploy/package.py build --context deploy_output/map_context
+
+kit: weights ## folder that installs the command without a network; PYTHONS="3.11" MODEL= PLATFORM=cpu
+	$(BIN)/python -m kit --output kit_output --pythons $(PYTHONS) --platform $(PLATFORM) $(if $(MODEL),--model "$(MODEL)")
 
 gateway: .venv-deploy/installed deploy_output/models ## gateway of the sample model to a PACS, SEND_TO=HOST:PORT:AET
 	$(DEPLOY) deploy/gateway --models deploy_output/models --work_dir deploy_output/gateway --send_to $(SEND_TO)
@@ -96,6 +100,9 @@ test-deploy: weights .venv-deploy/installed ## tests with the MONAI Deploy app
 
 test-package: .venv-deploy/installed ## file system of the image, made and run without docker: as root, 14 GB, ten minutes
 	$(BIN)/python -m pytest -m package
+
+test-kit: weights ## a kit, installed and used without a network: 12 GB, ten minutes; KIT=kit_output tests that one
+	$(BIN)/python -m pytest -m kit tests/integration/test_kit.py
 
 fuzz: venv ## new random attacks, for MINUTES=10
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
@@ -126,4 +133,4 @@ release: venv ## archive, hub folder, checksums and notes of a release, checked 
 	$(BIN)/python -m release --ckpt_path $(or $(MODEL),models/model.pt) $(FLAGS)
 
 clean: ## remove environments and outputs, except the weights and label_output with its labels
-	rm -rf .venv .venv-label .venv-deploy demo_output deploy_output sbom_output
+	rm -rf .venv .venv-label .venv-deploy demo_output deploy_output kit_output sbom_output

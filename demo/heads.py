@@ -17,7 +17,7 @@ from .lesions import Lesion, insert_lesions
 
 HEADS = Path(__file__).resolve().parent / "heads"
 HEALTHY, ILL = "sub-10", "sub-07"  # not among the heads that the sample model was fitted on
-LESION = Lesion("texture", 13.0)
+LESION = Lesion("texture", 16.0)
 
 
 def write_heads(folder: Path) -> None:
@@ -35,7 +35,7 @@ def write_heads(folder: Path) -> None:
     write_model(folder / "model.pt")
     healthy, head = (nib.nifti1.load(HEADS / f"{name}.nii.gz") for name in (HEALTHY, ILL))
     image, mask = insert_lesions(
-        np.asarray(head.dataobj), np.array(head.header.get_zooms()), [LESION], np.random.default_rng(0)
+        np.asarray(head.dataobj), np.array(head.header.get_zooms()), [LESION], np.random.default_rng(2)
     )
     nib.save(healthy, folder / "cases" / "healthy.nii.gz")
     nib.save(nib.Nifti1Image(image.round().astype(np.int16), head.affine), folder / "cases" / "lesion.nii.gz")

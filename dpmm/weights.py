@@ -15,8 +15,8 @@ FITTED = "model.pt"
 
 
 def weights_folder(root: Path) -> Path:
-    """Return the folder of weights: ``models/`` of a clone, or a cache of the user for an installed bundle."""
-    if is_clone(root):
+    """Return the folder of weights: ``models/`` of a clone or where a kit put them, otherwise a cache of the user."""
+    if is_clone(root) or any((root / "models" / file).is_file() for file in FILES):
         return root / "models"
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "dpmm" / "models"

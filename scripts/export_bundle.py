@@ -11,14 +11,10 @@ encoders of the model are copied too. A model does not store its ``spatial_dim``
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import fire
@@ -26,7 +22,7 @@ from monai.bundle import ConfigParser
 
 from .config.settings import check_settings
 from .errors import InputError, reason
-from .files import OLD, PARTIAL, RECORD, describe_file, has_record, read_record, write_json, write_record
+from .files import replace_directory, write_json
 from .models.checkpoint import load_network, read_network
 from .models.fitted_state import fitted_settings
 from .runtimes.cache import compiled_for
@@ -59,21 +55,25 @@ def export_bundle(ckpt_path: str | os.PathLike, output: str | os.PathLike, **set
     known = {name for config in configs.values() for name in config}
     settings = check_settings(settings, known)
     try:
-        _restore(target)
-        with _replacing(target) as copy:
+        with replace_directory(target, _is_by_product) as copy:
             _fill(copy, ckpt_path, configs, {**fitted, **settings})
     except (OSError, shutil.Error) as error:
         raise InputError(f"output {target} cannot be written ({reason(error)}); give another folder.") from error
 
 
-def _fill(copy: Path, ckpt_path: str | os.PathLike, configs: dict[str, Any], values: dict[str, Any]) -> None:
-    """Copy the bundle and the model into an empty folder, set values in the configs, and load the model."""
+def copy_bundle(copy: Path) -> None:
+    """Copy the bundle, without weights and without a model, into an empty folder."""
     for name in SHIPPED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, copy)
     (copy / "models").mkdir()
+
+
+def _fill(copy: Path, ckpt_path: str | os.PathLike, configs: dict[str, Any], values: dict[str, Any]) -> None:
+    """Copy the bundle and the model into an empty folder, set values in the configs, and load the model."""
+    copy_bundle(copy)
     shutil.copy(ckpt_path, copy / "models" / "model.pt")
     if compiled_for(ckpt_path).is_dir():
         shutil.copytree(compiled_for(ckpt_path), compiled_for(copy / "models" / "model.pt"))
@@ -83,67 +83,9 @@ def _fill(copy: Path, ckpt_path: str | os.PathLike, configs: dict[str, Any], val
     check(copy)
 
 
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """Fill a folder, then replace an older copy by it.
-
-    Raises:
-        InputError: the older copy holds a file that is not as `export_bundle` wrote it.
-    """
-    foreign = _foreign(target) if target.exists() else None
-    if foreign is not None:
-        raise InputError(
-            f"{target} holds {foreign}, which was not written with that copy, or was changed since; move it to keep it "
-            "and run again, or give a new folder."
-        )
-    for leftover in target.parent.glob(f"{PARTIAL}{glob.escape(target.name)}-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial = target.with_name(f"{PARTIAL}{target.name}-{uuid.uuid4().hex}")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        write_record(partial, {str(path.relative_to(partial)): [describe_file(path)] for path in _files(partial)})
-        if target.exists():
-            os.replace(target, _old(target))
-        os.replace(partial, target)
-        _restore(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _restore(target: Path) -> None:
-    """Finish an interrupted replacement: restore the older copy, or remove it if the new one is in place."""
-    old = _old(target)
-    if has_record(old) and not target.exists():
-        os.replace(old, target)
-    elif has_record(old) and _foreign(old) is None:
-        shutil.rmtree(old)
-
-
-def _old(target: Path) -> Path:
-    return target.with_name(f"{OLD}{target.name}")
-
-
-def _foreign(copy: Path) -> str | None:
-    """Return the name of a file in a copy that is not as `export_bundle` wrote it, or None."""
-    files = read_record(copy)["files"] if has_record(copy) else {}
-    for path in _files(copy):
-        name = str(path.relative_to(copy))
-        if name != RECORD and (path.is_symlink() or describe_file(path) not in files.get(name, [])):
-            return name
-    return None
-
-
-def _files(copy: Path) -> list[Path]:
-    """List the files of a copy, without those that its use compiles."""
-    compiled = compiled_for(copy / "models" / "model.pt")
-    return [
-        path
-        for path in sorted(copy.rglob("*"))
-        if (path.is_symlink() or not path.is_dir())
-        and "__pycache__" not in path.parts
-        and not path.is_relative_to(compiled)
-    ]
+def _is_by_product(path: PurePath) -> bool:
+    """Return whether the use of a copy, and not its export, makes a file; its path is that in the copy."""
+    return "__pycache__" in path.parts or path.is_relative_to(compiled_for("models/model.pt"))
 
 
 def is_copy(folder: Path) -> bool:

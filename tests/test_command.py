@@ -196,6 +196,14 @@ class TestWeights:
         weights.check_weights(installed, weights.ENCODER)
         assert weights.find_weights(installed, weights.ENCODER) == folder / weights.FILES[1]
 
+    def test_of_a_kit_are_in_the_installed_bundle(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(bundle_files, "INSTALLED", tmp_path)
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / weights.FILES[0]).touch()
+        weights.check_weights(tmp_path, weights.ENCODER)
+        assert weights.weights_folder(tmp_path) == tmp_path / "models"
+        assert weights.find_weights(tmp_path, weights.ENCODER) is None  # the run looks there itself
+
 
 def test_imports_that_are_left_out_are_there_afterwards():
     name = "xml.dom.pulldom"  # imported by nothing here

@@ -14,6 +14,7 @@ from .record import (
     write_record,
 )
 from .recorded_directory import LOCK, RecordedDirectory
+from .replaced_directory import replace_directory
 from .sealed import is_sealed, write_sealed
 from .writers import write_csv, write_json
 
@@ -32,6 +33,7 @@ __all__ = [
     "is_intact",
     "is_sealed",
     "read_record",
+    "replace_directory",
     "write_csv",
     "write_json",
     "write_record",

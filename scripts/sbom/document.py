@@ -56,15 +56,17 @@ def library(name: str, version: str, headers: Message, sha256: str | None = None
     }
 
 
-def needs(headers: Message, references: Mapping[str, str]) -> list[str]:
+def needs(headers: Message, references: Mapping[str, str], markers: Mapping[str, str] | None = None) -> list[str]:
     """List the references of the packages that a package requires, as far as they are in the bill.
 
     Args:
-        headers: headers of its METADATA; markers are evaluated for the running Python, without extras.
+        headers: headers of its METADATA.
         references: reference of each package in the bill by normalised name.
+        markers: values of the variables in markers; those of the running Python by default. Extras are left out.
     """
     required = [Requirement(line) for line in headers.get_all("Requires-Dist", [])]
-    names = {canonicalize_name(one.name) for one in required if not one.marker or one.marker.evaluate({"extra": ""})}
+    values = {**(markers or {}), "extra": ""}
+    names = {canonicalize_name(one.name) for one in required if not one.marker or one.marker.evaluate(values)}
     return sorted(references[name] for name in names if name in references)
 
 
