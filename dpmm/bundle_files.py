@@ -56,10 +56,10 @@ def read_configs(files: Iterable[Path]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for file in files:
         if file.suffix == ".json":
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding="utf-8"))
         else:
             import yaml
 
-            content = yaml.safe_load(file.read_text())
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
         merged.update({name: value for name, value in content.items() if name[0] != "+" and "#" not in name})
     return merged
