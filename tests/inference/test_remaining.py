@@ -236,7 +236,7 @@ class TestShares:
         assert message.startswith("1 of 2 cases failed (the others are finished):\n  p2: ")
         assert scored == ["p0"] and not (folder / "out" / "summary.json").exists()
         assert infer(folder, share="2/2") == "" and scored == ["p0", "p1"]
-        assert not list((folder / "out").glob("*.*"))  # no summary, no report
+        assert not list((folder / "out").glob("[!.]*.*"))  # no summary, no report
         (folder / "in" / "p2.nii.gz").write_bytes(content)
         scored.clear()
         with caplog.at_level(logging.INFO, logger="scripts"):
