@@ -35,3 +35,10 @@ def peak_mb() -> float:
     if STATUS.is_file() and (peak := re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())):
         return int(peak[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def resident_mb() -> float:
+    """Read the present resident memory in MB; the peak where there is no ``/proc``."""
+    if STATUS.is_file() and (resident := re.search(r"VmRSS:\s+(\d+) kB", STATUS.read_text())):
+        return int(resident[1]) / 1024
+    return peak_mb()

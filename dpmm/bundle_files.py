@@ -69,7 +69,7 @@ def read_configs(files: Iterable[Path]) -> dict[str, Any]:
 
 def _read(file: Path) -> Any:
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         if file.suffix == ".json":
             return json.loads(text)
         import yaml

@@ -21,6 +21,7 @@ from .value_types import (
     PathText,
     Pattern,
     Positive,
+    Text,
 )
 
 FORMATS = {
@@ -28,6 +29,7 @@ FORMATS = {
     "pattern": "a pattern of file names such as 'FLAIR*'",
     "device": "a device such as cpu or cuda:0",
     "timm": "timm:NAME with a vision transformer of timm",
+    "share": "a share such as 2/16",
 }
 
 
@@ -184,6 +186,10 @@ class Settings(BaseModel, validate_assignment=True):
     overwrite: bool = Field(
         description="whether inference makes cases anew whose results are there, of the same input, model and "
         "settings; an evaluation always does"
+    )
+    share: OrOff[Annotated[Text, Field(pattern=r"^[1-9]\d*/[1-9]\d*$", json_schema_extra={"format": "share"})]] = Field(
+        description="which cases inference takes, such as `2/16` for the second of 16 runs on one folder; `off` takes "
+        "all ([how](many-cases.md))"
     )
     report: bool = Field(
         description="whether inference leaves `report.html`, which lists all cases and draws the 200 most "

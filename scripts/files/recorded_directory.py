@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from .replacement import finish_replacement, keep_foreign_files
 logger = logging.getLogger(__name__)
 
 LOCK = ".dpmm_lock"
+SECONDS_TO_START = 30  # that a part waits for the start of another one
 LEFTOVERS = (PARTIAL, f".{PARTIAL}", f".{RECORD}.")  # prefixes of what a killed process leaves; see `atomic_write`
-IGNORED_NAMES = frozenset({LOCK, ".DS_Store", "Thumbs.db", "desktop.ini"})
+IGNORED_NAMES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 DIRECTORY = "directory"  # key in a record: the name under which its directory was written
 LOCKS_UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
@@ -54,7 +55,7 @@ class RecordedDirectory:
             raise InputError(f"{option} must name a directory; got an empty name.")
         self.path = Path(path).absolute()
         self.option = option
-        self._lock = FileLock(self.path / LOCK, timeout=0)
+        self._locks: dict[str, FileLock] = {}
         self._unchanged: dict[str, tuple[Any, Description]] = {}  # by name: stat and description of a file
 
     def check(self) -> None:
@@ -72,7 +73,7 @@ class RecordedDirectory:
             return
         with self._readable():
             names = sorted(entry.name for entry in self.path.iterdir() if not _is_ignored(entry.name))
-        if names:
+        if names and not has_record(self.path):  # another part may have made it meanwhile
             raise InputError(
                 f"{self.option} {self.path} holds files that this program did not write, such as {names[0]!r}; give an "
                 f"empty or new directory, such as {self.path / 'anomaly_results'}."
@@ -102,10 +103,42 @@ class RecordedDirectory:
         """Lock the directory against other processes.
 
         Raises:
-            InputError: another process holds the lock.
+            InputError: another process holds the lock, or that of a part.
         """
+        with self._hold(LOCK):
+            for part in self.path.glob(f"{LOCK}-*"):
+                with self._hold(part.name), suppress(OSError):
+                    part.unlink()
+            yield
+
+    @contextmanager
+    def open_part(self, part: str) -> Iterator[None]:
+        """Open and lock a part of the directory: several processes may each write directories of their own part.
+
+        Leftovers stay, because they may be what another part is writing.
+
+        Args:
+            part: name of the part.
+
+        Raises:
+            InputError: another process has the same part or the whole directory; or see `open`.
+        """
+        self.check()
+        with self._writable():
+            self.path.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            with self._hold(LOCK, SECONDS_TO_START), self._writable():
+                held.enter_context(self._hold(f"{LOCK}-{part}"))
+                if not has_record(self.path):
+                    write_record(self.path, {})
+            yield
+
+    @contextmanager
+    def _hold(self, name: str, timeout: float = 0) -> Iterator[None]:
+        """Hold the lock in a file of the directory; wait for it up to ``timeout`` seconds."""
+        lock = self._locks.setdefault(name, FileLock(self.path / name))
         try:
-            self._lock.acquire()
+            lock.acquire(timeout)
         except Timeout as error:
             raise InputError(
                 f"Another run writes into {self.option} {self.path}; wait for its end or give another directory."
@@ -117,7 +150,7 @@ class RecordedDirectory:
         try:
             yield
         finally:
-            self._lock.release()
+            lock.release()
 
     def owns(self, name: str) -> bool:
         """Return whether a file is as this program wrote it."""
@@ -158,9 +191,9 @@ class RecordedDirectory:
         Raises:
             ValueError: a number is NaN or infinite.
         """
-        text = json.dumps(content, indent=4, allow_nan=False) + "\n"
-        with self.write(name) as partial:
-            partial.write_text(text, encoding="utf-8")
+        with self.write(name) as partial, partial.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=4, allow_nan=False)  # piece by piece: it may list thousands of cases
+            file.write("\n")
 
     def check_replaceable(self, name: str) -> None:
         """Check that a file of this name may be written.
@@ -279,4 +312,4 @@ def _stat_key(path: Path) -> tuple[int, ...]:
 
 
 def _is_ignored(name: str) -> bool:
-    return name in IGNORED_NAMES or name.startswith(LEFTOVERS)
+    return name in IGNORED_NAMES or name.startswith((LOCK, *LEFTOVERS))

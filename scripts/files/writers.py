@@ -19,7 +19,7 @@ def write_json(content: Any, path: str | os.PathLike) -> None:
 
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: str | os.PathLike) -> None:
     """Write a table, with empty fields where a row lacks a column or has None; see `atomic_write`."""
-    with atomic_write(path) as partial, partial.open("w", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -5,6 +5,7 @@ from .evaluator import CaseEvaluator
 from .inferer import DPMMInferer
 from .loader import AnomalyMapLoader
 from .measurements import MeasureAnomalyd
+from .progress import CaseProgressBar
 from .remaining import RemainingCases
 from .results_directory import ResultsDirectory
 from .writer import PredictionWriter
@@ -12,6 +13,7 @@ from .writer import PredictionWriter
 __all__ = [
     "AnomalyMapLoader",
     "CaseEvaluator",
+    "CaseProgressBar",
     "DPMMInferer",
     "DetectRegionsd",
     "MeasureAnomalyd",

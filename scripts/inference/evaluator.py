@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 
 from ..data.cases import raise_failed, sentence
+from ..distributed import gather
 from ..errors import InputError, reason
 from .inferer import DPMMInferer
 from .loader import FAILED, AnomalyMapLoader
@@ -69,8 +71,8 @@ class CaseEvaluator(SupervisedEvaluator):
         """Score all cases and write their results.
 
         Raises:
-            InputError: one or more cases failed (the others are finished), or the results of the run as a whole could
-                not be written.
+            InputError: one or more cases failed (the others are finished), which of several processes the first one
+                reports; or the results of the run as a whole could not be written.
             KeyboardInterrupt: Ctrl-C or SIGTERM stopped the run; the message has the number of finished cases.
         """
         self.failed.clear()
@@ -91,11 +93,17 @@ class CaseEvaluator(SupervisedEvaluator):
                 raise
             finally:
                 self.loader.stop()
-        if self.n_kept:
-            kept = f"{self.n_kept} of {self.state.epoch_length} cases"
-            logger.info(f"{kept} are kept from an earlier run; --overwrite True makes all anew")
-        others = "the others are finished" if self.n_finished else "none was finished"
-        raise_failed(self.failed.items(), self.state.epoch_length, others)
+        counts = gather(
+            [(self.state.epoch_length, self.n_finished, self.n_kept)]
+        )  # waits for the files about all cases
+        n_cases, n_finished, n_kept = map(sum, zip(*counts, strict=True))
+        failed = sorted(gather([*self.failed.items()]), key=lambda pair: self.results.position_of(pair[0]))
+        if n_kept:
+            logger.info(f"{n_kept} of {n_cases} cases are kept from an earlier run; --overwrite True makes all anew")
+        if self.results.share is not None:
+            logger.info(f"This was share {self.results.share}; a run without --share makes summary and report of all.")
+        if idist.get_rank() == 0:  # says it for all processes
+            raise_failed(failed, n_cases, "the others are finished" if n_finished else "none was finished")
 
     def _iteration(self, engine: CaseEvaluator, batchdata: dict[str, Any]) -> None:
         case = batchdata["case"]

@@ -184,7 +184,8 @@ class DPMMInferer(Inferer):
             positions[start : start + self.slice_batch_size]
             for start in range(0, len(positions), self.slice_batch_size)
         ]
-        for batch in tqdm(batches, desc="scoring", unit="batch", leave=False, disable=not self.progress):
+        is_silent = None if self.progress and len(batches) > 1 else True  # None: where nothing can be redrawn
+        for batch in tqdm(batches, desc="scoring", unit="batch", leave=False, disable=is_silent):
             slice_maps = network(torch.stack([cases[case].stack[index] for case, index in batch]), cases[0].axis)
             for (case, index), slice_map in zip(batch, slice_maps, strict=True):
                 maps[case][index] = slice_map

@@ -9,12 +9,12 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import ignite.distributed as idist
 
-from ..distributed import gather
+from ..distributed import gather, share_of
 from ..errors import InputError
 from ..files import RecordedDirectory, has_record, is_intact, read_record
 
@@ -31,22 +31,28 @@ class ResultsDirectory(RecordedDirectory):
 
     Args:
         path: the directory; created when the run begins.
-        cases: the cases of the run, see `find_cases`.
+        cases: all cases, see `find_cases`.
+        share: the share of them that this run writes, see `share_of`; other runs may write others meanwhile. None for
+            all, and the files about all cases.
 
     Raises:
         InputError: the directory cannot be used (see `RecordedDirectory.check`), another run writes into it, or
             a file or directory of somebody else has the name of a case's results.
     """
 
-    def __init__(self, path: str | os.PathLike, cases: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self, path: str | os.PathLike, cases: Sequence[Mapping[str, Any]] = (), share: str | None = None
+    ) -> None:
         super().__init__(path)
+        self.share = share
         self._names = directory_names(case["case"] for case in cases)
+        self._positions = {case: position for position, case in enumerate(self._names)}
         self.check()
         with self._readable():
-            for name in self._names.values():
+            for name in share_of([*self._names.values()], share):
                 self.check_replaceable_directory(name)
         if has_record(self.path) and idist.get_rank() == 0:
-            with self.lock():  # refuse before the model is loaded if another run writes here
+            with self._locked():  # refuse before the model is loaded if another run writes here
                 pass
         for case, name in self._names.items():
             if case != name:
@@ -61,6 +67,10 @@ class ResultsDirectory(RecordedDirectory):
             case: name of the case.
         """
         return self._names.get(case) or directory_names([case])[case]
+
+    def position_of(self, case: str) -> int:
+        """Return the place of a case among all cases, in which files about all cases list them."""
+        return self._positions.get(case, len(self._positions))
 
     def find(self, case: str, key: str) -> dict[str, Any] | None:
         """Return the record of an earlier run about a case.
@@ -95,8 +105,9 @@ class ResultsDirectory(RecordedDirectory):
             problem = None
             if idist.get_rank() == 0:
                 try:
-                    self.open()
-                    held.enter_context(self.lock())
+                    if self.share is None:
+                        self.open()
+                    held.enter_context(self._locked())
                     with self._writable():
                         for name in ABOUT_ALL:
                             self.remove(name)
@@ -106,6 +117,10 @@ class ResultsDirectory(RecordedDirectory):
             if problem:
                 raise InputError(problem)
             yield
+
+    def _locked(self) -> AbstractContextManager[None]:
+        """Lock the directory, or the share of this run in it."""
+        return self.lock() if self.share is None else self.open_part(self.share.replace("/", "_of_"))
 
 
 def directory_names(cases: Iterable[str]) -> dict[str, str]:

@@ -25,15 +25,16 @@ from .visualization import SliceView, overlay_png
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN = 5  # between two updates of the summary
+SECONDS_BETWEEN = 5  # between two updates of the summary, at least
+MAX_SHARE = 0.01  # of a run that the updates may take: their size grows with the number of cases
 
 
 class PredictionWriter:
     """Write the mask, the map and a picture of each case, and a summary of the run.
 
     The files are ``<case>/<case>_mask.nii.gz``, ``<case>/<case>_map.nii.gz``, ``<case>/<case>_overlay.png`` and
-    ``summary.json``, which is updated every few seconds and when the run ends; with several processes it is written
-    once, at the end.
+    ``summary.json``, which is updated every few seconds, or less often if that takes long, and when the run ends. With
+    several processes it is written once, at the end; a run over a share of the cases writes none.
 
     Args:
         directory: directory of the results.
@@ -62,6 +63,8 @@ class PredictionWriter:
         engine.add_event_handler(Events.STARTED, lambda: self.cases.clear())
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.list_case)
+        if self.directory.share is not None:
+            return
         engine.add_event_handler(Events.COMPLETED, self.write_summary)
         if idist.get_world_size() == 1:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self.renew_summary)
@@ -155,7 +158,7 @@ class PredictionWriter:
         (directory / f"{name}_overlay.png").write_bytes(overlay_png(view, caption(case, result)))
 
     def renew_summary(self, engine: Engine) -> None:
-        """Write ``summary.json`` unless that was just done: its size grows with the number of cases."""
+        """Write ``summary.json`` if it is time."""
         if time.monotonic() >= self._next_summary:
             self.try_to_write_summary(engine)
 
@@ -173,16 +176,21 @@ class PredictionWriter:
 
     def write_summary(self, engine: Engine) -> None:
         """Write ``summary.json`` with the cases so far."""
-        self._next_summary = time.monotonic() + SECONDS_BETWEEN
+        begin = time.monotonic()
+        self._next_summary = begin + SECONDS_BETWEEN  # also if it fails
         summary = self.summary(engine)  # a collective call: every process makes it
         if idist.get_rank() == 0:
             self.directory.write_json(summary, "summary.json")
+        seconds = time.monotonic() - begin
+        self._next_summary = begin + max(SECONDS_BETWEEN, seconds / MAX_SHARE)
 
     def summary(self, engine: Engine) -> dict[str, Any]:
-        """Return the content of ``summary.json``: finished cases, failed cases, settings, versions."""
+        """Return the content of ``summary.json``: finished and failed cases of all processes, settings, versions."""
+        position = self.directory.position_of
+        failed = gather([*getattr(engine, "failed", {}).items()])
         return {
             "note": NOTE,
-            "cases": gather(self.cases),
-            "failed": dict(gather([*getattr(engine, "failed", {}).items()])),
+            "cases": sorted(gather(self.cases), key=lambda entry: position(entry["case"])),
+            "failed": dict(sorted(failed, key=lambda pair: position(pair[0]))),
             **provenance(self.network, self.settings),
         }

@@ -88,7 +88,13 @@ class MapEvaluation:
         self.seed = seed
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a `CaseEvaluator`, after the writer; an error in this handler is a failure of the case."""
+        """Attach to a `CaseEvaluator`, after the writer; an error in this handler is a failure of the case.
+
+        Raises:
+            InputError: the run has only a share of the cases.
+        """
+        if getattr(self.directory, "share", None) is not None:
+            raise InputError("An evaluation takes all cases at once; leave share out, or start several processes.")
         for name in ("metrics.json", "metrics.csv", "metrics_per_case.csv"):
             self.directory.check_replaceable(name)
         engine.add_event_handler(Events.STARTED, self.start)

@@ -124,7 +124,7 @@ class RegionCalibration(nn.Module):
             The limits; None if there are none.
         """
         calibrated = [
-            (values[kind][~values[kind].isnan()].double().cpu().numpy() - median) / (threshold - median)
+            (values[kind][~values[kind].isnan()].cpu().double().numpy() - median) / (threshold - median)
             for values in (self.case_local_peaks, self.region_local_peaks)
         ]
         return DetectionLimits(*calibrated) if len(calibrated[0]) else None

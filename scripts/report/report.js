@@ -61,19 +61,42 @@ for (const viewer of document.querySelectorAll(".viewer")) {
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.querySelectorAll("th")];
-  const text = (row, column) => row.cells[column].textContent.trim();
-  const number = (row, column) => Number(row.cells[column].dataset.value);
+  const find = table.closest("section").querySelector(".find");
+  const step = Number(table.dataset.rowsAtOnce);
+  let rows = [...table.tBodies[0].rows];
+  let most = step;
+
+  function fill() {
+    const part = find?.querySelector("input").value.trim().toLowerCase();
+    const found = part ? rows.filter((row) => row.cells[1].textContent.toLowerCase().includes(part)) : rows;
+    table.tBodies[0].replaceChildren(...found.slice(0, most));
+    if (!find) return;
+    find.querySelector("output").textContent = `${Math.min(most, found.length)} of ${found.length} cases are listed.`;
+    find.querySelector("button").hidden = most >= found.length;
+  }
+
   for (const head of heads) {
     head.querySelector("button")?.addEventListener("click", () => {
       const column = heads.indexOf(head);
       const rising = head.getAttribute("aria-sort") === "descending";
-      const compare = head.classList.contains("number")
-        ? (a, b) => number(a, column) - number(b, column)
-        : (a, b) => text(a, column).localeCompare(text(b, column), undefined, { numeric: true });
-      const rows = [...table.tBodies[0].rows].sort(compare);
+      const isNumber = head.classList.contains("number");
+      const compare = isNumber ? (a, b) => a - b : new Intl.Collator(undefined, { numeric: true }).compare;
+      const keyed = rows.map((row) => {
+        const cell = row.cells[column];
+        return [isNumber ? Number(cell.dataset.value) : cell.textContent.trim(), row];
+      });
+      keyed.sort((a, b) => compare(a[0], b[0]));
+      rows = (rising ? keyed : keyed.reverse()).map(([, row]) => row);
       for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", rising ? "ascending" : "descending");
-      table.tBodies[0].append(...(rising ? rows : rows.reverse()));
+      most = step;
+      fill();
     });
   }
+  find?.querySelector("input").addEventListener("input", fill);
+  find?.querySelector("button").addEventListener("click", () => {
+    most += step;
+    fill();
+  });
+  fill();
 }

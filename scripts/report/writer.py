@@ -28,6 +28,7 @@ from .suspicion import flagging, p_value_text, suspicion
 logger = logging.getLogger(__name__)
 
 MAX_CASES = 200  # drawn cases: a browser has to open the page
+ROWS_AT_ONCE = 500  # of the list: a browser takes seconds to sort and lay out thousands
 PART = ".dpmm_report.json"  # part of the report in the directory of a case
 
 
@@ -36,7 +37,8 @@ class ReportWriter:
 
     The part of a case is kept in the directory of its results, where a later run finds it. All cases are listed, the
     most suspicious first; the first ``MAX_CASES`` are drawn. Metrics are shown if this run has written
-    ``metrics.json``. Several processes write no report, because each has only some of the cases.
+    ``metrics.json``. With several processes the first one writes the report of all cases; a run over a share of the
+    cases only draws its own, for the report of a later run over all.
 
     Args:
         results: writer of the predictions, attached before this handler.
@@ -57,19 +59,16 @@ class ReportWriter:
 
     def attach(self, engine: Engine) -> None:
         """Attach to a `CaseEvaluator`; an error in this handler is a failure of the case."""
-        if idist.get_world_size() > 1:
-            logger.warning("Several processes leave no report.html; run with one process to have it.")
-            return
         self.results.directory.check_replaceable("report.html")
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.list_case)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.rank_case)
 
     def start(self, engine: Engine) -> None:
         """Reset the report."""
-        if not engine.has_event_handler(self.write):  # attached only now, to run after the writer of the metrics
+        is_whole = self.results.directory.share is None
+        if is_whole and not engine.has_event_handler(self.write):  # attached only now, to run after that of the metrics
             engine.add_event_handler(Events.COMPLETED, self.write)
-        self.cases: list[dict[str, Any]] = []
         self._highest: list[tuple[float, float]] = []  # heap of suspicions, lowest first
         self._metrics_before = _stamp(self._metrics_path)
 
@@ -94,20 +93,21 @@ class ReportWriter:
         }
         (batch["directory"] / PART).write_text(json.dumps(part), encoding="utf-8")
 
-    def list_case(self, engine: Engine) -> None:
-        """Add the finished cases of an iteration to the list."""
+    def rank_case(self, engine: Engine) -> None:
+        """Note how suspicious the finished cases of an iteration are."""
         state: Any = engine.state
         for batch in state.batch or []:
             entry = batch.get("entry") or batch["about"]["entry"]
-            self.cases.append(entry)
             add = heappush if len(self._highest) < MAX_CASES else heappushpop
             add(self._highest, suspicion(entry))
 
     def write(self, engine: Engine) -> None:
-        """Write the file."""
-        summary = self.results.summary(engine)
+        """Write the file, in the first process."""
+        summary = self.results.summary(engine)  # a collective call: every process makes it
+        if idist.get_rank() != 0:
+            return
         cases: list[dict[str, Any]] = []
-        for entry in sorted(self.cases, key=suspicion, reverse=True):
+        for entry in sorted(summary["cases"], key=suspicion, reverse=True):
             part = self.results.directory.path / self.results.directory.name_of(entry["case"]) / PART
             is_drawn = len(cases) < MAX_CASES and part.is_file()
             thumbnail = _read(part)["thumbnail"] if is_drawn else None
@@ -119,10 +119,11 @@ class ReportWriter:
             **{name: summary[name] for name in ("encoder_licence", "encoder_weights_digest")},
             "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "cases": cases,
+            "rows_at_once": ROWS_AT_ONCE,
             "n_drawn": len(parts),
             "parts": (_read(part)["html"] for part in parts),  # only one in memory at a time
             "threshold": self.threshold,
-            **flagging(self.cases, self.results.settings),
+            **flagging(summary["cases"], self.results.settings),
             "target_fpr": self.results.network.target_fpr,
             "mask_colour": MASK_COLOUR,
             "truth_colour": TRUTH_COLOUR,

@@ -5,12 +5,25 @@ import itertools
 import json
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from scripts.errors import InputError
-from scripts.files import OLD, PARTIAL, RECORD, RecordedDirectory, changed_files, is_intact, read_record, record
+from scripts.files import (
+    LOCK,
+    OLD,
+    PARTIAL,
+    RECORD,
+    RecordedDirectory,
+    changed_files,
+    has_record,
+    is_intact,
+    read_record,
+    record,
+)
 
 
 class Killed(BaseException):
@@ -102,13 +115,46 @@ class TestOpen:
         with opened(tmp_path).lock():
             pass
 
+    def test_parts(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("scripts.files.recorded_directory.SECONDS_TO_START", 0.1)
+        first, second = RecordedDirectory(tmp_path), RecordedDirectory(tmp_path)
+        with first.open_part("1"), first.write_directory("a") as partial:
+            (partial / "mask").write_text("1")
+            with second.open_part("2"), second.write_directory("b") as other:
+                (other / "mask").write_text("2")
+            assert partial.is_dir() and (tmp_path / "b" / "mask").is_file()
+            for held in (RecordedDirectory(tmp_path).open_part("1"), RecordedDirectory(tmp_path).lock()):
+                with pytest.raises(InputError, match="Another run writes into output_dir"), held:
+                    pass
+        with (
+            opened(tmp_path).lock(),
+            pytest.raises(InputError, match="Another run writes"),
+            RecordedDirectory(tmp_path).open_part("1"),
+        ):
+            pass
+        assert (tmp_path / "a" / "mask").read_text() == "1"
+        assert [path.name for path in tmp_path.glob(f"{LOCK}-*")] == []  # removed by the run that had all
+
+    def test_parts_that_start_at_once(self, tmp_path):
+        folder, barrier = tmp_path / "new", threading.Barrier(8)
+
+        def write_part(number):
+            barrier.wait()
+            directory = RecordedDirectory(folder)
+            with directory.open_part(str(number)), directory.write_directory(f"case-{number}") as partial:
+                (partial / "mask").write_text("1")
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(write_part, range(8)))
+        assert len(list(folder.glob("case-*/mask"))) == 8 and has_record(folder)
+
     def test_file_system_without_locks(self, tmp_path, monkeypatch, caplog):
         directory = opened(tmp_path)
 
         def refuse(*_, **__):
             raise OSError(errno.ENOTSUP, "not supported")
 
-        monkeypatch.setattr(directory._lock, "acquire", refuse)
+        monkeypatch.setattr("scripts.files.recorded_directory.FileLock.acquire", refuse)
         with directory.lock():
             write(directory, "a.txt", "ours")
         assert "let no other run write into it" in caplog.text

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 
 from scripts.errors import InputError, cause_of
 from scripts.files import RecordedDirectory
@@ -23,6 +23,7 @@ from scripts.inference import loader
 from scripts.inference.evaluator import CaseEvaluator
 from scripts.inference.inferer import DPMMInferer
 from scripts.inference.loader import AnomalyMapLoader
+from scripts.inference.progress import CaseProgressBar
 from scripts.inference.results_directory import LONGEST_NAME, ResultsDirectory, directory_names
 from scripts.inference.writer import PredictionWriter
 from scripts.models.checkpoint import save_network
@@ -225,6 +226,68 @@ class TestRemainingCases:
         assert infer(folder, report=False) == ""
         file_names = {path.name for path in (folder / "out").iterdir() if path.is_file() and path.name[0] != "."}
         assert file_names == {"summary.json"}  # metrics and report of all cases are removed with their summary
+
+
+class TestShares:
+    def test_run_over_all_joins_the_shares(self, folder, scored, caplog):
+        content = (folder / "in" / "p2.nii.gz").read_bytes()
+        (folder / "in" / "p2.nii.gz").write_bytes(b"damaged")
+        message = infer(folder, share="1/2")
+        assert message.startswith("1 of 2 cases failed (the others are finished):\n  p2: ")
+        assert scored == ["p0"] and not (folder / "out" / "summary.json").exists()
+        assert infer(folder, share="2/2") == "" and scored == ["p0", "p1"]
+        assert not list((folder / "out").glob("[!.]*.*"))  # no summary, no report
+        (folder / "in" / "p2.nii.gz").write_bytes(content)
+        scored.clear()
+        with caplog.at_level(logging.INFO, logger="scripts"):
+            assert infer(folder) == ""
+        assert scored == ["p2"] and "2 of 3 cases are kept" in caplog.text
+        joined, report = summary_of(folder), (folder / "out" / "report.html").read_text()
+        assert infer(folder, output_dir=str(folder / "single")) == ""
+        assert json.loads((folder / "single" / "summary.json").read_text()) == joined
+        single = (folder / "single" / "report.html").read_text()
+        assert re.sub("Written [^<]*", "", single) == re.sub("Written [^<]*", "", report)
+
+    @pytest.mark.parametrize(
+        ("share", "message"),
+        [
+            ("4/3", "share must be one of 1/3 to 3/3; got 4/3."),
+            ("4/4", "share 4/4 of 3 cases is empty; make 3 shares at most."),
+            ("0/3", "share must be a share such as 2/16, or off; got '0/3'."),
+        ],
+    )
+    def test_wrong_share(self, folder, share, message):
+        assert infer(folder, share=share) == message and not (folder / "out").exists()
+
+    def test_evaluation_takes_no_share(self, folder):
+        overrides = {"configs": ("inference", "evaluate"), "run_id": "evaluation", "normal_pattern": "p0"}
+        assert "An evaluation takes all cases at once" in infer(folder, share="1/2", **overrides)
+
+
+class TestProgressBar:
+    def test_remaining_time_of_the_cases(self, folder, capfd):
+        infer(folder)
+        (folder / "in" / "p1.nii.gz").write_bytes(b"damaged")
+        shutil.rmtree(folder / "out" / "p2")
+        capfd.readouterr()
+        infer(folder, show_progress=True)
+        shown = re.split(r"[\r\n]", capfd.readouterr().err)
+        bars = [line for line in shown if line.startswith("cases:")]
+        assert re.search(r"0/3 \[00:00<\?", bars[0]) and "3/3 [" in bars[-1]
+
+    def test_kept_cases_do_not_count_for_the_speed(self, capfd):
+        engine = Engine(lambda *_: None)
+        engine.state.epoch_length = 10
+        bar = CaseProgressBar()
+        bar.start(engine)
+        for batch in ([{"entry": {}}],) * 6 + ([{"about": {}}], None):
+            engine.state.batch = batch
+            bar(engine)
+        bar.bar.start_t -= 20 - bar.bar.format_dict["elapsed"]  # 20 s for two cases
+        figures = bar.bar.format_dict
+        assert (figures["n"], figures["initial"], figures["rate"]) == (8, 6, None)
+        assert "8/10 [00:20<00:20" in str(bar.bar)  # two are left
+        bar._open.close()
 
 
 class TestForeignFiles:

@@ -301,12 +301,10 @@ class TestContent:
         assert "The first 2 cases are drawn" in " ".join(page.text.split())
         assert all(entry["case"] in page.text for entry in entries)
 
-    def test_several_processes_write_no_report(self, fitted_network, tmp_path, monkeypatch):
-        monkeypatch.setattr(idist, "get_world_size", lambda: 2)
-        engine = Engine(lambda *_: None)
+    def test_only_the_first_process_writes_the_report(self, fitted_network, tmp_path, monkeypatch):
+        monkeypatch.setattr(idist, "get_rank", lambda: 1)
         writer = PredictionWriter(ResultsDirectory(tmp_path), fitted_network, {"threshold": 1.0})
-        ReportWriter(writer).attach(engine)
-        engine.run([0])
+        ReportWriter(writer).write(Engine(lambda *_: None))
         assert not any(tmp_path.iterdir())
 
 
@@ -573,7 +571,38 @@ def browse(tmp_path):
     return browse_page
 
 
+FIND = """
+<script>
+addEventListener("load", () => setTimeout(() => {
+  const find = document.querySelector(".find"), input = find.querySelector("input");
+  const more = find.querySelector("button");
+  const links = () => [...document.querySelectorAll(".sortable tbody td:nth-child(2) a")];
+  const listed = () => links().map((link) => link.textContent);
+  const seen = [listed(), find.querySelector("output").textContent];
+  input.value = "PHO";
+  input.dispatchEvent(new Event("input"));
+  seen.push(listed());
+  input.value = "";
+  input.dispatchEvent(new Event("input"));
+  document.querySelector(".sortable th button").click();
+  seen.push(listed());
+  more.click();
+  seen.push(listed(), more.hidden);
+  document.title = JSON.stringify(seen);
+}, 50));
+</script>
+"""
+
+
 class TestBrowser:
+    def test_long_list(self, fitted_network, tmp_path, browse, monkeypatch):
+        monkeypatch.setattr("scripts.report.writer.ROWS_AT_ONCE", 1)
+        title, logged = browse(write_report(fitted_network, write_cases(tmp_path)) + FIND)
+        first, count, found, falling, whole, is_hidden = json.loads(title)
+        assert len(first) == 1 and count == "1 of 2 cases are listed." and found == ["photo"]
+        assert falling == ["photo"] and whole == ["photo", "head"] and is_hidden
+        assert "CONSOLE" not in logged
+
     def test_no_complaint_and_no_request(self, default_run, browse):
         _, report = default_run
         title, logged = browse(report + USE)
