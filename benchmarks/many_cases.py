@@ -61,13 +61,15 @@ def make_pictures(folder: Path, n_pictures: int, seed: int, side: int = SIDE) ->
 
 def run(config: str, run_id: str, **settings: Any) -> ConfigWorkflow:
     """Prepare a run of one of the bundle's configs with the tiny encoder."""
+    paths = {name: str(value) for name, value in settings.items() if isinstance(value, Path)}
+    values: dict[str, Any] = {**SETTINGS, **settings, **paths}
     workflow = ConfigWorkflow(
         config_file=str(ROOT / "configs" / f"{config}.json"),
         workflow_type=config,
         run_id=run_id,
         bundle_root=str(ROOT),
         logging_file=False,
-        **{**SETTINGS, **{name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}},
+        **values,
     )
     workflow.initialize()
     return workflow

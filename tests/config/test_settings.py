@@ -84,6 +84,8 @@ def wrong_values(name):
         return ["gpu", "", "cuda:99", 2.5, ["cpu"]]
     if kinds[0] == "array":
         return [*wrong, [], "abc", "8", [True], [math.nan], [math.inf], {"a": 1}, [[8]], [None]]
+    if kinds[0] == "share":
+        return ["abc", "", "0/2", "1", "1/0", "1/2/3", "-1/2", "1.5/2", 2.5, True]
     assert number, f"say what is wrong for {kinds}"
     schema = alternatives(name)[0]
     beside = [

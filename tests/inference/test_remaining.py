@@ -169,7 +169,7 @@ class TestRemainingCases:
         elif change == "preprocessing":
             overrides["intensities#headroom"] = 0.2
         elif change == "lambda":
-            overrides["postprocessing#transforms#4#spatial_dim"] = "$2"  # hashed like a number
+            overrides["postprocessing#transforms#5#spatial_dim"] = "$2"  # hashed like a number
             overrides["intensities"] = {
                 "_target_": "Lambdad",
                 "keys": "image",
