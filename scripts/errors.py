@@ -16,8 +16,9 @@ class InputError(ValueError):
 
 
 def reason_of(error: BaseException, length: int = 120) -> str:
-    """Return the message of an error on one line of at most ``length`` characters."""
-    return " ".join(str(error).split())[:length]
+    """Return the message of an error on one line of at most ``length`` characters, or its kind if it has no words."""
+    message = " ".join(str(error).split())[:length]
+    return message if any(map(str.isalpha, message)) else f"{type(error).__name__} {message}".rstrip()
 
 
 def reason(error: BaseException) -> str:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from scripts.errors import reason_of
 from tests.tiny_bundle import ROOT
 
 IMPORTED_AGAIN = """
@@ -33,3 +34,16 @@ class TestExceptHook:
         code = f"import scripts.errors\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n    raise {raised}"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (130, f"{said}\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("no\n such\tvalue"), "no such value"),
+        (KeyError(105), "KeyError 105"),
+        (EOFError(), "EOFError"),
+        (ValueError("x" * 300), "x" * 120),
+    ],
+)
+def test_reason_has_words(error, reason):
+    assert reason_of(error) == reason
