@@ -17,7 +17,7 @@ from .lesions import Lesion, insert_lesions
 
 HEADS = Path(__file__).resolve().parent / "heads"
 HEALTHY, ILL = "sub-10", "sub-07"  # not among the heads that the sample model was fitted on
-LESION = Lesion("texture", 16.0)
+LESION = Lesion("texture", 18.0)  # and this place: many others are not found, see models/README.md
 
 
 def write_heads(folder: Path) -> None:

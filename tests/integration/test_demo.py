@@ -88,6 +88,8 @@ class TestDemo:
         assert f"{N_HEALTHY} of {N_HEALTHY} healthy cases not flagged" in last
         assert f"{N_LESIONED} of {N_LESIONED} lesions found" in last
         assert "python -m monai.bundle run inference" in done.stdout
+        heads = "1 of 1 healthy cases not flagged, 1 of 1 with a lesion flagged, 1 of 1 lesions found, 0 false alarms"
+        assert heads in done.stdout  # by the sample model
         summary = json.loads((tmp_path / "results" / "summary.json").read_text())
         assert summary["encoder_weights_digest"]
         scores = {entry["case"]: entry["image_score"] for entry in summary["cases"]}
