@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import highdicom as hd
 import nibabel as nib
@@ -13,9 +12,10 @@ from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
 from pydicom.uid import RLELossless, generate_uid
 
+from scripts.export_bundle import export_bundle
 from tests.integration.label_server import label_server
 from tests.integration.orthanc_server import orthanc_server, store
-from tests.tiny_bundle import ROOT, run_bundle
+from tests.tiny_bundle import ROOT, TINY, run_bundle
 from tests.tiny_cases import PATIENT, at_slice, brain, save_dicom_series
 
 pytestmark = pytest.mark.label
@@ -80,7 +80,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(folder, shipped):
-    shutil.copytree(shipped, folder / "bundle" / "anomaly")
+    fit = {"output_dir": str(folder / "fit"), "ckpt_path": str(folder / "fit" / "model.pt")}
+    # Without a field of view, as a real head is several times as large as the tiny brains
+    run_bundle("training", dataset_dir=str(shipped.parent / "normals"), field_of_view_mm=None, **fit)
+    export_bundle(fit["ckpt_path"], folder / "bundle" / "anomaly", **TINY)
     with orthanc_server(folder / "orthanc") as studies:
         store(file for series in folder.iterdir() for file in series.glob("*.dcm"))
         flags = ("--bundles", str(folder / "bundle" / "anomaly"), "--studies", studies, "--modality", "MR")
