@@ -21,23 +21,13 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from benchmarks.cost import peak_mb, resident_mb
+from tests.tiny_bundle import ROOT, TINY
 
-ROOT = Path(__file__).resolve().parent.parent
+from .cost import peak_mb, resident_mb
+
 SIDE = 32  # pixels of a picture
 N_NORMALS = 40
-SETTINGS = {
-    "image_size": 56,
-    "layers": [-1],
-    "n_components": 8,
-    "distribution": "gaussian",
-    "patch_smoothing": 0.0,
-    "encoder#vit_options": {"depth": 2, "embed_dim": 32, "num_heads": 2},
-    "runtime": "torch",
-    "precision": "fp32",
-    "slice_batch_size": 16,
-    "show_progress": False,
-}
+SETTINGS = {**TINY, "slice_batch_size": 16}
 
 
 def make_pictures(folder: Path, n_pictures: int, seed: int, side: int = SIDE) -> None:

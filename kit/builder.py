@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,8 @@ from zipfile import ZipFile
 from scripts.download_weights import download as download_weights
 from scripts.errors import InputError, reason
 from scripts.export_bundle import SHIPPED, copy_bundle, export_bundle
-from scripts.files import file_sha256, has_record, replace_directory
+from scripts.files import file_sha256, has_record, replace_directory, write_sums
+from scripts.metadata import read_metadata
 from scripts.models.weights import FITTED_FILE, MODELS_DIR
 from scripts.sbom.page import licence_page
 
@@ -72,7 +72,7 @@ def build_kit(output: Path, pythons: Sequence[str] = PYTHONS, platform: str = "g
     try:
         with replace_directory(target) as kit:
             _fill(kit, pythons, platform, weights, model)
-            return write_sums(kit)
+            return file_sha256(write_sums(kit, SUMS))
     except (OSError, shutil.Error) as error:
         raise InputError(f"{output} cannot be written ({reason(error)}); give another folder.") from error
 
@@ -87,7 +87,7 @@ def _fill(kit: Path, pythons: Sequence[str], platform: str, weights: Path, model
         copy_bundle(bundle)
     shutil.copy(weights, bundle / "models")
     models = [bundle / "models" / name for name in (weights.name, *((FITTED_FILE,) if model else ()))]
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    metadata = read_metadata(bundle)
     (kit / WHEELS).mkdir()
     own = build_wheel(kit / WHEELS)
     for python in pythons:
@@ -133,10 +133,3 @@ def unpacked_size(wheels: Sequence[Wheel]) -> int:
         with ZipFile(wheel.path) as archive:
             size += sum(member.file_size for member in archive.infolist())
     return size
-
-
-def write_sums(kit: Path) -> str:
-    """Write the SHA-256 sums of all files of a kit, and return that of the file itself."""
-    names = sorted(path.relative_to(kit).as_posix() for path in kit.rglob("*") if path.is_file())
-    (kit / SUMS).write_text("".join(f"{file_sha256(kit / name)}  {name}\n" for name in names))
-    return file_sha256(kit / SUMS)

@@ -31,6 +31,7 @@ from monai.bundle.properties import InferProperties, MetaProperties
 from PIL import Image
 
 from scripts.errors import InputError, cause_of, reason_of
+from scripts.metadata import read_metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED_FILES = (
@@ -124,7 +125,7 @@ def check_large_files(bundle: Path) -> None:
 
 def check_metadata(bundle: Path) -> None:
     """Check keys, types and versions of the metadata, and that its changelog has the version first."""
-    metadata = _read(bundle, "metadata")
+    metadata = read_metadata(bundle)
     if difference := set(metadata) ^ set(METADATA_TYPES):
         raise InputError(f"the metadata have too many or too few keys: {', '.join(sorted(difference))}")
     for name, kind in METADATA_TYPES.items():
@@ -143,7 +144,7 @@ def check_metadata(bundle: Path) -> None:
 
 def check_tensors(bundle: Path) -> None:
     """Check the description of the network's inputs and outputs."""
-    formats = _read(bundle, "metadata")["network_data_format"]
+    formats = read_metadata(bundle)["network_data_format"]
     for part in ("inputs", "outputs"):
         for name, tensor in formats[part].items():
             for key, kind in TENSOR_TYPES.items():
@@ -157,7 +158,7 @@ def check_tensors(bundle: Path) -> None:
 
 def check_packages(bundle: Path) -> None:
     """Check that ``requirements.txt`` pins the packages of the metadata to their versions."""
-    metadata, pins = _read(bundle, "metadata"), (bundle / "requirements.txt").read_text(encoding="utf-8")
+    metadata, pins = read_metadata(bundle), (bundle / "requirements.txt").read_text(encoding="utf-8")
     frameworks = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"]}
     for name, version in {**metadata["required_packages_version"], **frameworks}.items():
         if not re.search(rf"^{re.escape(name)}=={re.escape(version)}( ;|$)", pins, re.MULTILINE):
@@ -286,10 +287,6 @@ def check_archive(archive: Path, schema: Path | None = None) -> None:
     if done.returncode:
         sentences = re.findall(r"^error: (.*)$", done.stderr, re.MULTILINE)
         raise InputError((sentences or [f"The model zoo's checks ended with status {done.returncode}."])[-1])
-
-
-def _read(bundle: Path, config: str) -> dict[str, Any]:
-    return json.loads((bundle / "configs" / f"{config}.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

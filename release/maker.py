@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -12,7 +11,7 @@ from typing import Any
 
 from scripts.errors import InputError, reason_of
 from scripts.export_bundle import export_bundle
-from scripts.files import RecordedDirectory, file_sha256, read_record, write_json
+from scripts.files import RecordedDirectory, file_digest, read_record, write_json, write_sums
 from scripts.metadata import ROOT, read_metadata
 from scripts.model_card.fit_report import FitReport
 from scripts.model_card.fitted_model import FittedModel
@@ -82,9 +81,9 @@ def make_release(
         write_archive(bundle, names, section.date, archive)
         write_hub_folder(bundle, names, model, report, folder / "huggingface" / name)
         address = f"{ZOO_STORAGE}/{archive.name}" if source is None else str(source)
-        write_json({title: {"checksum": file_sha1(archive), "source": address}}, folder / "model_info.json")
+        write_json({title: {"checksum": file_digest(archive, "sha1"), "source": address}}, folder / "model_info.json")
         (folder / "release_notes.md").write_text(section.text + "\n", encoding="utf-8")
-        write_checksums(folder)
+        write_sums(folder)
         check_archive(archive, None if schema is None else Path(schema).absolute())
     print(f"{directory.path / title}: all checks passed. docs/releasing.md says what is left to do by hand.")
 
@@ -108,19 +107,3 @@ def check_unused(title: str, model_info: Path) -> None:
         ) from error
     if title in used:
         raise InputError(f"The zoo has {title} already, by {model_info}; a release needs a new version.")
-
-
-def write_checksums(folder: Path) -> None:
-    """Write ``SHA256SUMS`` of all files below a folder, for ``sha256sum --check``."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    lines = [f"{file_sha256(folder / name)}  {name}\n" for name in names]
-    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
-
-
-def file_sha1(path: Path) -> str:
-    """Compute the SHA-1 of a file, in hexadecimal, by which the zoo's ``model_info.json`` knows archives."""
-    digest = hashlib.sha1(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

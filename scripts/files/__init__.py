@@ -7,6 +7,7 @@ from .record import (
     RECORD,
     changed_files,
     describe_file,
+    file_digest,
     file_sha256,
     has_record,
     is_intact,
@@ -16,6 +17,7 @@ from .record import (
 from .recorded_directory import LOCK, RecordedDirectory
 from .replaced_directory import replace_directory
 from .sealed import is_sealed, write_sealed
+from .sums import write_sums
 from .writers import write_csv, write_json
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "atomic_write",
     "changed_files",
     "describe_file",
+    "file_digest",
     "file_sha256",
     "has_record",
     "is_intact",
@@ -38,4 +41,5 @@ __all__ = [
     "write_json",
     "write_record",
     "write_sealed",
+    "write_sums",
 ]

@@ -19,13 +19,18 @@ OLD = ".dpmm_old-"  # prefix of directories that are being replaced
 Description = dict[str, Any]  # size and sha256 of a file
 
 
-def file_sha256(path: str | os.PathLike) -> str:
-    """Compute the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
+def file_digest(path: str | os.PathLike, algorithm: str) -> str:
+    """Compute the digest of a file by an algorithm of `hashlib`, in hexadecimal."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal."""
+    return file_digest(path, "sha256")
 
 
 def describe_file(path: Path) -> Description:

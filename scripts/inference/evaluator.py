@@ -93,9 +93,8 @@ class CaseEvaluator(SupervisedEvaluator):
                 raise
             finally:
                 self.loader.stop()
-        counts = gather(
-            [(self.state.epoch_length, self.n_finished, self.n_kept)]
-        )  # waits for the files about all cases
+        # Waits for the files about all cases
+        counts = gather([(self.state.epoch_length, self.n_finished, self.n_kept)])
         n_cases, n_finished, n_kept = map(sum, zip(*counts, strict=True))
         failed = sorted(gather([*self.failed.items()]), key=lambda pair: self.results.position_of(pair[0]))
         if n_kept:

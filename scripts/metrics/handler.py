@@ -15,8 +15,9 @@ from monai.engines.utils import IterationEvents
 
 from ..distributed import gather
 from ..errors import InputError
-from ..files import RecordedDirectory, write_csv
+from ..files import write_csv
 from ..inference.measurements import IMAGE_SCORES, affine_of, image_score, voxel_mm3
+from ..inference.results_directory import ResultsDirectory
 from ..models.network import PatchAnomalyNetwork
 from ..models.provenance import NOTE, provenance
 from .bootstrap import case_weights, interval
@@ -66,7 +67,7 @@ class MapEvaluation:
     def __init__(
         self,
         network: PatchAnomalyNetwork,
-        directory: RecordedDirectory,
+        directory: ResultsDirectory,
         settings: Mapping[str, Any],
         image_score: str = "top_1_percent_mean",
         fpr_limit: float = 0.3,
@@ -93,7 +94,7 @@ class MapEvaluation:
         Raises:
             InputError: the run has only a share of the cases.
         """
-        if getattr(self.directory, "share", None) is not None:
+        if self.directory.share is not None:
             raise InputError("An evaluation takes all cases at once; leave share out, or start several processes.")
         for name in ("metrics.json", "metrics.csv", "metrics_per_case.csv"):
             self.directory.check_replaceable(name)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from .fitted_state import ENCODER
+from .fitted_state import fitted_tensors
 from .network import PatchAnomalyNetwork
 
 PARAMETERS = "mixture.gaussians."
@@ -29,18 +29,18 @@ def compact_state(network: PatchAnomalyNetwork) -> dict[str, Any]:
         ``settings`` and ``acquisition`` of the network, ``active``, the indices of its active components ``[k]``, and
         ``tensors``: by name as in the state dict, those of the components ``[k,...]``.
     """
-    extra, active = network.get_extra_state(), network.mixture.active()
+    state, active = network.state_dict(), network.mixture.active()
     statistics = {f"{PARAMETERS}{name}" for name in network.mixture.gaussians.statistics}
     tensors = {}
-    for name, tensor in _fitted_tensors(network).items():
+    for name, tensor in fitted_tensors(state).items():
         if name in statistics:
             continue
         if _is_of_components(name):
             tensor = tensor[active].half() if tensor.ndim > 1 else tensor[active]
         tensors[name] = tensor.clone()
     return {
-        "settings": extra["settings"],
-        "acquisition": extra.get("acquisition"),
+        "settings": state["_extra_state"]["settings"],
+        "acquisition": state["_extra_state"].get("acquisition"),
         ACTIVE: active,
         "tensors": tensors,
     }
@@ -59,7 +59,7 @@ def restore_state(network: PatchAnomalyNetwork, compact: Mapping[str, Any]) -> N
     try:
         tensors, active = compact["tensors"], compact[ACTIVE]
         state: dict[str, Any] = dict(network.state_dict())
-        for name, tensor in _fitted_tensors(network).items():
+        for name, tensor in fitted_tensors(state).items():
             if _is_of_components(name):
                 state[name] = torch.zeros_like(tensor)
                 if name in tensors:
@@ -76,12 +76,3 @@ def restore_state(network: PatchAnomalyNetwork, compact: Mapping[str, Any]) -> N
 
 def _is_of_components(name: str) -> bool:
     return name.startswith(PARAMETERS) and name not in OF_ALL
-
-
-def _fitted_tensors(network: PatchAnomalyNetwork) -> dict[str, torch.Tensor]:
-    """Return the tensors of a network's state dict but those of its encoder."""
-    return {
-        name: tensor
-        for name, tensor in network.state_dict().items()
-        if isinstance(tensor, torch.Tensor) and not name.startswith(ENCODER)
-    }

@@ -77,6 +77,13 @@ def encoder_digest(state_dict: Mapping[str, Any]) -> str:
     return tensor_digest({name.removeprefix(ENCODER): state_dict[name] for name in state_dict if _is_weight(name)})
 
 
+def fitted_tensors(state_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the tensors in a network's state dict but the weights of the encoder."""
+    return {
+        name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor) and not _is_weight(name)
+    }
+
+
 def fitted_digest(
     state_dict: Mapping[str, Any],
     weights: str,
@@ -96,10 +103,8 @@ def fitted_digest(
     Returns:
         SHA-256 in hexadecimal.
     """
-    others = {
-        name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor) and not _is_weight(name)
-    }
-    content = {"settings": settings, "weights_digest": claimed, "encoder": weights, "tensors": tensor_digest(others)}
+    tensors = tensor_digest(fitted_tensors(state_dict))
+    content = {"settings": settings, "weights_digest": claimed, "encoder": weights, "tensors": tensors}
     if acquisition is not None:
         content["acquisition"] = acquisition
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from scripts.data.foreground import foreground_mask
 from scripts.data.labels import GroundTruth
 from scripts.errors import InputError, cause_of
-from scripts.files import RecordedDirectory
+from scripts.inference import ResultsDirectory
 from scripts.inference.regions import find_regions, outlined
 from scripts.metrics.bootstrap import case_weights, interval
 from scripts.metrics.handler import MapEvaluation, patch_threshold
@@ -83,7 +83,7 @@ def output_of(scores, truth):
 
 def evaluation(folder, network, maps, masks, **arguments):
     """Return an evaluation of the maps of some cases."""
-    directory = RecordedDirectory(folder)
+    directory = ResultsDirectory(folder)
     directory.open()
     evaluation_ = MapEvaluation(network, directory, {}, **{"n_resamplings": 40, **arguments})
     evaluation_.start(None)
