@@ -28,9 +28,10 @@ SHAPE = (18, 16, 3)
 
 @functools.cache
 def transforms() -> tuple[Any, Any]:
-    """Return preprocessing and postprocessing of `configs/inference.json`."""
+    """Return preprocessing and postprocessing of `configs/inference.json`, without a model's field of view."""
     parser = ConfigParser()
     parser.read_config(str(ROOT / "configs" / "inference.json"))
+    parser["field_of_view"] = None  # else of models/model.pt, which may be there
     return parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
 
 
