@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def check_config() -> None:
+def check_config(float64: bool = False) -> None:
     """Check all ids and settings of the config that contains this component.
 
     It is the first item of every run. It replaces the values of settings by values of the right type: None for ``off``,
     the typed path for the number that `fire` made of it.
+
+    Args:
+        float64: whether the run computes in 64-bit floats on the device, which Apple's GPUs do not have.
 
     Raises:
         InputError: an unknown id that nothing refers to, an argument that a component of this bundle does not have, or
@@ -44,6 +47,12 @@ def check_config() -> None:
             settle(name, parser, settled)
             if name != "bundle_root" and typed_text(name) is not None and not is_used(name, references):
                 logger.warning(f"{name} changes nothing: this run does not use it.")
+    device = parser.ref_resolver.resolved_content.get("device")
+    if float64 and device is not None and device.type == "mps":
+        raise InputError(
+            "A fit needs 64-bit floats, which the device mps does not have; use --device cpu. The model that it "
+            "saves runs on either device."
+        )
 
 
 def running_parser() -> ConfigParser:

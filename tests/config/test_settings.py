@@ -322,6 +322,12 @@ class TestCheckConfig:
         paper = check(("train", "paper"), covariance_type="full", patience="off")
         assert paper.get_parsed_content("reg_covar") == 1e-3
 
+    def test_no_fit_on_a_device_without_64_bit_floats(self, monkeypatch):
+        monkeypatch.setattr("torch.empty", lambda *_, **__: None)  # the device is not there
+        assert "A fit needs 64-bit floats" in error_of(("train",), device="mps")
+        for configs in (("inference",), ("train", "calibrate"), ("train", "quantize")):
+            assert check(configs, device="mps").get_parsed_content("device").type == "mps"
+
     def test_none_of_the_command_line_is_kept(self, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["monai", "run", "training", "--embedding_store", "None"])
         assert check(("train",)).get_parsed_content("embedding_store") is None  # MONAI has dropped it
