@@ -47,8 +47,7 @@ def check_config(float64: bool = False) -> None:
             settle(name, parser, settled)
             if name != "bundle_root" and typed_text(name) is not None and not is_used(name, references):
                 logger.warning(f"{name} changes nothing: this run does not use it.")
-    device = parser.ref_resolver.resolved_content.get("device")
-    if float64 and device is not None and device.type == "mps":
+    if float64 and str(parser.ref_resolver.resolved_content.get("device")).startswith("mps"):
         raise InputError(
             "A fit needs 64-bit floats, which the device mps does not have; use --device cpu. The model that it "
             "saves runs on either device."
