@@ -348,7 +348,8 @@ class TestConfigs:
         shared = set(train) & set(inference)
         assert {"network_def", "mixture", "encoder", "inferer", "preprocessing", "image_size"} <= shared
         different = {name for name in shared if train[name] != inference[name]}
-        assert different == {"run", "network", "inferer", "field_of_view"}  # a fit measures, inference reads
+        # A fit measures the field of view, inference reads it; a fit needs 64-bit floats.
+        assert different == {"run", "network", "inferer", "field_of_view", "check"}
         assert train["inferer"] | {"slice_step": "@slice_step"} == inference["inferer"]  # a fit leaves no slice out
 
     def test_ids_that_monai_label_changes(self):
