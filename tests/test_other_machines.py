@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.errors import cause_of
+from scripts.files import PARTIAL
 from tests.tiny_bundle import ROOT, run_bundle
 from tests.tiny_cases import brain, save
 
@@ -62,6 +63,6 @@ def test_results_that_a_viewer_holds_open_are_kept(tmp_path, monkeypatch):
     assert {path: path.read_bytes() for path in (out / "sub-1").iterdir()} == before
     summary = json.loads((out / "summary.json").read_text())
     assert list(summary["failed"]) == ["sub-1"] and len(summary["cases"]) == 3
-    assert not [path for path in out.iterdir() if path.name.startswith(".dpmm_partial")]
+    assert not [path for path in out.iterdir() if path.name.startswith(PARTIAL)]
     run_bundle("inference", **run, threshold=0.5)
     assert len(json.loads((out / "summary.json").read_text())["cases"]) == 4

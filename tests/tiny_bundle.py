@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
@@ -16,6 +16,14 @@ TINY = {
     "precision": "fp32",
     "show_progress": False,
 }
+
+
+def inference_config():
+    """Read `configs/inference.json` without a field of view, else it is that of a models/model.pt that is there."""
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "configs" / "inference.json"))
+    parser["field_of_view"] = None
+    return parser
 
 
 def run_configs(run_id, configs, **overrides):

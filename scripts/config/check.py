@@ -32,8 +32,8 @@ def check_config(float64: bool = False) -> None:
         float64: whether the run computes in 64-bit floats on the device, which Apple's GPUs do not have.
 
     Raises:
-        InputError: an unknown id that nothing refers to, an argument that a component of this bundle does not have, or
-            a value of a wrong type or out of its range.
+        InputError: an unknown id that nothing refers to, an argument that a component of this bundle does not have, a
+            value of a wrong type or out of its range, or a device without the floats that the run needs.
         RuntimeError: the caller is not MONAI's `ConfigParser`.
     """
     parser = running_parser()

@@ -150,7 +150,9 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def _why(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return f"its results could not be written ({reason(error)}); make room and run again"
-    if isinstance(error, PermissionError):
-        return f"its results could not be written ({reason(error)}); close programs that show older ones and run again"
-    return sentence(error, *FAILED)
+        remedy = "make room"
+    elif isinstance(error, PermissionError):
+        remedy = "close programs that show older ones"
+    else:
+        return sentence(error, *FAILED)
+    return f"its results could not be written ({reason(error)}); {remedy} and run again"

@@ -23,7 +23,7 @@ from scripts.data.cases import CaseDataset, find_cases
 from scripts.data.dicom import HeaderError, read_header, validate_series
 from scripts.data.images import ImageFileReader, LoadImageFiled
 from scripts.errors import InputError
-from tests.tiny_bundle import ROOT, TINY, run_bundle
+from tests.tiny_bundle import ROOT, TINY, inference_config, run_bundle
 from tests.tiny_cases import AFFINE, brain, save, save_dicom_series
 
 BRAIN = brain(0)
@@ -49,10 +49,8 @@ def read(path):
 
 def sentence_of(path):
     """Return the error that the preprocessing of the configs reports for a file."""
-    config = ConfigParser()
-    config.read_config(str(ROOT / "configs" / "inference.json"))
     (case,) = find_cases(path)
-    error = CaseDataset([case], config.get_parsed_content("preprocessing"))[0]["error"]
+    error = CaseDataset([case], inference_config().get_parsed_content("preprocessing"))[0]["error"]
     assert "\n" not in error and str(path.parent) not in error
     return error
 

@@ -11,13 +11,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.bundle import ConfigParser
 
 from scripts.data.cases import CaseDataset, find_cases
 from scripts.errors import InputError, cause_of
 from scripts.inference.measurements import affine_of
 
-from ..tiny_bundle import ROOT
+from ..tiny_bundle import inference_config
 from ..tiny_cases import brain, save
 from .attack import Prepare
 from .judge import judge_case_name, judge_sentence, judge_sources, snapshot
@@ -28,10 +27,8 @@ SHAPE = (18, 16, 3)
 
 @functools.cache
 def transforms() -> tuple[Any, Any]:
-    """Return preprocessing and postprocessing of `configs/inference.json`, without a model's field of view."""
-    parser = ConfigParser()
-    parser.read_config(str(ROOT / "configs" / "inference.json"))
-    parser["field_of_view"] = None  # else of models/model.pt, which may be there
+    """Return preprocessing and postprocessing of `configs/inference.json`."""
+    parser = inference_config()
     return parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
 
 

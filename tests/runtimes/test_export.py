@@ -19,7 +19,7 @@ from scripts.models.mixture.dirichlet_process import COVARIANCE_TYPES
 from scripts.runtimes import export as exports
 from scripts.runtimes.export import ExportableNetwork, load_exported
 from tests.conftest import make_encoder
-from tests.tiny_bundle import ROOT, TINY, run_bundle, run_configs
+from tests.tiny_bundle import TINY, inference_config, run_bundle, run_configs
 from tests.tiny_cases import brain, save
 
 pytestmark = pytest.mark.slow
@@ -218,8 +218,7 @@ class TestRealFit:
         export(tmp_path / "bundle")
 
         network, inferer = eager(tmp_path / "bundle"), DPMMInferer()
-        preprocessing = ConfigParser(json.loads((ROOT / "configs" / "inference.json").read_text()))
-        preprocess = preprocessing.get_parsed_content("preprocessing")
+        preprocess = inference_config().get_parsed_content("preprocessing")
         volume = preprocess({"image": str(data / "anomalous" / "images" / "sub-32_lesion-1.nii.gz")})["image"]
         picture = preprocess({"image": str(next((shared / "data" / "brain_tumour_png" / "test").rglob("*.jpg")))})[
             "image"
