@@ -22,7 +22,7 @@ from .assembly import Invocation, assemble, config_files
 from .bundle_files import BUNDLE_ROOT, config_file, own_root, read_configs, root_of
 from .commands import COMMANDS, Command
 from .help import command_help, overview
-from .light_imports import import_monai
+from .light_imports import import_libraries
 from .weights import check_weights, find_weights
 
 WRONG_USAGE = 2  # exit status, as of argparse and python-fire
@@ -90,7 +90,7 @@ def run_command(arguments: Sequence[str]) -> int:
     sys.argv[1:] = invocation.arguments  # where the types of settings look up what was typed
     check_run(command, root, values)
     if command.module != "label" and are_own(root, parsed.overlays):
-        import_monai(training="train" in command.configs, tracking="tracking" in values)
+        import_libraries(training="train" in command.configs, tracking="tracking" in values)
     run(invocation)
     return 0
 

@@ -1,5 +1,6 @@
 """The command `dpmm`: what it stands for, what it imports, what it refuses, and runs of a tiny model."""
 
+import importlib
 import json
 import shlex
 import subprocess
@@ -31,15 +32,18 @@ SLOW_IMPORTS = {
     "mlflow",
     "tensorboard",
 }
+UNUSED_BY_A_RUN = {"jsonschema", "mlflow", "pandas", "sklearn", "sympy", "tensorboard", "torch._dynamo", "transformers"}
+MODULES = "import atexit, sys; atexit.register(lambda: print('MODULES', *sys.modules)); "
 SLOW_IMPORTS |= {"torchvision", "timm", "sympy", "nibabel", "pandas", "onnx", "openvino", "jsonschema"}
 TINY_FLAGS = [f"--{name}={value}" for name, value in {**TINY, "device": "cpu"}.items()]
 TINY_FIT = [*(each for each in TINY_FLAGS if each not in ("--runtime=torch", "--precision=fp32"))]
 TINY_FIT += ["--pretrained_encoder", "@encoder", "--max_epochs", "2"]
 
 
-def dpmm(*arguments, folder, code="import dpmm.__main__ as main; main.main()"):
+def dpmm(*arguments, folder, before=""):
     """Run the command in another process, in a folder."""
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}", *arguments]
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {before}import dpmm.__main__ as main; main.main()"
+    command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
@@ -109,11 +113,7 @@ class TestHelp:
 
     @pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["segment", "WRONG", "OUT"]])
     def test_imports_nothing_slow(self, tmp_path, arguments):
-        code = (
-            "import atexit, dpmm.__main__ as main; "
-            "atexit.register(lambda: print('MODULES', *{name.split('.')[0] for name in sys.modules})); main.main()"
-        )
-        done = dpmm(*arguments, folder=tmp_path, code=code)
+        done = dpmm(*arguments, folder=tmp_path, before=MODULES)
         modules = done.stdout.split("MODULES")[1].split()
         assert done.returncode == ("WRONG" in arguments) and "pydantic" in modules
         assert SLOW_IMPORTS.intersection(modules) == set()
@@ -215,6 +215,15 @@ def test_imports_that_are_left_out_are_there_afterwards():
     assert __import__(name).dom.pulldom
 
 
+def test_modules_that_others_stand_in_for_are_there_afterwards():
+    name = "xml.sax.saxutils"  # imported by nothing here
+    sys.modules.pop(name, None)
+    with light_imports.stand_ins({name: {"escape": None}, "json": {}}):
+        assert sys.modules["json"] is json
+        assert importlib.import_module(name).escape is None
+    assert importlib.import_module(name).escape("<") == "&lt;"
+
+
 def test_flags_of_monai_do_not_hide_settings():
     assert set(command_line.MONAI_FLAGS) >= MONAI_IDS
     assert not set(command_line.MONAI_FLAGS).intersection(Settings.model_fields)
@@ -232,8 +241,9 @@ def test_fits_segments_and_describes_from_another_folder(tmp_path):
     assert {path.name for path in folder.iterdir()} == {"model.pt", "output"}
 
     segment = ["segment", "../data/lesion.nii.gz", "results", *TINY_FLAGS, "--report", "no", "--fast"]
-    done = dpmm(*segment, folder=folder)
+    done = dpmm(*segment, folder=folder, before=MODULES)
     assert done.returncode == 0, done.stderr
+    assert UNUSED_BY_A_RUN.intersection(done.stdout.split("MODULES")[1].split()) == set()
     summary = json.loads((folder / "results" / "summary.json").read_text())
     assert summary["settings"]["slice_step"] == 2
 
