@@ -51,7 +51,6 @@ demo_output/model.pt: | weights
 	$(BIN)/python -m demo
 
 demo_output/heads/model.pt: models/t1_heads.pt demo/heads.py | weights
-	rm -f $@
 	$(BIN)/python -m demo.heads demo_output/heads
 
 label: .venv-label/installed $(if $(MODEL),,demo_output/heads/model.pt) ## MONAI Label server with the sample model and two heads, or PORT= STUDIES= MODEL=

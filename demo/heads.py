@@ -11,6 +11,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from scripts.errors import InputError
+from scripts.models.checkpoint import read_network
+from scripts.models.sample import is_sample
 from scripts.sample_model import write_model
 
 from .lesions import Lesion, insert_lesions
@@ -24,15 +27,20 @@ def write_heads(folder: Path) -> None:
     """Write the cases, the mask of the lesion, and the sample model.
 
     Args:
-        folder: gets ``cases/healthy.nii.gz``, ``cases/lesion.nii.gz``, ``masks/lesion.nii.gz`` and, if it is not there,
-            ``model.pt``.
+        folder: gets ``cases/healthy.nii.gz``, ``cases/lesion.nii.gz``, ``masks/lesion.nii.gz`` and ``model.pt``, which
+            replaces an earlier sample model.
 
     Raises:
-        InputError: the weights of the encoder are missing.
+        InputError: the weights of the encoder are missing, or ``model.pt`` is another model.
     """
+    model = folder / "model.pt"
+    if model.exists():
+        means = read_network(model).get("mixture.gaussians.means")  # models of old versions lack it
+        if means is None or not is_sample(means):
+            raise InputError(f"{model} is not the sample model and is left alone; move it to a folder of its own.")
     for name in ("cases", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    write_model(folder / "model.pt")
+    write_model(model, replace=True)
     healthy, head = (nib.nifti1.load(HEADS / f"{name}.nii.gz") for name in (HEALTHY, ILL))
     image, mask = insert_lesions(
         np.asarray(head.dataobj), np.array(head.header.get_zooms()), [LESION], np.random.default_rng(2)

@@ -28,12 +28,13 @@ from .models.weights import FITTED_FILE, MODELS_DIR, load_encoder_weights
 CONFIG = MODELS_DIR.parent / "configs" / "inference.json"
 
 
-def write_model(target: Path, models_dir: Path = MODELS_DIR) -> bool:
+def write_model(target: Path, models_dir: Path = MODELS_DIR, replace: bool = False) -> bool:
     """Write the sample model, unless the file exists.
 
     Args:
         target: the file, such as ``models/model.pt``.
         models_dir: folder of the encoder's weights.
+        replace: whether a file that exists is replaced.
 
     Returns:
         Whether it was written; not where a file is, which is left alone, nor in a copy of the bundle without a sample.
@@ -42,7 +43,7 @@ def write_model(target: Path, models_dir: Path = MODELS_DIR) -> bool:
         InputError: the sample is damaged, or the weights of its encoder are missing.
     """
     sample = MODELS_DIR / SAMPLE_FILE
-    if target.exists() or not sample.is_file():
+    if (target.exists() and not replace) or not sample.is_file():
         return False
     compact = _read(sample)
     network = network_of(compact["settings"])

@@ -5,8 +5,10 @@ import logging
 import pytest
 import torch
 
+from demo.heads import write_heads
 from scripts import sample_model
 from scripts.errors import InputError
+from scripts.models.checkpoint import save_network
 from scripts.models.compact import restore_state
 from scripts.models.sample import SAMPLE_FILE, SAMPLE_WARNING, is_sample, warn_of_sample
 from scripts.models.weights import FITTED_FILE, MODELS_DIR
@@ -40,7 +42,7 @@ class TestFile:
             assert caplog.messages == []
             warn_of_sample(sample.mixture)
         assert caplog.messages == [SAMPLE_WARNING]
-        assert is_sample(sample.mixture) and not is_sample(fitted_network.mixture)
+        assert is_sample(sample.mixture.means) and not is_sample(fitted_network.mixture.means)
 
 
 class TestWriteModel:
@@ -74,6 +76,28 @@ class TestWriteModel:
         assert again["settings"] == compact["settings"]
         for name, tensor in compact["tensors"].items():
             assert torch.equal(again["tensors"][name].nan_to_num(), tensor.nan_to_num()), name
+
+
+class TestDemo:
+    @pytest.mark.parametrize("is_model", [True, False])
+    def test_model_of_the_user_is_left_alone(self, is_model, tmp_path, fitted_network):
+        model = tmp_path / FITTED_FILE
+        if is_model:
+            save_network(fitted_network, model)
+        else:
+            model.write_bytes(b"of the user")
+        content = model.read_bytes()
+        with pytest.raises(InputError, match="is left alone|cannot be read"):
+            write_heads(tmp_path)
+        assert model.read_bytes() == content and list(tmp_path.iterdir()) == [model]
+
+    @pytest.mark.real_weights
+    def test_earlier_sample_is_replaced(self, tmp_path):
+        write_heads(tmp_path)
+        earlier = torch.load(tmp_path / FITTED_FILE, weights_only=True)
+        torch.save({**earlier, "of an earlier version": torch.ones(1)}, tmp_path / FITTED_FILE)
+        write_heads(tmp_path)
+        assert torch.load(tmp_path / FITTED_FILE, weights_only=True).keys() == earlier.keys()
 
 
 class TestWriteCompact:
