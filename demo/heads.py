@@ -12,9 +12,8 @@ import nibabel as nib
 import numpy as np
 
 from scripts.errors import InputError
-from scripts.models.checkpoint import read_network
 from scripts.models.sample import is_sample
-from scripts.sample_model import write_model
+from scripts.sample_model import read_means, write_model
 
 from .lesions import Lesion, insert_lesions
 
@@ -34,10 +33,8 @@ def write_heads(folder: Path) -> None:
         InputError: the weights of the encoder are missing, or ``model.pt`` is another model.
     """
     model = folder / "model.pt"
-    if model.exists():
-        means = read_network(model).get("mixture.gaussians.means")  # models of old versions lack it
-        if means is None or not is_sample(means):
-            raise InputError(f"{model} is not the sample model and is left alone; move it to a folder of its own.")
+    if model.exists() and not is_sample(read_means(model)):
+        raise InputError(f"{model} is not the sample model and is left alone; move it to a folder of its own.")
     for name in ("cases", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     write_model(model, replace=True)
