@@ -1,7 +1,7 @@
-"""Command ``python -m benchmarks.many_cases``: time, memory and files of a run over very many small pictures.
+"""Command ``python -m benchmarks.many_cases``: time, memory and files of a run over very many small images.
 
 The encoder is tiny and random, so that what is measured is everything else: listing, reading, writing, summary, report.
-``--pictures False`` leaves out the drawing, which takes the same time for each case, and most of it.
+``--slices 8`` makes volumes instead of pictures. ``--pictures False`` leaves out the drawing, which takes the same time for each case, and most of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import nibabel as nib
 import numpy as np
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
@@ -25,28 +26,33 @@ from tests.tiny_bundle import ROOT, TINY
 
 from .cost import peak_mb, resident_mb
 
-SIDE = 32  # pixels of a picture
+SIDE = 32  # pixels of an edge
 N_NORMALS = 40
 SETTINGS = {**TINY, "slice_batch_size": 16}
 
 
-def make_pictures(folder: Path, n_pictures: int, seed: int, side: int = SIDE) -> None:
-    """Write PNGs of smooth noise, every tenth with a bright square.
+def make_images(folder: Path, n_images: int, seed: int, side: int = SIDE, n_slices: int | None = None) -> None:
+    """Write images of noise, every tenth with a bright square: PNGs, or NIfTI volumes if they have slices.
 
     Args:
         folder: where to.
-        n_pictures: their number.
+        n_images: their number.
         seed: seed of the noise.
         side: their height and width in pixels.
+        n_slices: slices of a volume; None for PNGs.
     """
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     lesion = slice(side // 3, side // 3 + side // 5)
-    for number in range(n_pictures):
-        picture = generator.normal(120, 10, (side, side)).clip(1, 255)
+    for number in range(n_images):
+        image = generator.normal(120, 10, (side, side, n_slices or 1)).clip(1, 255)
         if number % 10 == 9:
-            picture[lesion, lesion] = 250
-        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{number:06d}.png")
+            image[lesion, lesion] = 250
+        voxels = image.astype(np.uint8)
+        if n_slices:
+            nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / f"{number:06d}.nii.gz")
+        else:
+            Image.fromarray(voxels[..., 0]).save(folder / f"{number:06d}.png")
 
 
 def run(config: str, run_id: str, **settings: Any) -> ConfigWorkflow:
@@ -110,7 +116,8 @@ def main() -> None:
     """Fit a tiny model, run inference twice, the second time over finished cases, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n_cases", type=int, default=10_000)
-    parser.add_argument("--side", type=int, default=SIDE, help="pixels of a picture")
+    parser.add_argument("--side", type=int, default=SIDE, help="pixels of an edge")
+    parser.add_argument("--slices", type=int, help="slices of a volume; pictures without")
     parser.add_argument("--pictures", choices=("True", "False"), default="True", help="whether pictures are drawn")
     parser.add_argument("--folder", type=Path, help="new folder for pictures and results, which are kept")
     options = parser.parse_args()
@@ -121,8 +128,8 @@ def main() -> None:
             undrawn.enter_context(patch("scripts.inference.writer.overlay_png", lambda *_: b"none"))
             undrawn.enter_context(patch("scripts.report.content.histogram_svg", lambda *_: ""))
         folder = (options.folder or Path(temporary, "many_cases")).absolute()
-        make_pictures(folder / "normals", N_NORMALS, 0, options.side)
-        make_pictures(folder / "cases", options.n_cases, 1, options.side)
+        make_images(folder / "normals", N_NORMALS, 0, options.side, options.slices)
+        make_images(folder / "cases", options.n_cases, 1, options.side, options.slices)
         model, output = folder / "model.pt", folder / "results"
         fit = {"dataset_dir": folder / "normals", "output_dir": folder / "fit", "ckpt_path": model}
         run("train", "training", pretrained_encoder="@encoder", max_epochs=2, log_dir=None, **fit).run()
