@@ -1,7 +1,8 @@
 """Command ``python -m benchmarks.many_cases``: time, memory and files of a run over very many small images.
 
 The encoder is tiny and random, so that what is measured is everything else: listing, reading, writing, summary, report.
-``--slices 8`` makes volumes instead of pictures. ``--pictures False`` leaves out the drawing, which takes the same time for each case, and most of it.
+``--slices 8`` makes volumes instead of pictures. ``--pictures False`` leaves out the drawing, which takes the same time
+for each case, and most of it.
 """
 
 from __future__ import annotations
