@@ -140,7 +140,7 @@ def mixture(
 ) -> DirichletProcessMixture:
     """Fit a Dirichlet process mixture with the settings of the configs and some others."""
     default = config("train")
-    names = ("n_components", "n_mixtures", "covariance_type", "rank", "reg_covar", "distribution")
+    names = ("n_components", "covariance_type", "rank", "reg_covar", "distribution")
     chosen = {**{name: default[name] for name in names}, **(settings or {})}
     data.network.mixture = DirichletProcessMixture(n_features=data.train.n_features, **chosen)
     tracker: Any = SimpleNamespace(best_epoch=epochs)

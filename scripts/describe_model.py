@@ -40,7 +40,7 @@ def describe_model(path: str | os.PathLike) -> dict[str, Any]:
         "encoder_licence": model.encoder_licence,
         "encoder_weights_digest": model.weights_digest or "none: random weights",
         "settings": {name: value for name, value in model.settings.items() if name not in SHOWN_APART},
-        "components": f"{model.mixture.n_active} of {len(model.mixture.means)} active",
+        "components": f"{model.mixture.n_active} of {model.mixture.n_components} active",
         "calibrated_scores": calibrated or "none",
         "calibrated_false_positive_rates": rates or "none",
         "held_out_cases": int((~model.calibration.regions.case_local_peaks.isnan()).sum(1).max())

@@ -57,7 +57,7 @@ class TestExportBundle:
         export_bundle(shipped / "models" / "model.pt", tmp_path / "b", **TINY, target_fpr=0.05, threshold=1.5)
         for name in ("train", "inference"):
             config = json.loads((tmp_path / "b" / "configs" / f"{name}.json").read_text())
-            assert (config["target_fpr"], config["n_components"]) == (0.05, 4)
+            assert (config["target_fpr"], config["n_components"]) == (0.05, 8)
             assert config.get("threshold") == {"train": None, "inference": 1.5}[name]
 
     def test_runtime_cache_is_copied(self, shipped, tmp_path):

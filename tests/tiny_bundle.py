@@ -8,8 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = {
     "image_size": 56,
     "layers": [-1],
-    "n_components": 4,
-    "n_mixtures": 2,
+    "n_components": 8,
     "distribution": "gaussian",  # the tests' few random patches do not determine tails
     "patch_smoothing": 0.0,  # of 4 x 4 patches
     "encoder#vit_options": {"depth": 2, "embed_dim": 32, "num_heads": 2},

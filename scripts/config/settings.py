@@ -77,11 +77,7 @@ class Settings(BaseModel, validate_assignment=True):
         "more at 1.5 times the cost ([figures](benchmarks/quality.md))"
     )
     n_components: Annotated[Positive, Field(le=100_000)] = Field(
-        description="upper bound of the components of each mixture; the fit leaves most of them without weight"
-    )
-    n_mixtures: Positive = Field(
-        description="mixtures that are fitted side by side from different starts; the likelihood is the mean of "
-        "theirs; the paper's is 1 ([why](benchmarks/quality.md#several-starts))"
+        description="upper bound of the mixture's components; the fit leaves most of them without weight"
     )
     covariance_type: Literal["full", "diag", "spherical", "low_rank"] = Field(
         description="form of the components' covariances; the paper's is `diag`, and `full` needs `--reg_covar 1e-3`"

@@ -73,7 +73,6 @@ class FittedModel:
                 settings["covariance_type"],
                 rank=settings.get("rank", 1),
                 distribution=settings["distribution"],
-                n_mixtures=settings["n_mixtures"],
             )
             mixture.load_state_dict(part_of(state_dict, MIXTURE))
             calibration = ScoreCalibration()

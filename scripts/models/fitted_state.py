@@ -21,8 +21,8 @@ REGION_PEAKS_OF_0_6 = ("calibration.regions.case_peaks", "calibration.regions.re
 FIT = "fit it with `python -m monai.bundle run training --config_file configs/train.json --dataset_dir NORMALS`"
 REMEDY = f"take another copy, or {FIT}"
 
-# Settings that earlier models do not name: n_mixtures up to 0.11, field_of_view_mm up to 0.9, distribution,
-# patch_smoothing and views up to 0.8, layer_reduction up to 0.6, scales up to 0.1.
+# Settings that earlier models do not name: field_of_view_mm up to 0.9, distribution, patch_smoothing and views up to
+# 0.8, layer_reduction up to 0.6, scales up to 0.1.
 EARLIER_SETTINGS = {
     "layer_reduction": "concat",
     "scales": [1.0],
@@ -30,7 +30,6 @@ EARLIER_SETTINGS = {
     "patch_smoothing": 0.0,
     "views": None,
     "field_of_view_mm": None,
-    "n_mixtures": 1,
 }
 
 

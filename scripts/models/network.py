@@ -240,7 +240,6 @@ class PatchAnomalyNetwork(nn.Module):
             "image_size": self.image_size,
             "scales": list(self.encoder.scales),
             "n_components": self.mixture.n_components,
-            **({"n_mixtures": self.mixture.n_mixtures} if self.mixture.n_mixtures > 1 else {}),
             "n_features": self.mixture.n_features,
             "covariance_type": self.mixture.covariance_type,
             **({"rank": self.mixture.rank} if self.mixture.covariance_type == "low_rank" else {}),

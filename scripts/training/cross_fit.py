@@ -87,7 +87,7 @@ class CrossFit:
         """Whether there are too few validation cases, and enough cases and patches in all for the folds."""
         if self.n_folds is None or self.validation.n_used >= ENOUGH_CASES:
             return False
-        n_components = len(self.network.mixture.means)
+        n_components = self.network.mixture.n_components
         return all(rest.n_used and rest.n_patches >= n_components for _, rest in self.folds())
 
     def folds(self) -> list[tuple[CachedEmbeddings, CachedEmbeddings]]:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
@@ -23,29 +22,23 @@ logger = logging.getLogger(__name__)
 INIT_PARAMS = ("random_from_data", "k-means++")
 
 
-def initial_means(
-    patches: torch.Tensor, n_components: int, init_params: str, seed: int, n_mixtures: int = 1
-) -> torch.Tensor | None:
+def initial_means(patches: torch.Tensor, n_components: int, init_params: str, seed: int) -> torch.Tensor | None:
     """Choose the means to start from.
 
     Args:
         patches: a sample ``[N,D]`` of the whole training set.
-        n_components: of each mixture.
+        n_components: K.
         init_params: one of ``INIT_PARAMS``.
         seed: seed of the choice.
-        n_mixtures: number of mixtures, with K components in all.
 
     Returns:
-        Rows ``[K,D]`` of ``patches``, far from one another in each mixture; None for random ones, and if there are
-        fewer rows than K.
+        Rows ``[K,D]`` of ``patches``, far from one another; None for random ones, and if there are fewer than K.
     """
-    if init_params != "k-means++" or len(patches) < n_components * n_mixtures:
+    if init_params != "k-means++" or len(patches) < n_components:
         return None
     from sklearn.cluster import kmeans_plusplus  # here, as inference does not need it
 
-    random_state = np.random.RandomState(seed)
-    starts = [kmeans_plusplus(patches.numpy(), n_components, random_state=random_state)[0] for _ in range(n_mixtures)]
-    return torch.from_numpy(np.concatenate(starts))
+    return torch.from_numpy(kmeans_plusplus(patches.numpy(), n_components, random_state=seed)[0])
 
 
 class MixtureInitializer:
@@ -86,8 +79,8 @@ class MixtureInitializer:
     def __call__(self, engine: Engine) -> None:
         """Initialise the mixture."""
         mixture = self.network.mixture
-        patches = self.embeddings.sample(max(self.n_patches, len(mixture.means)), self.seed)
-        means = initial_means(patches, mixture.n_components, self.init_params, self.seed, mixture.n_mixtures)
+        patches = self.embeddings.sample(max(self.n_patches, mixture.n_components), self.seed)
+        means = initial_means(patches, mixture.n_components, self.init_params, self.seed)
         mixture.initialize(patches, means, torch.Generator().manual_seed(self.seed))
 
 

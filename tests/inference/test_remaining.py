@@ -34,7 +34,7 @@ from tests.tiny_cases import brain, save, save_dicom_series
 pytestmark = pytest.mark.slow
 
 LESION = (slice(16, 22), slice(20, 26), slice(2, 4))
-SETTINGS = {"n_components": 4, "n_mixtures": 1, "covariance_type": "diag", "score": "cosine"}
+SETTINGS = {"n_components": 4, "covariance_type": "diag", "score": "cosine"}
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ class TestInference:
         summary = json.loads((tmp_path / "out" / "summary.json").read_text())
         entries = {entry["case"]: entry for entry in summary["cases"]}
         assert set(entries) == {"volume", "one-folder-a-case", "series", "slices_grey", "slices_colour"}
-        assert summary["failed"] == {} and summary["settings"]["n_components"] == 4 and summary["versions"]["torch"]
+        assert summary["failed"] == {} and summary["settings"]["n_components"] == 8 and summary["versions"]["torch"]
         assert visible(tmp_path / "out") == {*entries, "report.html", "summary.json"}
         for case in entries:
             assert visible(tmp_path / "out" / case) == {
@@ -276,7 +276,7 @@ class TestWrongSettings:
             ({"dataset_dir": "no/such/folder"}, "does not exist"),
             ({"dataset_dir": ""}, "does not exist"),
             ({"ckpt_path": "no/such/model.pt"}, "There is no fitted model no/such/model.pt"),
-            ({"n_components": 9}, "n_components=4"),
+            ({"n_components": 9}, "n_components=8"),
             ({"image_size": 70}, "image_size=56"),
             ({"image_size": 50}, "multiple of 14"),
             ({"encoder_name": "dinov2_vits14_reg"}, "encoder_name=dinov2_vits14"),

@@ -298,7 +298,7 @@ class TestObjects:
             "slices",
         ):
             assert measurements[key] == pytest.approx(entry[key], rel=1e-4), key
-        assert "not for diagnosis" in measurements["note"] and measurements["settings"]["n_components"] == 4
+        assert "not for diagnosis" in measurements["note"] and measurements["settings"]["n_components"] == 8
 
         report = hd.sr.srread(runs[name].dicom("measurements"))
         (group,) = report.content.get_image_measurement_groups()

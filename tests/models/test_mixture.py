@@ -376,63 +376,6 @@ class TestPartialFit:
         assert int(loaded.n_steps) == 6
 
 
-class TestSeveralMixtures:
-    """Two mixtures side by side against two mixtures of their own."""
-
-    @pytest.fixture
-    def pair(self, covariance):
-        x, arguments = samples(), {**covariance, "learn_weight_concentration": False}
-        both = fitted(x, 4, n_mixtures=2, **arguments)
-        start = started(x, 4, n_mixtures=2, **arguments)
-        alone = []
-        for own in (slice(0, 4), slice(4, 8)):
-            mixture = started(x, 4, **arguments)
-            mixture.initialize(x, start.means[own])
-            mixture.stick_fractions.copy_(start.stick_fractions[own])
-            for _ in range(4):
-                mixture.partial_fit(x, 0.5)
-            alone.append(mixture)
-        return both, alone
-
-    def test_neither_knows_of_the_other(self, pair):
-        both, alone = pair
-        for name in ("stick_fractions", "resp_statistic", "means", "covariances"):
-            expected = torch.cat([getattr(mixture, name) for mixture in alone])
-            torch.testing.assert_close(getattr(both, name), expected, rtol=1e-4, atol=1e-5, msg=name)
-
-    @pytest.mark.parametrize("kind", ["cosine", "mahalanobis", "negative_log_likelihood"])
-    def test_the_density_is_the_mean(self, pair, kind):
-        both, alone = pair
-        x = samples(seed=1)
-        scores = torch.stack([mixture.anomaly_score(x, kind) for mixture in alone])
-        expected = scores.amin(0)
-        if kind == "negative_log_likelihood":  # weights of a mixture sum to about 1
-            expected = math.log(2) - torch.logsumexp(-scores, 0)
-        torch.testing.assert_close(both.anomaly_score(x, kind), expected, rtol=1e-3, atol=1e-3)
-
-    def test_weights_are_shared_equally(self, pair):
-        weights = pair[0].log_weights().exp().view(2, -1).sum(1)
-        torch.testing.assert_close(weights, torch.tensor([0.5, 0.5]), atol=0.02, rtol=0)
-
-    def test_likelihood_of_a_step_is_the_mean(self, pair):
-        both, alone = pair
-        x = samples(seed=1)
-        found, *each = (mixture.e_step(x)["log_likelihood"] for mixture in (both, *alone))
-        torch.testing.assert_close(found, sum(each) / 2, rtol=1e-5, atol=1e-3)
-
-    def test_one_alpha_for_all(self):
-        mixture = fitted(samples(), 4, n_mixtures=2)
-        resp, alpha = mixture.resp_statistic.view(2, -1), mixture.weight_concentration
-        assert alpha.shape == ()
-        each = [update_concentration(row, torch.tensor(2.0), 200) for row in resp]
-        together = update_concentration(resp, torch.tensor(2.0), 200)
-        assert min(each) <= together <= max(each)
-
-    def test_starts_differ(self):
-        start = started(samples(), 4, n_mixtures=2)
-        assert len(start.means.unique(dim=0)) == 8 and start.stick_fractions[[3, 7]].tolist() == [1, 1]
-
-
 class TestInitialize:
     def test_means_are_different_samples(self):
         x = samples(30)
@@ -579,7 +522,6 @@ class TestArguments:
         [
             {"n_components": 0},
             {"n_features": 0},
-            {"n_mixtures": 0},
             {"covariance_type": "tied"},
             {"weight_concentration": 0.0},
             {"weight_concentration": -1.0},

@@ -306,7 +306,6 @@ class TestSettings:
         ("setting", "encoder", "mixture"),
         [
             ("n_components", {}, {"n_components": 7}),
-            ("n_mixtures", {}, {"n_mixtures": 2}),
             ("image_size", {"image_size": 70}, {}),
             ("encoder_name", {"name": "dinov2_vitb14"}, {}),
             ("layers", {"layers": (0,)}, {}),

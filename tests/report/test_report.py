@@ -120,7 +120,6 @@ def make_workflow(network, folder, **overrides):
             "ckpt_path": str(folder / "model.pt"),
             **TINY,
             "n_components": 4,
-            "n_mixtures": 1,
             "covariance_type": "diag",
             "score": "cosine",
             **overrides,

@@ -155,7 +155,8 @@ class TestCrossFit:
     def test_too_few_patches_for_the_components(self, make_network, embedded):
         _, dataset, _ = embedded
         few = dataset.select([5])
-        network = make_network(n_components=few.n_patches + 1)
+        network = make_network(n_components=4)
+        network.mixture.n_components = few.n_patches + 1
         assert not CrossFit(network, Tracker, few, few).is_needed
 
     def test_one_fold_is_refused(self, embedded):

@@ -75,7 +75,7 @@ def said_by(calibrate, *args, **overrides):
 
 def raw_scores(state, folder):
     """Compute the cosine scores of all patches of a folder's pictures, without the cache of embeddings."""
-    network = PatchAnomalyNetwork(make_encoder(), DirichletProcessMixture(4, 32, n_mixtures=2), target_fpr=TARGET)
+    network = PatchAnomalyNetwork(make_encoder(), DirichletProcessMixture(8, 32), target_fpr=TARGET)
     network.load_state_dict(state)
     scores = []
     for case in find_cases(folder):
@@ -100,7 +100,7 @@ class TestRecalibrate:
         assert report["old_limits"][f"fpr {TARGET:g}"] == pytest.approx(old_limit)
         assert list(report["new_limits"].values()) == pytest.approx(limits.tolist())
         assert report["data"]["cases"] == 14 and report["data"]["patches"] == 14 * 16
-        assert report["settings"]["n_components"] == 4 and report["encoder_weights_digest"] is not None
+        assert report["settings"]["n_components"] == 8 and report["encoder_weights_digest"] is not None
         assert "Doe" not in json.dumps({**report, "settings": None})
 
     def test_only_the_calibration_changes(self, fitted, calibrate):
@@ -136,7 +136,7 @@ class TestRecalibrate:
         ("overrides", "expected"),
         [
             ({"target_fpr": 0.01}, "at least 1000 patches of normal images; got 224"),
-            ({"n_components": 9}, "n_components=4"),
+            ({"n_components": 9}, "n_components=8"),
             ({"layers": [0]}, "layers=[1]"),
             ({"ckpt_path": "no.pt"}, "There is no fitted model no.pt"),
             ({"dataset_dir": "no"}, "does not exist"),

@@ -25,13 +25,11 @@ ROWS_AT_ONCE = 16384  # bounds the memory of a step: [rows, K] and [rows, D]
 class DirichletProcessMixture(nn.Module):
     """Truncated stick-breaking mixture (Blei & Jordan, 2006), fitted by online EM (Cappe & Moulines, 2009).
 
-    The number of components is an upper bound: most of them end without weight. Several mixtures, fitted to the same
-    samples from different starts, may stand side by side: each shares the components out otherwise, and the mean of
-    their densities is smoother than any of them and depends less on the start. All fitted state, with alpha and the
+    The number of components is an upper bound: most of them end without weight. All fitted state, with alpha and the
     sufficient statistics, is in buffers, so that a saved fit continues as if never stopped.
 
     Args:
-        n_components: truncation level of each mixture.
+        n_components: truncation level K.
         n_features: length D of an embedding.
         covariance_type: ``"diag"``, ``"spherical"``, ``"full"`` or ``"low_rank"``, see `Gaussians` and its subclasses.
         weight_concentration: initial alpha; a larger alpha spreads the weight over more components.
@@ -40,8 +38,6 @@ class DirichletProcessMixture(nn.Module):
         rank: dimension of each component's subspace if ``covariance_type`` is ``"low_rank"``.
         distribution: ``"gaussian"``, or ``"student_t"``: likelihoods are those of Student's t distributions with the
             means and covariances of the Gaussians, see `student_t`. Online EM is that of the Gaussians.
-        n_mixtures: number of mixtures G, in all of K = G ``n_components`` components. The likelihood is the mean of
-            theirs.
 
     Attributes:
         gaussians: means and covariances of the components.
@@ -77,14 +73,10 @@ class DirichletProcessMixture(nn.Module):
         reg_covar: float = 1e-6,
         rank: int = 16,
         distribution: str = "gaussian",
-        n_mixtures: int = 1,
     ) -> None:
         super().__init__()
-        if n_components < 1 or n_mixtures < 1 or n_features < 1:
-            raise InputError(
-                "n_components, n_mixtures and n_features must be at least 1; got "
-                f"{n_components}, {n_mixtures} and {n_features}."
-            )
+        if n_components < 1 or n_features < 1:
+            raise InputError(f"n_components and n_features must be at least 1; got {n_components} and {n_features}.")
         if covariance_type not in COVARIANCE_TYPES:
             raise InputError(f"covariance_type must be one of {', '.join(COVARIANCE_TYPES)}; got {covariance_type!r}.")
         if distribution not in DISTRIBUTIONS:
@@ -94,7 +86,6 @@ class DirichletProcessMixture(nn.Module):
                 f"weight_concentration and reg_covar must be positive; got {weight_concentration} and {reg_covar}."
             )
         self.n_components = int(n_components)
-        self.n_mixtures = int(n_mixtures)
         self.n_features = int(n_features)
         self.covariance_type = covariance_type
         self.score_kinds = SCORE_KINDS if covariance_type == "low_rank" else SCORE_KINDS[:-1]
@@ -104,10 +95,9 @@ class DirichletProcessMixture(nn.Module):
         self.rank = int(rank)
         self.distribution = distribution
         self.gaussians = self._make_gaussians()
-        n_in_all = self.gaussians.n_components
-        self.register_buffer("stick_fractions", torch.zeros(n_in_all))
+        self.register_buffer("stick_fractions", torch.zeros(self.n_components))
         self.register_buffer("weight_concentration", torch.tensor(self.initial_concentration))
-        self.register_buffer("resp_statistic", torch.zeros(n_in_all))
+        self.register_buffer("resp_statistic", torch.zeros(self.n_components))
         self.register_buffer("n_steps", torch.tensor(0))
         for name in ("degrees_of_freedom", "log_normalizer"):  # the latter is kept because ONNX has no lgamma
             self.register_buffer(name, torch.tensor(0.0), persistent=distribution == "student_t")
@@ -115,7 +105,7 @@ class DirichletProcessMixture(nn.Module):
 
     @torch.jit.unused
     def _make_gaussians(self) -> Gaussians:
-        shape = (self.n_components * self.n_mixtures, self.n_features, self.reg_covar)
+        shape = (self.n_components, self.n_features, self.reg_covar)
         if self.covariance_type == "full":
             return FullGaussians(*shape)
         if self.covariance_type == "spherical":
@@ -149,21 +139,20 @@ class DirichletProcessMixture(nn.Module):
             InputError: fewer samples than components and no means, or tensors of other shapes.
         """
         x = self._samples(embeddings)
-        n_in_all = len(self.means)
         if means is None:
-            if len(x) < n_in_all:
+            if len(x) < self.n_components:
                 raise InputError(
-                    f"{n_in_all} components need as many patches to start from; got {len(x)}. "
+                    f"{self.n_components} components need as many patches to start from; got {len(x)}. "
                     "Reduce n_components or give more normal images."
                 )
-            means = x[torch.randperm(len(x), generator=generator)[:n_in_all].to(x.device)]
+            means = x[torch.randperm(len(x), generator=generator)[: self.n_components].to(x.device)]
         if means.shape != self.means.shape:
             raise InputError(f"means must be of shape {tuple(self.means.shape)}; got {tuple(means.shape)}.")
         if not bool(x.isfinite().all()):
             raise InputError("The patches to start from are not all finite: look at the images they come from.")
-        uniform = torch.rand(n_in_all, generator=generator)
+        uniform = torch.rand(self.n_components, generator=generator)
         fractions = 1 - uniform.pow(1 / self.initial_concentration)  # inverse transform sampling of Beta(1, alpha)
-        self._by_mixture(fractions)[:, -1] = 1
+        fractions[-1] = 1
         self.gaussians.start(x, means)
         self.stick_fractions.copy_(fractions)
         self.weight_concentration.fill_(self.initial_concentration)
@@ -194,8 +183,8 @@ class DirichletProcessMixture(nn.Module):
             x: samples ``[N,D]``; N may be 0.
 
         Returns:
-            ``n_samples``, ``log_likelihood`` (nats; the mean of the mixtures'), ``resp_statistic [K]`` and the entries
-            of `Gaussians.sufficient_stats`.
+            ``n_samples``, ``log_likelihood`` (nats), ``resp_statistic [K]`` and the entries of
+            `Gaussians.sufficient_stats`.
 
         Raises:
             RuntimeError: the mixture was not initialised.
@@ -206,17 +195,12 @@ class DirichletProcessMixture(nn.Module):
         totals["resp_statistic"] = torch.zeros_like(self.resp_statistic)
         totals["log_likelihood"] = torch.zeros((), dtype=torch.float64, device=x.device)
         totals["n_samples"] = torch.tensor(float(len(x)), dtype=torch.float64, device=x.device)
-        log_weights = log_stick_weights(self._by_mixture(self.stick_fractions))
-        is_active = self._by_mixture(self.log_weights() > self.min_log_weight)
-        for number in range(self.n_mixtures):
-            own = torch.full_like(log_weights, -math.inf)  # the components of others have no weight
-            own[number] = log_weights[number]
-            active = torch.nonzero((is_active & own.isfinite()).flatten()).flatten()
-            for rows in x.split(ROWS_AT_ONCE) if len(x) else ():
-                stats, components = self.gaussians.e_step(rows, own.flatten(), active)
-                totals["log_likelihood"] += stats.pop("log_likelihood") / self.n_mixtures
-                for name, value in stats.items():
-                    totals[name].index_add_(0, components, value)
+        log_weights, active = log_stick_weights(self.stick_fractions), self.active()
+        for rows in x.split(ROWS_AT_ONCE) if len(x) else ():
+            stats, components = self.gaussians.e_step(rows, log_weights, active)
+            totals["log_likelihood"] += stats.pop("log_likelihood")
+            for name, value in stats.items():
+                totals[name].index_add_(0, components, value)
         return totals
 
     @torch.no_grad()
@@ -244,10 +228,11 @@ class DirichletProcessMixture(nn.Module):
         for name in self.gaussians.statistics:
             getattr(self.gaussians, name).lerp_(sufficient_stats[name] / n_samples, step_size)
         self.gaussians.update(self.resp_statistic + EPS)
-        resp = self._by_mixture(self.resp_statistic)
-        self.stick_fractions.copy_(update_fractions(resp, self.weight_concentration, n_samples).flatten())
+        self.stick_fractions.copy_(update_fractions(self.resp_statistic, self.weight_concentration, n_samples))
         if self.learn_weight_concentration:
-            self.weight_concentration.copy_(update_concentration(resp, self.weight_concentration, n_samples))
+            self.weight_concentration.copy_(
+                update_concentration(self.resp_statistic, self.weight_concentration, n_samples)
+            )
         self.n_steps += 1
         return mean_log_likelihood
 
@@ -263,7 +248,7 @@ class DirichletProcessMixture(nn.Module):
         """
         x, active = self._samples(held_out), self.active()
         distances = torch.cat([self.gaussians.squared_mahalanobis(rows, active) for rows in x.split(ROWS_AT_ONCE)])
-        offsets = self._log_stick_weights()[active] - self.gaussians.log_determinants(active) / 2
+        offsets = log_stick_weights(self.stick_fractions)[active] - self.gaussians.log_determinants(active) / 2
         nu = fit_degrees_of_freedom(distances.cpu().double().numpy(), offsets.cpu().double().numpy(), self.n_features)
         self.set_degrees_of_freedom(nu)
         return nu
@@ -275,7 +260,7 @@ class DirichletProcessMixture(nn.Module):
 
     def log_weights(self) -> torch.Tensor:
         """Return the log of the normalised component weights, ``[K]``."""
-        return F.log_softmax(self._log_stick_weights(), dim=0)
+        return F.log_softmax(log_stick_weights(self.stick_fractions), dim=0)
 
     def active(self) -> torch.Tensor:
         """Return the indices of the components whose weight is above 1e-6; others are left out of every score."""
@@ -314,7 +299,7 @@ class DirichletProcessMixture(nn.Module):
         """
         if active is None:
             active = self.active()
-        log_joint = self.log_density(x, active) + self._log_stick_weights()[active]
+        log_joint = self.log_density(x, active) + log_stick_weights(self.stick_fractions)[active]
         highest, most_probable = log_joint.max(1)
         rest = (log_joint - highest.unsqueeze(1)).clamp_(min=-self.log_resp_cutoff).exp_()  # denormal numbers are slow
         return active[most_probable], rest.sum(1).log_().add_(highest)
@@ -356,15 +341,6 @@ class DirichletProcessMixture(nn.Module):
         if kind == "subspace" and self.covariance_type == "low_rank":
             return self.gaussians.reconstruction_error(x, active).amin(1).sqrt()
         raise ValueError(f"There is no anomaly score {kind} for a mixture with covariance_type {self.covariance_type}.")
-
-    def _by_mixture(self, of_components: torch.Tensor) -> torch.Tensor:
-        """View values ``[K]`` of all components as those of each mixture, ``[G,K/G]``."""
-        return of_components.view(self.n_mixtures, -1)
-
-    def _log_stick_weights(self) -> torch.Tensor:
-        """Return log weights ``[K]`` of which each mixture has an equal part, not normalised."""
-        log_weights = log_stick_weights(self._by_mixture(self.stick_fractions))
-        return log_weights.flatten() - math.log(self.n_mixtures)
 
     def _samples(self, embeddings: torch.Tensor) -> torch.Tensor:
         if embeddings.ndim != 2 or embeddings.shape[1] != self.n_features or not len(embeddings):

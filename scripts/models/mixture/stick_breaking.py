@@ -9,25 +9,25 @@ def log_stick_weights(fractions: torch.Tensor) -> torch.Tensor:
     """Compute log weights ``log(v_k prod_{j<k} (1 - v_j))``, not normalised: the weights may sum to less than 1.
 
     Args:
-        fractions: stick fractions v ``[...,K]`` in [0,1].
+        fractions: stick fractions v ``[K]`` in [0,1].
 
     Returns:
-        ``[...,K]``, minus infinity for a component without weight.
+        ``[K]``, minus infinity for a component without weight.
     """
-    log_remaining = torch.log1p(-fractions).cumsum(-1)
-    return fractions.log() + torch.cat([torch.zeros_like(log_remaining[..., :1]), log_remaining[..., :-1]], -1)
+    log_remaining = torch.log1p(-fractions).cumsum(0)
+    return fractions.log() + torch.cat([torch.zeros_like(log_remaining[:1]), log_remaining[:-1]])
 
 
 def update_fractions(resp: torch.Tensor, concentration: torch.Tensor, n_samples: int) -> torch.Tensor:
     """Compute most probable fractions ``v_k = R_k / (R_k + (alpha - 1) / n + T_k + eps)``, ``T_k = sum_{j>k} R_j``.
 
     Args:
-        resp: running mean responsibilities R ``[...,K]``.
+        resp: running mean responsibilities R ``[K]``.
         concentration: alpha, a scalar tensor.
         n_samples: batch size n.
 
     Returns:
-        Fractions ``[...,K]`` in [0,1].
+        Fractions ``[K]`` in [0,1].
     """
     eps = torch.finfo(torch.float32).eps
     resp = resp.double()
@@ -38,24 +38,21 @@ def update_fractions(resp: torch.Tensor, concentration: torch.Tensor, n_samples:
 def update_concentration(resp: torch.Tensor, concentration: torch.Tensor, n_samples: int) -> torch.Tensor:
     """Compute the next alpha, ``(K-1) / sum_{k<K} [digamma(n (R_k + T_k) + alpha + 1) - digamma(n T_k + alpha)]``.
 
-    Several mixtures have one alpha: both terms of the quotient are sums over them.
-
     Args:
-        resp: running mean responsibilities R ``[...,K]``.
+        resp: running mean responsibilities R ``[K]``.
         concentration: the present alpha, a scalar tensor.
         n_samples: batch size n.
 
     Returns:
-        A scalar tensor; the present alpha if a mixture is a single component.
+        A scalar tensor; the present alpha if there is a single component.
     """
-    if resp.shape[-1] == 1:
+    if len(resp) == 1:
         return concentration
     resp, alpha = resp.double(), concentration.double()
     after = _mass_after(resp)
     gain = torch.digamma(n_samples * (resp + after) + alpha + 1) - torch.digamma(n_samples * after + alpha)
-    sticks = gain[..., :-1]
-    return (sticks.numel() / sticks.sum()).float()
+    return ((len(resp) - 1) / gain[:-1].sum()).float()
 
 
 def _mass_after(resp: torch.Tensor) -> torch.Tensor:
-    return resp.flip(-1).cumsum(-1).flip(-1) - resp
+    return resp.flip(0).cumsum(0).flip(0) - resp
