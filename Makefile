@@ -52,6 +52,7 @@ demo_output/model.pt: | weights
 
 demo_output/heads/model.pt: models/t1_heads.pt demo/heads.py | weights
 	$(BIN)/python -m demo.heads demo_output/heads
+	touch $@
 
 label: .venv-label/installed $(if $(MODEL),,demo_output/heads/model.pt) ## MONAI Label server with the sample model and two heads, or PORT= STUDIES= MODEL=
 	$(LABEL) -m label --port $(PORT) --ckpt_path $(or $(MODEL),demo_output/heads/model.pt) \

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -41,33 +41,32 @@ STAND_INS: dict[str, dict[str, Any]] = {
 
 
 @contextmanager
-def unavailable(names: tuple[str, ...]) -> Iterator[None]:
-    """Let imports of modules fail that are not imported yet."""
-    hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-
-
-@contextmanager
-def stand_ins(contents: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+def stand_ins(contents: Mapping[str, Mapping[str, Any] | None]) -> Iterator[None]:
     """Let modules with a few names stand in for those that are not imported yet.
 
     Args:
-        contents: values by name, by name of the module.
+        contents: values by name, by name of the module; None where imports of it fail.
     """
-    standing = {name: ModuleType(name) for name in contents if name not in sys.modules}
-    for name, module in standing.items():
-        vars(module).update(contents[name])
-    sys.modules.update(standing)
+    standing = {name: content for name, content in contents.items() if name not in sys.modules}
+    sys.modules.update({name: _module(name, content) for name, content in standing.items()})  # type: ignore[misc]
     try:
         yield
     finally:
         for name in standing:
             del sys.modules[name]
+
+
+def _module(name: str, content: Mapping[str, Any] | None) -> ModuleType | None:
+    if content is None:
+        return None
+    module = ModuleType(name)
+    vars(module).update(content)
+    return module
+
+
+def unavailable(names: Iterable[str]) -> AbstractContextManager[None]:
+    """Let imports of modules fail that are not imported yet."""
+    return stand_ins(dict.fromkeys(names))
 
 
 def import_libraries(training: bool, tracking: bool) -> None:

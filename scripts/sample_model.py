@@ -53,15 +53,6 @@ def write_model(target: Path, models_dir: Path = MODELS_DIR, replace: bool = Fal
     return True
 
 
-def read_means(path: Path) -> torch.Tensor:
-    """Read the means ``[K,D]`` of a fitted model; none, ``[0,0]``, if the file is no such model."""
-    try:
-        means = read_network(path).get("mixture.gaussians.means")
-    except InputError:
-        means = None
-    return means if isinstance(means, torch.Tensor) else torch.empty(0, 0)
-
-
 def write_compact(ckpt_path: Path, output: Path) -> None:
     """Write the compact state of a fitted model.
 

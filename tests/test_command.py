@@ -32,9 +32,9 @@ SLOW_IMPORTS = {
     "mlflow",
     "tensorboard",
 }
+SLOW_IMPORTS |= {"torchvision", "timm", "sympy", "nibabel", "pandas", "onnx", "openvino", "jsonschema"}
 UNUSED_BY_A_RUN = {"jsonschema", "mlflow", "pandas", "sklearn", "sympy", "tensorboard", "torch._dynamo", "transformers"}
 MODULES = "import atexit, sys; atexit.register(lambda: print('MODULES', *sys.modules)); "
-SLOW_IMPORTS |= {"torchvision", "timm", "sympy", "nibabel", "pandas", "onnx", "openvino", "jsonschema"}
 TINY_FLAGS = [f"--{name}={value}" for name, value in {**TINY, "device": "cpu"}.items()]
 TINY_FIT = [*(each for each in TINY_FLAGS if each not in ("--runtime=torch", "--precision=fp32"))]
 TINY_FIT += ["--pretrained_encoder", "@encoder", "--max_epochs", "2"]

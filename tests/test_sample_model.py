@@ -1,6 +1,7 @@
 """The sample model: its file, the join with the encoder's weights, and what is left alone."""
 
 import logging
+import os
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ class TestFile:
             assert caplog.messages == []
             warn_of_sample(sample.mixture)
         assert caplog.messages == [SAMPLE_WARNING]
-        assert is_sample(sample.mixture.means) and not is_sample(fitted_network.mixture.means)
+        assert is_sample(sample.mixture) and not is_sample(fitted_network.mixture)
 
 
 class TestWriteModel:
@@ -95,9 +96,22 @@ class TestDemo:
     def test_earlier_sample_is_replaced(self, tmp_path):
         write_heads(tmp_path)
         earlier = torch.load(tmp_path / FITTED_FILE, weights_only=True)
-        torch.save({**earlier, "of an earlier version": torch.ones(1)}, tmp_path / FITTED_FILE)
+        extra = {name: value for name, value in earlier["_extra_state"].items() if name != "digest"}
+        other = {**earlier, "of an earlier version": torch.ones(1), "_extra_state": extra}
+        torch.save(other, tmp_path / FITTED_FILE)
+        os.utime(tmp_path / FITTED_FILE, (0, 0))
         write_heads(tmp_path)
         assert torch.load(tmp_path / FITTED_FILE, weights_only=True).keys() == earlier.keys()
+
+    @pytest.mark.real_weights
+    def test_sample_calibrated_by_the_user_is_left_alone(self, tmp_path):
+        write_heads(tmp_path)
+        state = torch.load(tmp_path / FITTED_FILE, weights_only=True)
+        del state["_extra_state"]["digest"]
+        torch.save(state, tmp_path / FITTED_FILE)
+        content = (tmp_path / FITTED_FILE).read_bytes()
+        write_heads(tmp_path)
+        assert (tmp_path / FITTED_FILE).read_bytes() == content
 
 
 class TestWriteCompact:

@@ -98,7 +98,7 @@ class FittedModel:
     @property
     def warning(self) -> str | None:
         """Sentence on the sample model; None for other models."""
-        return SAMPLE_WARNING if is_sample(self.mixture.means) else None
+        return SAMPLE_WARNING if is_sample(self.mixture) else None
 
     def weights(self) -> list[float]:
         """Return the weights of the active components, largest first."""

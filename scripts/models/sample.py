@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from torch import Tensor
-
 from ..digests import tensor_digest
 from .mixture import DirichletProcessMixture
 
@@ -19,12 +17,12 @@ SAMPLE_WARNING = (
 logger = logging.getLogger(__name__)
 
 
-def is_sample(means: Tensor) -> bool:
-    """Return whether the means ``[K,D]`` of a mixture are those of the sample model, also after another calibration."""
-    return tensor_digest({"means": means}) == SAMPLE_DIGEST
+def is_sample(mixture: DirichletProcessMixture) -> bool:
+    """Return whether a fitted mixture is that of the sample model, also after another calibration."""
+    return tensor_digest({"means": mixture.means}) == SAMPLE_DIGEST
 
 
 def warn_of_sample(mixture: DirichletProcessMixture) -> None:
     """Log a warning if a fitted mixture is that of the sample model."""
-    if is_sample(mixture.means):
+    if is_sample(mixture):
         logger.warning(SAMPLE_WARNING)
